@@ -1,0 +1,2 @@
+//! The workbook's command.
+fn main() {}
