@@ -3,8 +3,9 @@
 //! A grader is one set of tests. Its subject is the answer, a variant (another
 //! right answer), the stub, a foil (a known-wrong answer) or the reader's
 //! attempt. Under grading are the files `attempts/<week>/<exercise>.rs`, or,
-//! where `WB_SUBJECT` says `<exercise>=<file>`, that one alone. They take the
-//! place of the answers, and only their graders are compiled.
+//! where `WB_SUBJECT` says `<exercise>=<file>`, that one alone; where it is set
+//! and empty, nothing. They take the place of the answers, and only their
+//! graders are compiled.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
@@ -52,6 +53,9 @@ fn main() -> io::Result<()> {
 /// The exercises under grading, and the file of each.
 fn subjects(home: &Path, week: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     if let Ok(chosen) = env::var("WB_SUBJECT") {
+        if chosen.is_empty() {
+            return Ok(Vec::new());
+        }
         let (exercise, file) =
             chosen.split_once('=').expect("WB_SUBJECT is <exercise>=<file>");
         let file = PathBuf::from(file);

@@ -1,0 +1,223 @@
+//! `compare [NAME]`: the attempt beside the answer, and how the variants do it.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use console::Term;
+use similar::{ChangeTag, DiffOp, TextDiff};
+
+use crate::commands::check;
+use crate::progress::{Progress, State};
+use crate::term;
+use crate::trouble::Trouble;
+use crate::workbook::{Exercise, Workbook};
+
+/// From this many columns on, two listings fit beside each other.
+const TWO_LISTINGS: usize = 130;
+
+/// Lines around a difference.
+const CONTEXT: usize = 2;
+
+/// What is worth counting, and how it looks in code.
+const TRAITS: [(&str, &[&str]); 8] = [
+    ("unwrap, expect", &[".unwrap()", ".expect("]),
+    ("clone", &[".clone()"]),
+    ("text made (format!, to_string)", &["format!(", ".to_string()"]),
+    ("boxed errors", &["Box<dyn", "BoxError"]),
+    ("awaits", &[".await"]),
+    ("locks", &["Mutex", "RwLock"]),
+    ("sequentially consistent", &["SeqCst"]),
+    ("unsafe", &["unsafe "]),
+];
+
+/// A listing without comments: what the compiler sees of it.
+struct Code {
+    name: String,
+    lines: Vec<String>,
+}
+
+pub(crate) fn compare(
+    book: &Workbook,
+    name: Option<&str>,
+    spoil: bool,
+) -> Result<(), Trouble> {
+    let exercise = check::chosen(book, name)?;
+    let state = Progress::read(book)?.state(exercise);
+    if state != State::Passing && !spoil {
+        return Err(Trouble::new(format!(
+            "{} does not pass yet",
+            exercise.id()
+        ))
+        .mend(format!(
+            "`cargo wb check {0}`, or `cargo wb compare {0} --spoil`",
+            exercise.name
+        )));
+    }
+    term::print(&text(exercise)?);
+    Ok(())
+}
+
+fn text(exercise: &Exercise) -> Result<String, Trouble> {
+    let attempt = exercise.attempt();
+    let yours = attempt.exists().then_some(attempt);
+    let yours = yours.map(|file| Code::read("yours", &file)).transpose()?;
+    let answer = Code::read("answer", &exercise.answer())?;
+    let mut variants = Vec::new();
+    let mut intros = String::new();
+    for file in exercise.variants() {
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        let _ = writeln!(intros, "\n{}", term::bold(&name.replace('_', " ")));
+        intros += &term::wrap(&introduction(&file)?, 2);
+        variants.push(Code::read(&name, &file)?);
+    }
+
+    let mut text = format!(
+        "{}\n\n",
+        term::bold(&format!("{}: {}", exercise.id(), exercise.spec.title))
+    );
+    let all: Vec<_> = yours.iter().chain([&answer]).chain(&variants).collect();
+    text += &counts(&all);
+    if !variants.is_empty() {
+        let _ = write!(text, "\nOther right answers:\n{intros}");
+    }
+    if let Some(yours) = &yours {
+        let _ = writeln!(
+            text,
+            "\n{}, comments aside\n",
+            term::bold("Yours and the answer")
+        );
+        text += &difference(yours, &answer);
+    }
+    let _ = writeln!(text, "\nThe answer, with its reasons:");
+    let mut files = vec![exercise.answer()];
+    files.extend(exercise.variants());
+    files.push(exercise.notes());
+    for file in &files {
+        let shown = file.strip_prefix(exercise.root()).unwrap_or(file);
+        let link = term::link(file, &shown.display().to_string());
+        let _ = writeln!(text, "  {link}");
+    }
+    Ok(text)
+}
+
+impl Code {
+    fn read(name: &str, file: &Path) -> Result<Self, Trouble> {
+        let lines = read(file)?
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .map(str::to_owned)
+            .collect();
+        Ok(Self { name: name.replace('_', " "), lines })
+    }
+
+    fn count(&self, looks: &[&str]) -> usize {
+        let counts = |line: &String| -> usize {
+            looks.iter().map(|look| line.matches(look).count()).sum()
+        };
+        self.lines.iter().map(counts).sum()
+    }
+}
+
+fn read(file: &Path) -> Result<String, Trouble> {
+    fs::read_to_string(file)
+        .map_err(|error| Trouble::file("read", file, &error))
+}
+
+/// The first paragraph of a module's documentation, without its label.
+fn introduction(file: &Path) -> Result<String, Trouble> {
+    let text = read(file)?;
+    let doc = text.lines().map_while(|line| line.strip_prefix("//!"));
+    let paragraph: Vec<_> = doc.map(str::trim).collect();
+    let paragraph = paragraph.join(" ");
+    Ok(paragraph.trim_start_matches("Variant: ").replace("  ", " "))
+}
+
+/// Only the rows in which they differ.
+fn counts(all: &[&Code]) -> String {
+    let width = |code: &&Code| term::columns(&code.name).max(5);
+    let mut text = format!("{:32}", "");
+    for code in all {
+        let _ = write!(text, "  {:>1$}", code.name, width(code));
+    }
+    let rows = std::iter::once((
+        "lines of code",
+        all.iter().map(|code| code.lines.len()).collect(),
+    ));
+    let traits = TRAITS.iter().map(|(name, looks)| {
+        (*name, all.iter().map(|code| code.count(looks)).collect::<Vec<_>>())
+    });
+    for (name, counts) in rows.chain(traits) {
+        if counts.iter().all(|count| *count == counts[0]) {
+            continue;
+        }
+        let _ = write!(text, "\n  {name:30}");
+        for (count, code) in counts.iter().zip(all) {
+            let _ = write!(text, "  {count:>0$}", width(code));
+        }
+    }
+    text.push('\n');
+    text
+}
+
+fn difference(yours: &Code, answer: &Code) -> String {
+    let old: Vec<_> = yours.lines.iter().map(String::as_str).collect();
+    let new: Vec<_> = answer.lines.iter().map(String::as_str).collect();
+    let diff = TextDiff::from_slices(&old, &new);
+    let (_, columns) = Term::stdout().size();
+    let columns = usize::from(columns);
+    let mut text = String::new();
+    for group in diff.grouped_ops(CONTEXT) {
+        if !text.is_empty() {
+            text += &term::dim("  …\n");
+        }
+        for op in group {
+            if columns >= TWO_LISTINGS {
+                beside(&old, &new, &op, columns / 2 - 3, &mut text);
+            } else {
+                below(&diff, &op, &mut text);
+            }
+        }
+    }
+    if text.is_empty() {
+        text.push_str("  the same code\n");
+    }
+    text
+}
+
+fn beside(
+    old: &[&str],
+    new: &[&str],
+    op: &DiffOp,
+    width: usize,
+    text: &mut String,
+) {
+    let (left, right) = (&old[op.old_range()], &new[op.new_range()]);
+    let is_same = matches!(op, DiffOp::Equal { .. });
+    for n in 0..left.len().max(right.len()) {
+        let side = |lines: &[&str]| {
+            let line = lines.get(n).copied().unwrap_or_default();
+            term::pad(&console::truncate_str(line, width, "…"), width)
+        };
+        let (left, right) = (side(left), side(right));
+        let (left, right) = if is_same {
+            (term::dim(&left), term::dim(&right))
+        } else {
+            (left, term::good(&right))
+        };
+        let _ = writeln!(text, "{left} {} {right}", term::dim("|"));
+    }
+}
+
+fn below<'a>(diff: &TextDiff<'a, 'a, 'a, str>, op: &DiffOp, text: &mut String) {
+    for change in diff.iter_changes(op) {
+        let line = change.value();
+        let line = match change.tag() {
+            ChangeTag::Equal => term::dim(&format!("  {line}")),
+            ChangeTag::Delete => format!("- {line}"),
+            ChangeTag::Insert => term::good(&format!("+ {line}")),
+        };
+        let _ = writeln!(text, "{line}");
+    }
+}

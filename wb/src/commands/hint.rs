@@ -1,0 +1,29 @@
+//! `hint [NAME]`: three levels, one more at each call.
+
+use crate::commands::check;
+use crate::progress::Progress;
+use crate::term;
+use crate::trouble::Trouble;
+use crate::workbook::Workbook;
+
+pub(crate) fn hint(book: &Workbook, name: Option<&str>) -> Result<(), Trouble> {
+    let exercise = check::chosen(book, name)?;
+    let hints = &exercise.spec.hints;
+    let seen = Progress::read(book)?.hints(exercise).min(hints.len());
+    let now = (seen + 1).min(hints.len());
+
+    let mut text = String::new();
+    for (level, hint) in (1..).zip(&hints[..now]) {
+        let head = term::bold(&format!("Hint {level} of {}", hints.len()));
+        text += &format!("{head}\n{}\n", term::wrap(hint.trim(), 2));
+    }
+    if seen == hints.len() {
+        text += &format!(
+            "That is all of them. `cargo wb compare {} --spoil` shows the \
+             answer.\n",
+            exercise.name
+        );
+    }
+    term::print(&text);
+    Progress::update(book, |progress| progress.set_hints(exercise, now))
+}

@@ -1,0 +1,43 @@
+//! `reset NAME`: back to the stub. The old attempt is kept.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::commands::start;
+use crate::trouble::Trouble;
+use crate::workbook::{Exercise, Workbook};
+use crate::{lock, term};
+
+pub(crate) fn reset(book: &Workbook, name: &str) -> Result<(), Trouble> {
+    let exercise = book.exercise(name)?;
+    let attempt = exercise.attempt();
+    let _lock = lock::wait_for(book, "grading")?;
+    if !attempt.exists() {
+        return Err(Trouble::new(format!(
+            "there is no {}",
+            book.short(&attempt)
+        ))
+        .mend(format!("`cargo wb start {}`", exercise.name)));
+    }
+    let kept = keep(exercise)?;
+    start::hand_out(exercise)?;
+    term::print(&format!(
+        "{} is the stub again; what you had is {}\n",
+        book.short(&attempt),
+        book.short(&kept)
+    ));
+    Ok(())
+}
+
+/// Moves the attempt to the first number that is free.
+fn keep(exercise: &Exercise) -> Result<PathBuf, Trouble> {
+    let attempt = exercise.attempt();
+    let numbered = |n: u32| attempt.with_extension(format!("{n}.rs"));
+    let kept = (1..)
+        .map(numbered)
+        .find(|file| !file.exists())
+        .expect("some number is free");
+    fs::rename(&attempt, &kept)
+        .map_err(|error| Trouble::file("move", &attempt, &error))?;
+    Ok(kept)
+}

@@ -1,0 +1,63 @@
+//! `start NAME`: hands out a stub, and the question it asks.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+
+use crate::progress::Progress;
+use crate::term;
+use crate::trouble::Trouble;
+use crate::workbook::{Exercise, Workbook};
+
+pub(crate) fn start(book: &Workbook, name: &str) -> Result<(), Trouble> {
+    let exercise = book.exercise(name)?;
+    let is_new = hand_out(exercise)?;
+    Progress::update(book, |progress| progress.set_current(exercise))?;
+    term::print(&text(book, exercise, is_new));
+    Ok(())
+}
+
+/// Copies the stub, never over a file. Says whether there was none.
+pub(crate) fn hand_out(exercise: &Exercise) -> Result<bool, Trouble> {
+    let (stub, attempt) = (exercise.stub(), exercise.attempt());
+    let text = fs::read(&stub)
+        .map_err(|error| Trouble::file("read", &stub, &error))?;
+    let copy = fs::File::create_new(&attempt)
+        .and_then(|mut file| file.write_all(&text));
+    match copy {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(Trouble::file("write", &attempt, &error)),
+    }
+}
+
+fn text(book: &Workbook, exercise: &Exercise, is_new: bool) -> String {
+    let spec = &exercise.spec;
+    let mut text = format!(
+        "{}  ({} minutes, {} rungs)\n\n",
+        term::bold(&format!("{}: {}", exercise.id(), spec.title)),
+        spec.minutes,
+        spec.rungs.len()
+    );
+    text += &term::wrap(spec.question.en.trim(), 0);
+    text += &term::wrap(spec.question.zh.trim(), 0);
+    text.push('\n');
+    let attempt = exercise.attempt();
+    let shown = term::link(&attempt, &book.short(&attempt).to_string());
+    let yours = if is_new { "your file:" } else { "yours, kept:" };
+    let _ = writeln!(text, "{yours:13}{shown}");
+    let notes = exercise.notes();
+    let shown = term::link(&notes, &book.short(&notes).to_string());
+    let _ = writeln!(text, "{:13}{shown}", "the notes:");
+    let _ = writeln!(
+        text,
+        "{:13}cargo run -p {} --example {}",
+        "to see it:", exercise.week, spec.example
+    );
+    let _ = writeln!(
+        text,
+        "\nWhat is graded stands at the top of your file. Save it, then \
+         `cargo wb check`."
+    );
+    text
+}

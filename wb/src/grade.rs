@@ -1,0 +1,303 @@
+//! Grades one subject: compiles it, runs every property, and climbs the rungs.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use crate::compile::{self, Compiled, Graders};
+use crate::run::{self, Test, Verdict};
+use crate::spec::Foil;
+use crate::trouble::Trouble;
+use crate::workbook::{Exercise, Workbook};
+
+/// A subject, graded.
+#[derive(Debug, Serialize)]
+pub(crate) struct Grade {
+    /// `week02/no_rows`.
+    pub(crate) exercise: String,
+    pub(crate) outcome: Outcome,
+    pub(crate) rungs: Vec<Rung>,
+    /// What rustc says, where it does not compile.
+    pub(crate) compiler: Option<String>,
+    /// The foil that breaks just what is broken here.
+    pub(crate) like_foil: Option<LikeFoil>,
+    pub(crate) seconds: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    Passes,
+    Wrong,
+    Hangs,
+    DoesNotCompile,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Rung {
+    pub(crate) name: String,
+    pub(crate) properties: Vec<Property>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Property {
+    /// `rows::an_empty_list_is_no_error`.
+    pub(crate) name: String,
+    /// `an empty list is no error`.
+    pub(crate) sentence: String,
+    pub(crate) verdict: Verdict,
+    pub(crate) message: String,
+    /// Where it broke: `file:line`.
+    pub(crate) at: Option<String>,
+    /// The server it needs.
+    pub(crate) needs: Option<String>,
+    /// What the attempt itself printed.
+    pub(crate) printed: String,
+    pub(crate) seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct LikeFoil {
+    pub(crate) name: String,
+    pub(crate) lesson: String,
+    pub(crate) tempts: String,
+}
+
+impl Grade {
+    pub(crate) fn properties(&self) -> impl Iterator<Item = &Property> {
+        self.rungs.iter().flat_map(|rung| &rung.properties)
+    }
+
+    /// The names of those that do not hold.
+    pub(crate) fn failing(&self) -> BTreeSet<&str> {
+        self.properties()
+            .filter(|property| property.verdict.fails())
+            .map(|property| &*property.name)
+            .collect()
+    }
+
+    /// The first rung that is not climbed, counted from 1, or the last; and
+    /// how many there are.
+    pub(crate) fn rung(&self) -> (usize, usize) {
+        let of = self.rungs.len();
+        let stuck = self.rungs.iter().position(|rung| !rung.is_climbed());
+        (stuck.map_or(of, |rung| rung + 1), of)
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self.outcome {
+            Outcome::Passes => 0,
+            Outcome::Wrong => 1,
+            Outcome::Hangs => 3,
+            Outcome::DoesNotCompile => 4,
+        }
+    }
+}
+
+impl Rung {
+    pub(crate) fn is_climbed(&self) -> bool {
+        !self.properties.iter().any(|property| property.verdict.fails())
+    }
+}
+
+impl Verdict {
+    pub(crate) fn fails(self) -> bool {
+        !matches!(self, Self::Holds | Self::NotRun)
+    }
+}
+
+/// Grades `subject` as an attempt at `exercise`.
+pub(crate) fn grade(
+    book: &Workbook,
+    exercise: &Exercise,
+    subject: &Path,
+    progress: &ProgressBar,
+) -> Result<Grade, Trouble> {
+    let start = Instant::now();
+    let mut grade = Grade {
+        exercise: exercise.id(),
+        outcome: Outcome::DoesNotCompile,
+        rungs: Vec::new(),
+        compiler: None,
+        like_foil: None,
+        seconds: 0.0,
+    };
+    match compile::graders(book, exercise, subject, progress)? {
+        Compiled::Not { rendered } => grade.compiler = Some(rendered),
+        Compiled::Ready(graders) => {
+            progress.set_message(format!("grading {}", exercise.id()));
+            let properties = properties(book, exercise, &graders)?;
+            grade.rungs = climb(exercise, properties)?;
+            grade.outcome = outcome(&grade);
+            grade.like_foil = like_foil(&grade, exercise);
+        }
+    }
+    grade.seconds = start.elapsed().as_secs_f64();
+    Ok(grade)
+}
+
+fn outcome(grade: &Grade) -> Outcome {
+    let verdicts = || grade.properties().map(|property| property.verdict);
+    if verdicts().any(|verdict| verdict == Verdict::Hangs) {
+        Outcome::Hangs
+    } else if verdicts().any(Verdict::fails) {
+        Outcome::Wrong
+    } else {
+        Outcome::Passes
+    }
+}
+
+/// Runs them all, as many at a time as there are cores.
+fn properties(
+    book: &Workbook,
+    exercise: &Exercise,
+    graders: &Graders,
+) -> Result<Vec<Property>, Trouble> {
+    let mut tests = Vec::new();
+    let source = fs::read_to_string(exercise.grader()).unwrap_or_default();
+    let prefix = format!("{}::", exercise.name);
+    add_tests(&graders.tests, &prefix, "", &source, &mut tests)?;
+    if let (Some(binary), Some(models)) = (&graders.models, exercise.models()) {
+        let source = fs::read_to_string(models).unwrap_or_default();
+        let prefix = format!("models::{}::", exercise.name);
+        add_tests(binary, &prefix, "models::", &source, &mut tests)?;
+    }
+    if tests.is_empty() {
+        return Err(Trouble::new(format!(
+            "{} has no tests",
+            book.short(&exercise.grader())
+        )));
+    }
+
+    let deadline = Duration::from_secs(exercise.spec.deadline_s);
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    let work = || {
+        while let Some((binary, name, test)) =
+            tests.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            let run = run::run(binary, test, deadline);
+            done.lock().expect("nobody panics with it").push((name, test, run));
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        (0..workers).for_each(|_| drop(scope.spawn(work)));
+    });
+
+    let root = format!("{}/", book.root.display());
+    let mut runs: HashMap<_, _> = done
+        .into_inner()
+        .expect("nobody panics with it")
+        .into_iter()
+        .map(|(name, test, run)| (name, (test, run)))
+        .collect();
+    let in_order = tests.iter().filter_map(|(_, name, _)| {
+        let (test, run) = runs.remove(name)?;
+        Some(run.map(|run| Property {
+            sentence: sentence(name),
+            name: name.clone(),
+            verdict: run.verdict,
+            message: run.message.replace(&root, ""),
+            at: run.at.map(|at| at.replace(&root, "")),
+            needs: test.needs.clone(),
+            printed: run.printed,
+            seconds: run.took.as_secs_f64(),
+        }))
+    });
+    in_order.collect()
+}
+
+/// The tests below `prefix`, in the order in which the source has them, named
+/// as the exercise's toml names them.
+fn add_tests<'a>(
+    binary: &'a Path,
+    prefix: &str,
+    rung: &str,
+    source: &str,
+    tests: &mut Vec<(&'a Path, String, Test)>,
+) -> Result<(), Trouble> {
+    let mut found: Vec<_> = run::list(binary)?
+        .into_iter()
+        .filter_map(|test| {
+            let name = format!("{rung}{}", test.name.strip_prefix(prefix)?);
+            let title = test.name.rsplit("::").next().unwrap_or_default();
+            let at = source.find(&format!("fn {title}("));
+            Some((at, (binary, name, test)))
+        })
+        .collect();
+    // A test that a macro makes has no line of its own, and comes first.
+    found.sort_by_key(|(at, _)| *at);
+    tests.extend(found.into_iter().map(|(_, test)| test));
+    Ok(())
+}
+
+fn sentence(name: &str) -> String {
+    name.rsplit("::").next().unwrap_or(name).replace('_', " ")
+}
+
+/// Properties by rung, in the toml's order.
+fn climb(
+    exercise: &Exercise,
+    properties: Vec<Property>,
+) -> Result<Vec<Rung>, Trouble> {
+    let empty =
+        |name: &String| Rung { name: name.clone(), properties: Vec::new() };
+    let mut rungs: Vec<_> = exercise.spec.rungs.iter().map(empty).collect();
+    for property in properties {
+        let name = property.name.split("::").next().unwrap_or_default();
+        let Some(rung) = rungs.iter_mut().find(|rung| rung.name == name) else {
+            return Err(Trouble::new(format!(
+                "{}: the test {} is on no rung",
+                exercise.id(),
+                property.name
+            ))
+            .mend("name its module in `rungs`, in the exercise's toml"));
+        };
+        rung.properties.push(property);
+    }
+    match rungs.iter().find(|rung| rung.properties.is_empty()) {
+        None => Ok(rungs),
+        Some(rung) => Err(Trouble::new(format!(
+            "{}: the rung `{}` has no test",
+            exercise.id(),
+            rung.name
+        ))),
+    }
+}
+
+/// The foil that is caught by just the tests that fail here: a possibility.
+fn like_foil(grade: &Grade, exercise: &Exercise) -> Option<LikeFoil> {
+    let is_unfinished =
+        |property: &Property| property.verdict == Verdict::NotYetWritten;
+    let failing = grade.failing();
+    if failing.is_empty() || grade.properties().any(is_unfinished) {
+        return None;
+    }
+    let not_run: BTreeSet<_> = grade
+        .properties()
+        .filter(|property| property.verdict == Verdict::NotRun)
+        .map(|property| &*property.name)
+        .collect();
+    let is_like = |foil: &Foil| {
+        let seen = foil.caught_by.iter().map(String::as_str);
+        let seen: BTreeSet<_> =
+            seen.filter(|name| !not_run.contains(name)).collect();
+        seen == failing
+    };
+    let (name, foil) =
+        exercise.spec.foils.iter().find(|(_, foil)| is_like(foil))?;
+    Some(LikeFoil {
+        name: name.replace('_', " "),
+        lesson: foil.lesson.clone(),
+        tempts: foil.tempts.clone(),
+    })
+}

@@ -1,0 +1,170 @@
+//! Child processes that end when they should: each in a process group of its
+//! own, which is ended as a whole, at its deadline and when this command is.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::process::{
+    Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio,
+};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::trouble::Trouble;
+
+/// The groups under way. Held while a process is spawned, so that none is
+/// missed by [`end_all_on_signals`].
+static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// How much of a child's output is kept: the rest is read and dropped.
+const KEPT: usize = 64 * 1024;
+
+/// How long output may come after the process that wrote it has ended: only
+/// what it left behind in other groups can still hold the pipe.
+const AFTERGLOW: Duration = Duration::from_millis(500);
+
+/// A child and all that it starts in its process group. Ended on drop.
+#[derive(Debug)]
+pub(crate) struct Group {
+    child: Child,
+    pid: Pid,
+}
+
+/// What a process did that was not cut short.
+#[derive(Debug)]
+pub(crate) struct Output {
+    /// `None` at the deadline.
+    pub(crate) status: Option<ExitStatus>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Group {
+    /// Starts `command` with its output in pipes.
+    pub(crate) fn piped(command: &mut Command) -> Result<Self, Trouble> {
+        Self::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
+    /// Starts `command`, without input.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self, Trouble> {
+        let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+        let child =
+            command.stdin(Stdio::null()).process_group(0).spawn().map_err(
+                |error| {
+                    let program = command.get_program().to_string_lossy();
+                    Trouble::new(format!("cannot start `{program}`: {error}"))
+                },
+            )?;
+        let pid = Pid::from_child(&child);
+        groups.insert(pid.as_raw_pid());
+        Ok(Self { child, pid })
+    }
+
+    pub(crate) fn stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("it is piped, and taken once")
+    }
+
+    pub(crate) fn stderr(&mut self) -> ChildStderr {
+        self.child.stderr.take().expect("it is piped, and taken once")
+    }
+
+    /// Waits for the child, and ends what it leaves behind in its group.
+    pub(crate) fn wait(mut self) -> io::Result<ExitStatus> {
+        self.wait_until_ended(None);
+        self.end();
+        self.child.wait()
+    }
+
+    /// Reads what the child writes, and ends it at the deadline.
+    pub(crate) fn output(mut self, deadline: Duration) -> Output {
+        let stdout = collect(self.stdout());
+        let stderr = collect(self.stderr());
+        let ended = self.wait_until_ended(Some(deadline));
+        self.end();
+        let status = self.child.wait().ok().filter(|_| ended);
+        let collected = |text: mpsc::Receiver<String>| {
+            text.recv_timeout(AFTERGLOW).unwrap_or_default()
+        };
+        Output { status, stdout: collected(stdout), stderr: collected(stderr) }
+    }
+
+    /// Whether it ended in time. Leaves the child to be waited for: as long as
+    /// it is, no other process can get its id, and none is killed instead.
+    fn wait_until_ended(&self, deadline: Option<Duration>) -> bool {
+        let pid = self.pid;
+        let wait = move || {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            // It fails only for what is no child of ours.
+            let _ = retry_on_intr(|| waitid(WaitId::Pid(pid), options));
+        };
+        let Some(deadline) = deadline else {
+            wait();
+            return true;
+        };
+        let (ended, is_ended) = mpsc::channel();
+        thread::spawn(move || {
+            wait();
+            // The receiver is gone when the deadline came first.
+            let _ = ended.send(());
+        });
+        is_ended.recv_timeout(deadline) != Err(RecvTimeoutError::Timeout)
+    }
+
+    fn end(&self) {
+        // It fails when the group is empty already.
+        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            self.end();
+            let _ = self.child.wait();
+        }
+        let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.remove(&self.pid.as_raw_pid());
+    }
+}
+
+/// Reads to the end in a thread of its own: a full pipe would stop the writer.
+fn collect(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (done, text) = mpsc::channel();
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        let mut buffer = [0; 8192];
+        while let Ok(n @ 1..) = pipe.read(&mut buffer) {
+            let room = KEPT - kept.len();
+            kept.extend_from_slice(&buffer[..n.min(room)]);
+        }
+        let _ = done.send(String::from_utf8_lossy(&kept).into_owned());
+    });
+    text
+}
+
+/// From now on Ctrl-C, and whatever else ends this command, ends its groups.
+pub(crate) fn end_all_on_signals() -> Result<(), Trouble> {
+    let mut signals =
+        Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| {
+            Trouble::new(format!("cannot listen for signals: {error}"))
+        })?;
+    thread::spawn(move || {
+        let Some(signal) = signals.forever().next() else { return };
+        // Kept to the end: nothing may start any more.
+        let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+        for pid in groups.iter().filter_map(|&pid| Pid::from_raw(pid)) {
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        }
+        // A progress bar may have hidden it.
+        let _ = console::Term::stderr().show_cursor();
+        std::process::exit(128 + signal);
+    });
+    Ok(())
+}

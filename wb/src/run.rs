@@ -1,0 +1,276 @@
+//! Runs tests one by one, each in a process of its own, and reads what became
+//! of it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lab::servers::Program;
+use serde::Serialize;
+
+use crate::process::{Group, Output};
+use crate::trouble::Trouble;
+
+/// How long a test binary may take to name its tests.
+const LISTING: Duration = Duration::from_secs(30);
+
+/// One test of a binary.
+#[derive(Debug)]
+pub(crate) struct Test {
+    /// As its binary knows it.
+    pub(crate) name: String,
+    /// The server it needs, where it says `#[ignore = "needs …"]`.
+    pub(crate) needs: Option<String>,
+}
+
+/// What became of a property.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    Holds,
+    Broken,
+    Hangs,
+    /// It met a `todo!`.
+    NotYetWritten,
+    /// It needs what this machine lacks.
+    NotRun,
+}
+
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) verdict: Verdict,
+    /// The assertion's, or the question of the `todo!`.
+    pub(crate) message: String,
+    /// Where it panicked: `file:line`.
+    pub(crate) at: Option<String>,
+    /// What else was written: the reader's own `dbg!` and `println!`.
+    pub(crate) printed: String,
+    pub(crate) took: Duration,
+}
+
+/// The tests of `binary`.
+pub(crate) fn list(binary: &Path) -> Result<Vec<Test>, Trouble> {
+    let all = names(binary, &[])?;
+    let ignored = names(binary, &["--ignored"])?;
+    let reasons = reasons(binary, &ignored)?;
+    let test = |name: String| {
+        let needs = ignored.contains(&name).then(|| {
+            let reason = reasons.iter().find(|(test, _)| *test == name);
+            reason.map_or_else(String::new, |(_, reason)| {
+                reason.trim_start_matches("needs ").to_owned()
+            })
+        });
+        Test { name, needs }
+    };
+    Ok(all.into_iter().map(test).collect())
+}
+
+fn names(binary: &Path, more: &[&str]) -> Result<BTreeSet<String>, Trouble> {
+    let mut command = Command::new(binary);
+    command.args(["--list", "--format", "terse"]).args(more);
+    let output = Group::piped(&mut command)?.output(LISTING);
+    let tests = output.stdout.lines();
+    Ok(tests
+        .filter_map(|line| line.strip_suffix(": test"))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Why tests are ignored: the list does not say, but a run does.
+fn reasons(
+    binary: &Path,
+    ignored: &BTreeSet<String>,
+) -> Result<Vec<(String, String)>, Trouble> {
+    if ignored.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut command = Command::new(binary);
+    command.arg("--exact").args(ignored);
+    let output = Group::piped(&mut command)?.output(LISTING);
+    let reason = |line: &str| {
+        let (test, reason) =
+            line.strip_prefix("test ")?.split_once(" ... ignored, ")?;
+        Some((test.to_owned(), reason.to_owned()))
+    };
+    Ok(output.stdout.lines().filter_map(reason).collect())
+}
+
+/// Whether this machine has `server`, as an ignored test names it.
+pub(crate) fn has(server: &str) -> bool {
+    Program::named(server).is_some_and(|program| program.find().is_some())
+}
+
+pub(crate) fn run(
+    binary: &Path,
+    test: &Test,
+    deadline: Duration,
+) -> Result<Run, Trouble> {
+    if test.needs.as_deref().is_some_and(|server| !has(server)) {
+        return Ok(Run {
+            verdict: Verdict::NotRun,
+            message: String::new(),
+            at: None,
+            printed: String::new(),
+            took: Duration::ZERO,
+        });
+    }
+    let mut command = Command::new(binary);
+    command
+        .args(["--exact", &test.name, "--include-ignored", "--nocapture"])
+        // A message is enough: a backtrace buries it.
+        .env("RUST_BACKTRACE", "0");
+    let start = Instant::now();
+    let output = Group::piped(&mut command)?.output(deadline);
+    Ok(judge(&output, deadline, start.elapsed()))
+}
+
+fn judge(output: &Output, deadline: Duration, took: Duration) -> Run {
+    let panic = first_panic(&output.stderr);
+    let verdict = match output.status {
+        None => Verdict::Hangs,
+        // The count too: what calls `exit(0)` has not passed.
+        Some(status)
+            if status.success()
+                && output.stdout.contains("test result: ok. 1 passed") =>
+        {
+            Verdict::Holds
+        }
+        Some(_) if panic.as_ref().is_some_and(Panic::is_todo) => {
+            Verdict::NotYetWritten
+        }
+        Some(_) => Verdict::Broken,
+    };
+    let (message, at) = match (verdict, panic) {
+        (Verdict::Holds | Verdict::NotRun, _) => (String::new(), None),
+        (Verdict::Hangs, panic) => {
+            let seconds = deadline.as_secs();
+            (format!("no end after {seconds} s"), panic.map(|panic| panic.at))
+        }
+        (Verdict::Broken | Verdict::NotYetWritten, Some(panic)) => {
+            (panic.message, Some(panic.at))
+        }
+        (Verdict::Broken | Verdict::NotYetWritten, None) => {
+            (how_it_ended(output), None)
+        }
+    };
+    Run { verdict, message, at, printed: printed(output), took }
+}
+
+struct Panic {
+    message: String,
+    at: String,
+}
+
+impl Panic {
+    fn is_todo(&self) -> bool {
+        self.message.starts_with("not yet implemented")
+    }
+}
+
+/// The first panic of any thread is the cause of those after it.
+fn first_panic(stderr: &str) -> Option<Panic> {
+    let mut lines = stderr.lines();
+    let at = lines.find_map(panic_location)?;
+    let message: Vec<_> = lines
+        .take_while(|line| {
+            !line.starts_with("note: run with `RUST_BACKTRACE")
+                && panic_location(line).is_none()
+        })
+        .collect();
+    let message = message.join("\n").trim().to_owned();
+    Some(Panic { message, at: at.to_owned() })
+}
+
+/// `thread 'name' (123) panicked at src/lib.rs:4:5:` gives `src/lib.rs:4`.
+fn panic_location(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("thread '")?;
+    let (_, at) = line.split_once(" panicked at ")?;
+    let at = at.strip_suffix(':')?;
+    Some(at.rsplit_once(':').map_or(at, |(at, _column)| at))
+}
+
+fn how_it_ended(output: &Output) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    let Some(status) = output.status else { return String::new() };
+    if let Some(signal) = status.signal() {
+        let overflow = output.stderr.contains("has overflowed its stack");
+        let why = if overflow { ": the stack overflowed" } else { "" };
+        return format!("the process was killed by signal {signal}{why}");
+    }
+    if status.success() {
+        return "the process ended before the test did".to_owned();
+    }
+    let error = output.stderr.lines().find(|line| line.starts_with("Error: "));
+    error.map_or_else(
+        || format!("the process ended with {status}"),
+        str::to_owned,
+    )
+}
+
+/// What is left of the output without the harness's own lines.
+fn printed(output: &Output) -> String {
+    let harness = [
+        "running 1 test",
+        "test result: ",
+        "failures:",
+        "FAILED",
+        "ok",
+        "error: test failed",
+    ];
+    let is_own = |line: &&str| {
+        !line.is_empty()
+            && !line.starts_with("    ")
+            && !harness.iter().any(|prefix| line.starts_with(prefix))
+    };
+    let stdout = output.stdout.lines().map(|line| {
+        let started = line.strip_prefix("test ");
+        started.and_then(|line| line.split_once(" ... ")).map_or(line, |t| t.1)
+    });
+    let stderr =
+        output.stderr.lines().take_while(|line| panic_location(line).is_none());
+    let lines: Vec<_> = stdout.filter(is_own).chain(stderr).collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PANICS: &str = "\
+dbg output
+thread 'rows::a_row' (77) panicked at week02/tests/grade/x.rs:12:9:
+assertion failed: seen
+  left: 1
+ right: 2
+note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace
+
+thread 'main' (76) panicked at src/thread.rs:9:1:
+joined
+";
+
+    #[test]
+    fn the_first_panic_is_the_cause() {
+        let panic = first_panic(PANICS).unwrap();
+        assert_eq!(panic.at, "week02/tests/grade/x.rs:12");
+        assert_eq!(
+            panic.message,
+            "assertion failed: seen\n  left: 1\n right: 2"
+        );
+        assert!(!panic.is_todo());
+    }
+
+    #[test]
+    fn a_todo_is_told_from_other_panics() {
+        let stderr = "thread 'x' panicked at a.rs:1:1:\n\
+                      not yet implemented: what is left?\n";
+        let panic = first_panic(stderr).unwrap();
+        assert!(panic.is_todo());
+        assert_eq!(panic.message, "not yet implemented: what is left?");
+    }
+
+    #[test]
+    fn what_did_not_panic_has_no_panic() {
+        assert!(first_panic("thread 'x' has overflowed its stack\n").is_none());
+    }
+}

@@ -1,0 +1,131 @@
+//! `verify`: holds the workbook itself to its promises.
+//!
+//! Every exercise: its answer and variants pass, its stub fails in every test,
+//! each foil breaks exactly the tests that it names. Then the house: format,
+//! lints, documentation, and all tests, with the servers that they need.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use lab::servers::{PROGRAMS, Program};
+
+use crate::trouble::Trouble;
+use crate::workbook::{Week, Workbook};
+use crate::{lock, term};
+
+mod exercise;
+mod house;
+mod install;
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// Only these, such as week02
+    weeks: Vec<String>,
+    /// Install the servers that are missing (Debian's packages)
+    #[arg(long)]
+    install: bool,
+    /// Succeed also where a missing server kept tests from running
+    #[arg(long)]
+    allow_skips: bool,
+}
+
+/// What was found, and how long each part took.
+#[derive(Debug, Default)]
+struct Findings {
+    faults: Vec<String>,
+    table: Vec<exercise::Row>,
+    parts: Vec<(String, f64)>,
+}
+
+/// 0 if all is well, else 1.
+pub(crate) fn verify(book: &Workbook, plan: &Plan) -> Result<u8, Trouble> {
+    let weeks: Vec<&Week> = if plan.weeks.is_empty() {
+        book.weeks.iter().collect()
+    } else {
+        let named = plan.weeks.iter().map(|name| book.week(name));
+        named.collect::<Result<_, _>>()?
+    };
+    let _lock = lock::wait_for(book, "grading")?;
+    let mut found = Findings::default();
+
+    let is_missing = |program: &&Program| program.find().is_none();
+    let mut missing: Vec<_> = PROGRAMS.iter().filter(is_missing).collect();
+    if plan.install && !missing.is_empty() {
+        let start = Instant::now();
+        install::install(&missing)?;
+        missing.retain(is_missing);
+        found.part("install", start);
+    }
+    for program in &missing {
+        term::print(&format!(
+            "{} is missing: its tests are skipped. `apt-get install {}`, or \
+             `cargo wb verify --install`\n",
+            program.name, program.debian
+        ));
+    }
+
+    let start = Instant::now();
+    let exercises: Vec<_> =
+        weeks.iter().flat_map(|week| &week.exercises).collect();
+    let subjects = exercises.iter().map(|e| exercise::subjects(e)).sum();
+    let bar = bar(subjects);
+    for exercise in exercises {
+        exercise::verify(book, exercise, &bar, &mut found)?;
+    }
+    bar.finish_and_clear();
+    found.part("exercises", start);
+    term::print(&exercise::table(&found.table));
+
+    house::verify(book, plan, &weeks, missing.is_empty(), &mut found)?;
+
+    term::print(&found.summary(&missing, plan));
+    let is_well =
+        found.faults.is_empty() && (missing.is_empty() || plan.allow_skips);
+    Ok(u8::from(!is_well))
+}
+
+impl Findings {
+    /// Shown at once: the rest takes minutes.
+    fn fault(&mut self, bar: &ProgressBar, fault: String) {
+        bar.suspend(|| {
+            term::print(&format!("{} {fault}\n", term::bad("fault:")));
+        });
+        self.faults.push(fault);
+    }
+
+    fn part(&mut self, name: &str, start: Instant) {
+        self.parts.push((name.to_owned(), start.elapsed().as_secs_f64()));
+    }
+
+    fn summary(&self, missing: &[&Program], plan: &Plan) -> String {
+        let mut text = String::from("\ntime of each part\n");
+        for (name, seconds) in &self.parts {
+            let _ = writeln!(text, "  {name:12} {seconds:6.1} s");
+        }
+        let all: f64 = self.parts.iter().map(|(_, seconds)| seconds).sum();
+        let _ = writeln!(text, "  {:12} {all:6.1} s\n", "all");
+        for program in missing {
+            let _ = writeln!(text, "skipped: what needs {}", program.name);
+        }
+        if !missing.is_empty() && !plan.allow_skips {
+            text.push_str("with --allow-skips that is no failure\n");
+        }
+        let faults = self.faults.len();
+        text += &match faults {
+            0 => format!("{}\n", term::good("no faults")),
+            1 => format!("{}\n", term::bad("1 fault")),
+            _ => format!("{}\n", term::bad(&format!("{faults} faults"))),
+        };
+        text
+    }
+}
+
+fn bar(subjects: usize) -> ProgressBar {
+    let bar = ProgressBar::new(subjects as u64);
+    let style =
+        ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {msg}");
+    bar.set_style(style.expect("the template is right"));
+    bar
+}

@@ -1,0 +1,125 @@
+//! What holds for the whole tree: format, lints, documentation, tests, notes.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+
+use super::{Findings, Plan};
+use crate::compile::cargo;
+use crate::process::Group;
+use crate::trouble::Trouble;
+use crate::workbook::{Week, Workbook};
+
+/// How much of a failed command's output is shown.
+const TAIL: usize = 60;
+
+pub(super) fn verify(
+    book: &Workbook,
+    plan: &Plan,
+    weeks: &[&Week],
+    has_servers: bool,
+    found: &mut Findings,
+) -> Result<(), Trouble> {
+    let mut house = House { book, found };
+    let packages: Vec<String> = if plan.weeks.is_empty() {
+        vec!["--workspace".into()]
+    } else {
+        let names = weeks.iter().map(|week| &week.name);
+        names.flat_map(|name| ["--package".into(), name.clone()]).collect()
+    };
+
+    let mut format = cargo(book);
+    house.run("format", format.args(["fmt", "--all", "--", "--check"]))?;
+    // No crate has them as modules.
+    let mut rustfmt = Command::new("rustfmt");
+    rustfmt.current_dir(&book.root).args(["--check", "--edition", "2024"]);
+    rustfmt.args(loose_sources(weeks));
+    house.run("format", &mut rustfmt)?;
+
+    let mut clippy = cargo(book);
+    clippy.arg("clippy").args(&packages).arg("--all-targets");
+    house.run("clippy", clippy.args(["--", "-D", "warnings"]))?;
+
+    let mut doc = cargo(book);
+    doc.args(["doc", "--no-deps"]).args(&packages);
+    house.run("docs", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+
+    let mut test = cargo(book);
+    test.arg("test").args(&packages);
+    let has_notes = book.root.join("notes/Cargo.toml").exists();
+    if plan.weeks.is_empty() && has_notes {
+        test.args(["--exclude", "notes"]);
+    }
+    if has_servers {
+        test.args(["--", "--include-ignored"]);
+    }
+    house.run("tests", &mut test)?;
+    if has_notes {
+        // The listings that the pages include are fences marked `ignore`.
+        let mut notes = cargo(book);
+        house.run("notes", notes.args(["test", "--package", "notes"]))?;
+    }
+    Ok(())
+}
+
+/// Stubs, variants and foils.
+fn loose_sources(weeks: &[&Week]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for exercise in weeks.iter().flat_map(|week| &week.exercises) {
+        files.push(exercise.stub());
+        files.extend(exercise.variants());
+        let foils = exercise.spec.foils.keys();
+        let foils = foils.map(|foil| exercise.foil_file(foil));
+        files.extend(foils.filter(|file| file.exists()));
+    }
+    files
+}
+
+struct House<'a> {
+    book: &'a Workbook,
+    found: &'a mut Findings,
+}
+
+impl House<'_> {
+    /// Runs `command` with its output in a log, of which a failure shows the
+    /// end.
+    fn run(
+        &mut self,
+        name: &str,
+        command: &mut Command,
+    ) -> Result<(), Trouble> {
+        let start = Instant::now();
+        let log = self.book.scratch().join(name).with_extension("log");
+        let file = File::create(&log)
+            .map_err(|error| Trouble::file("write", &log, &error))?;
+        let errors = file
+            .try_clone()
+            .map_err(|error| Trouble::file("write", &log, &error))?;
+        // What a reader has under way is not the workbook's.
+        command.env("WB_SUBJECT", "").stdout(file).stderr(errors);
+        let bar = crate::compile::spinner();
+        bar.set_message(name.to_owned());
+        let status = Group::spawn(command.stdin(Stdio::null()))?.wait();
+        bar.finish_and_clear();
+        if !status.is_ok_and(|status| status.success()) {
+            let end = tail(&log);
+            let log = self.book.short(&log);
+            self.found.fault(
+                &ProgressBar::hidden(),
+                format!("{name} fails (all of it: {log})\n{end}"),
+            );
+        }
+        self.found.part(name, start);
+        Ok(())
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}

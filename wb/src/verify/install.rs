@@ -1,0 +1,42 @@
+//! Debian's packages for the servers that are missing.
+
+use std::process::{Command, Stdio};
+
+use lab::servers::Program;
+use rustix::process::geteuid;
+
+use crate::process::Group;
+use crate::trouble::Trouble;
+
+pub(super) fn install(missing: &[&Program]) -> Result<(), Trouble> {
+    apt_get(&["update"])?;
+    let packages: Vec<_> =
+        missing.iter().map(|program| program.debian).collect();
+    let install = ["install", "--yes", "--no-install-recommends"];
+    apt_get(&[&install[..], &packages].concat())
+}
+
+fn apt_get(arguments: &[&str]) -> Result<(), Trouble> {
+    let mut command = if geteuid().is_root() {
+        Command::new("apt-get")
+    } else {
+        // Without a terminal to ask on, it fails rather than waits.
+        let mut sudo = Command::new("sudo");
+        sudo.args(["--non-interactive", "apt-get"]);
+        sudo
+    };
+    command
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdout(Stdio::from(std::io::stderr()));
+    let what = format!("apt-get {}", arguments.join(" "));
+    eprintln!("{what}");
+    match Group::spawn(&mut command)?.wait() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Trouble::new(format!(
+            "`{what}` ended with {status}"
+        ))
+        .mend("install the packages by hand, or go without: --allow-skips")),
+        Err(error) => Err(Trouble::new(format!("cannot wait: {error}"))),
+    }
+}

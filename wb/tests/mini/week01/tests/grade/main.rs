@@ -1,0 +1,4 @@
+//! What each exercise promises.
+
+mod backoff;
+mod pause;

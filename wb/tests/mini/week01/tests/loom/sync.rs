@@ -1,0 +1,3 @@
+#![allow(unused_imports, reason = "an attempt may need it")]
+
+pub(crate) use std::sync::atomic::AtomicU32;

@@ -1,0 +1,240 @@
+//! What a reader sees of an attempt.
+
+use crate::mini::Mini;
+
+#[test]
+fn a_reader_is_led_from_the_map_to_the_answer() {
+    let mini = Mini::new();
+    mini.wb(&[]).ends_with(0).shows(&[
+        "> backoff",
+        "untouched",
+        "0 of 1",
+        "`cargo wb start backoff` (30 minutes)",
+    ]);
+    mini.wb(&["start", "backoff"]).ends_with(0).shows(&[
+        "30 minutes",
+        "How long does a client wait",
+        "客户端重试之前应该等待多久？",
+        "attempts/week01/backoff.rs",
+        "notes/pages/week01/backoff.md",
+        "cargo run -p week01 --example backoff",
+    ]);
+    mini.wb(&[]).shows(&["> backoff", "started", "then `cargo wb check`"]);
+
+    // The stub: nothing is written yet, and each question is asked once.
+    mini.wb(&["check"])
+        .ends_with(1)
+        .shows(&[
+            "rung 1 of 4",
+            "todo     the first wait is ten",
+            "what is twice as long",
+            "todo     the model doubles",
+        ])
+        .hides("not yet implemented");
+    mini.wb(&["compare"]).ends_with(2).in_one_line().shows(&["--spoil"]);
+
+    // Wrong as one of the foils is.
+    mini.attempt("10_u64 << n.min(12)");
+    mini.wb(&["check"]).ends_with(1).shows(&[
+        "rung 2 of 4",
+        "holds    each wait doubles",
+        "BROKEN   no wait is longer than a second",
+        "milliseconds before try 7",
+        "left: 1280",
+        "week01/tests/grade/backoff.rs:23",
+        "holds    the model doubles",
+        "“no limit”",
+        "It waits for hours.",
+    ]);
+    mini.wb(&[]).shows(&["failing at rung 2 of 4"]);
+
+    // Right, and of another shape than the answer.
+    mini.attempt("if n < 7 { 10 << n } else { 1000 }");
+    mini.wb(&["check", "backoff"]).ends_with(0).shows(&[
+        "passes",
+        "holds    no wait",
+        "cargo wb compare backoff",
+    ]);
+    mini.wb(&[]).shows(&["passing", "1 of 1", "All done"]);
+    mini.wb(&["compare", "backoff"]).ends_with(0).shows(&[
+        "loop over tries",
+        "lines of code",
+        "doubles in a loop. Nothing to overflow",
+        "-     if n < 7 { 10 << n } else { 1000 }",
+        "+     if n > 6 { 1000 } else { doubled }",
+        "week01/src/backoff.rs",
+    ]);
+
+    mini.attempt("if n < 7 { 10 << n } else { 1_000 }");
+    mini.wb(&[]).shows(&["changed since it passed"]);
+}
+
+#[test]
+fn only_what_a_foil_breaks_is_likened_to_it() {
+    let mini = Mini::new();
+    mini.attempt("if n < 6 { 20 << n } else { 1000 }");
+    mini.wb(&["check", "backoff"]).ends_with(1).shows(&["starts at twenty"]);
+    mini.attempt("20 << n.min(20)");
+    mini.wb(&["check", "backoff"]).ends_with(1).hides("fails like");
+}
+
+#[test]
+fn a_loop_without_end_hangs_and_leaves_no_process() {
+    let mini = Mini::new();
+    mini.attempt(
+        r#"let file = concat!(env!("CARGO_MANIFEST_DIR"), "/pids");
+    if n == 0 {
+        let child = std::process::Command::new("sleep").arg("600").spawn();
+        let ids = format!("{} {}", std::process::id(), child.unwrap().id());
+        std::fs::write(file, ids).unwrap();
+        loop { std::thread::park() }
+    }
+    if n < 7 { 10 << n } else { 1000 }"#,
+    );
+    mini.wb(&["check", "backoff"]).ends_with(3).shows(&[
+        "HANGS, rung 1 of 4",
+        "HANGS    the first wait is ten",
+        "no end after 5 s",
+        "holds    each wait doubles",
+    ]);
+    for id in mini.read("attempts/week01/pids").split(' ') {
+        assert!(!is_alive(id), "process {id} is left");
+    }
+}
+
+#[test]
+fn what_does_not_compile_is_shown_as_rustc_says_it() {
+    let mini = Mini::new();
+    mini.attempt("n");
+    mini.wb(&["check", "backoff"]).ends_with(4).shows(&[
+        "does not compile",
+        "error[E0308]: mismatched types",
+        "--> attempts/week01/backoff.rs:2:5",
+        "expected `u64`, found `u32`",
+    ]);
+}
+
+#[test]
+fn what_ends_the_process_has_not_passed() {
+    let mini = Mini::new();
+    mini.attempt("let _ = n; std::process::exit(0)");
+    mini.wb(&["check", "backoff"])
+        .ends_with(1)
+        .shows(&["the process ended before the test did"]);
+    mini.attempt("let _ = n; std::process::abort()");
+    mini.wb(&["check", "backoff"]).ends_with(1).shows(&["signal 6"]);
+}
+
+#[test]
+fn what_an_attempt_prints_stands_below_what_it_breaks() {
+    let mini = Mini::new();
+    mini.attempt(r#"println!("n is {n}"); eprintln!("odd"); 10"#);
+    mini.wb(&["check", "backoff"]).ends_with(1).shows(&[
+        "holds    the first wait is ten",
+        "BROKEN   each wait doubles",
+        "it printed:",
+        "n is 1",
+        "odd",
+    ]);
+}
+
+#[test]
+fn a_missing_server_stands_in_nobodys_way() {
+    let mini = Mini::new();
+    mini.attempt("if n < 7 { 10 << n } else { 1000 }");
+    let bin = mini.path_without("redis-server");
+    let output =
+        mini.command(&["check", "backoff"]).env("PATH", bin).output().unwrap();
+    crate::mini::Said::new(output).ends_with(0).shows(&[
+        "passes",
+        "not run  a server is left in peace",
+        "Not run, and not needed to pass: what needs redis-server",
+        "apt-get install",
+    ]);
+}
+
+#[test]
+fn an_unfinished_attempt_is_in_no_other_ones_way() {
+    let mini = Mini::new();
+    mini.attempt("n");
+    mini.wb(&["start", "pause"]).ends_with(0);
+    mini.write(
+        "attempts/week01/pause.rs",
+        "pub fn is_needed(failures: u32) -> bool { failures != 0 }",
+    );
+    mini.wb(&["check", "pause"]).ends_with(0).shows(&["passes"]);
+
+    let test = std::process::Command::new(env!("CARGO"))
+        .arg("test")
+        .current_dir(mini.path(""))
+        .env("CARGO_TARGET_DIR", mini.path("target"))
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&test.stderr);
+    assert!(test.status.success(), "cargo test\n{errors}");
+}
+
+#[test]
+fn start_and_reset_lose_no_attempt() {
+    let mini = Mini::new();
+    mini.attempt("1");
+    mini.wb(&["start", "backoff"]).ends_with(0).shows(&["yours, kept:"]);
+    assert!(mini.read("attempts/week01/backoff.rs").contains("    1\n"));
+
+    mini.wb(&["reset", "backoff"]).ends_with(0).shows(&["backoff.1.rs"]);
+    let stub = mini.read("week01/stubs/backoff.rs");
+    assert_eq!(mini.read("attempts/week01/backoff.rs"), stub);
+    mini.attempt("2");
+    mini.wb(&["reset", "backoff"]).ends_with(0).shows(&["backoff.2.rs"]);
+    assert!(mini.read("attempts/week01/backoff.1.rs").contains("    1\n"));
+    assert!(mini.read("attempts/week01/backoff.2.rs").contains("    2\n"));
+}
+
+#[test]
+fn each_call_gives_one_hint_more() {
+    let mini = Mini::new();
+    let hint = || mini.wb(&["hint", "backoff"]).ends_with(0);
+    hint().shows(&["Hint 1 of 3", "first two"]).hides("A shift");
+    hint().shows(&["Hint 1 of 3", "Hint 2 of 3", "A shift"]).hides("10 << n");
+    hint().shows(&["Hint 3 of 3", "10 << n"]).hides("--spoil");
+    hint().shows(&["10 << n", "--spoil"]);
+}
+
+#[test]
+fn the_path_says_what_is_on_the_map() {
+    let mini = Mini::new();
+    mini.wb(&[]).shows(&["0 of 1", "1 more"]).hides("pause");
+    mini.wb(&["path", "all"]).ends_with(0).shows(&["> all", "2 exercises"]);
+    mini.wb(&[]).shows(&["pause", "0 of 2"]);
+    mini.wb(&["path", "homework"]).ends_with(0);
+    mini.wb(&["path"]).shows(&["> homework", "1 exercises"]);
+}
+
+#[test]
+fn json_says_what_the_report_says() {
+    let mini = Mini::new();
+    mini.attempt("10 << n.min(20)");
+    let said = mini.wb(&["check", "backoff", "--json"]).ends_with(1);
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(json["exercise"], "week01/backoff");
+    assert_eq!(json["outcome"], "wrong");
+    assert_eq!(json["like_foil"]["name"], "no limit");
+    let broken = &json["rungs"][1]["properties"][0];
+    assert_eq!(broken["name"], "limits::no_wait_is_longer_than_a_second");
+    assert_eq!(broken["verdict"], "broken");
+
+    mini.attempt("n");
+    let said = mini.wb(&["check", "backoff", "--json"]).ends_with(4);
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(json["outcome"], "does_not_compile");
+    assert!(json["compiler"].as_str().unwrap().contains("E0308"));
+}
+
+/// A process that has ended and that nobody has waited for is not alive.
+pub(crate) fn is_alive(id: &str) -> bool {
+    if let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) {
+        return !stat.contains(") Z ");
+    }
+    let id = rustix::process::Pid::from_raw(id.parse().unwrap()).unwrap();
+    rustix::process::test_kill_process(id).is_ok()
+}

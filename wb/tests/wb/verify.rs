@@ -1,0 +1,153 @@
+//! `verify` is green for what is right, and red for each thing it checks.
+
+use crate::mini::{Mini, Said};
+
+const TOML: &str = "week01/exercises/backoff.toml";
+const GRADER: &str = "week01/tests/grade/backoff.rs";
+
+#[test]
+fn a_good_workbook_has_no_faults_and_a_skip_is_said() {
+    let mini = Mini::new();
+    let bin = mini.path_without("redis-server");
+    let verify = |arguments: &[&str]| {
+        let mut command = mini.command(arguments);
+        Said::new(command.env("PATH", &bin).output().unwrap())
+    };
+    verify(&["verify", "--allow-skips"]).ends_with(0).shows(&[
+        "redis-server is missing",
+        "apt-get install",
+        "week01/backoff      6  passes  1 of 1    fails  3 of 3",
+        "(1 not run)",
+        "time of each part",
+        "skipped: what needs redis-server",
+        "no faults",
+    ]);
+    verify(&["verify", "week01"])
+        .ends_with(1)
+        .shows(&["skipped: what needs redis-server", "--allow-skips"]);
+}
+
+#[test]
+fn each_kind_of_fault_in_an_exercise_is_found() {
+    let mini = Mini::new();
+    // A variant that is wrong.
+    let variant = "week01/variants/backoff/loop_over_tries.rs";
+    mini.change(variant, ".min(1000)", ".min(2000)");
+    // A stub that passes a test.
+    mini.change("week01/stubs/backoff.rs", "_n: u32", "n: u32");
+    mini.change(
+        "week01/stubs/backoff.rs",
+        "todo!(",
+        "if n == 0 { return 10 }\n    todo!(",
+    );
+    // A foil for each way in which one can be wrong.
+    mini.change(
+        TOML,
+        r#"["growth::each_wait_doubles", "models::the_model_doubles"]"#,
+        r#"["growth::each_wait_doubles", "growth::the_first_wait_is_ten"]"#,
+    );
+    let more = r#"
+[foils.compiles_not]
+lesson = "l"
+tempts = "t"
+caught_by = ["limits::a"]
+find = "{ 1000 }"
+replace = "{ 1000_u32 }"
+
+[foils.not_found]
+lesson = "l"
+tempts = "t"
+caught_by = ["limits::b"]
+find = "nowhere"
+replace = ""
+
+[foils.found_often]
+lesson = "l"
+tempts = "t"
+caught_by = ["limits::c"]
+find = "doubled"
+replace = ""
+
+[foils.nowhere_at_all]
+lesson = "l"
+tempts = ""
+caught_by = ["limits::c"]
+"#;
+    mini.write(TOML, &format!("{}{more}", mini.read(TOML)));
+    mini.change(
+        TOML,
+        "Wait longer each time",
+        "Wait longer and longer each and every time",
+    );
+    mini.change(TOML, r#"example = "backoff""#, r#"example = "forward""#);
+    mini.change(GRADER, "needs redis-server", "needs a-new-one");
+    let summary = "notes/pages/SUMMARY.md";
+    mini.change(summary, "(week01/backoff.md)", "(week01/elsewhere.md)");
+    std::fs::remove_file(mini.path("notes/pages/week01/backoff.md")).unwrap();
+
+    let said = mini.wb(&["verify", "--allow-skips"]).ends_with(1);
+    let mut said = said.shows(&["week01/pause"]);
+    for fault in [
+        "variant loop_over_tries: does not pass",
+        "BROKEN   no wait is longer than a second",
+        "stub: passes without any work: growth::the_first_wait_is_ten",
+        "foil grows_by_steps: is not caught as it says",
+        "breaks as well:\n    models::the_model_doubles",
+        "does not break:\n    growth::the_first_wait_is_ten",
+        "foil compiles_not: does not compile",
+        "foil not_found: its `find` occurs 0 times, not once",
+        "foil found_often: its `find` occurs 3 times, not once",
+        "foil nowhere_at_all: neither find nor week01/foils/backoff/nowhere_at_all.rs",
+        "foil nowhere_at_all breaks the same tests as found_often",
+        "the toml has an empty text",
+        "the title has more than 36 columns",
+        "there is no week01/examples/forward.rs",
+        "there is no notes/pages/week01/backoff.md",
+        "SUMMARY.md has no link (week01/backoff.md)",
+        "needs `a-new-one`, which `lab::servers` does not know",
+    ] {
+        said = said.shows(&[fault]);
+    }
+}
+
+#[test]
+fn each_kind_of_fault_in_the_house_is_found() {
+    let mini = Mini::new();
+    mini.change("week01/src/pause.rs", "failures > 0\n", "failures  > 0\n");
+    mini.change(
+        "week01/variants/pause/not_zero.rs",
+        "failures != 0\n",
+        "failures  != 0\n",
+    );
+    mini.change(
+        "week01/examples/backoff.rs",
+        "fn main() {",
+        "fn main() {\n    let _: u32 = Default::default();\n    return;",
+    );
+    mini.change("week01/src/lib.rs", "as a week", "as [a week](nothing)");
+    mini.change("week01/src/lib.rs", "as [a week](nothing)", "as [`nothing`]");
+    mini.change(
+        "week01/src/lib.rs",
+        "pub mod pause;",
+        "pub mod pause;\n\n#[test]\nfn falls() {\n    assert_eq!(1, 2);\n}",
+    );
+    mini.wb(&["verify", "--allow-skips"]).ends_with(1).shows(&[
+        "fault: format fails",
+        "week01/src/pause.rs",
+        "fault: format fails",
+        "not_zero.rs",
+        "fault: clippy fails",
+        "fault: docs fails",
+        "fault: tests fails",
+        "falls",
+    ]);
+}
+
+#[test]
+fn an_answer_that_fails_is_a_fault() {
+    let mini = Mini::new();
+    mini.change("week01/src/pause.rs", "failures > 0", "failures > 1");
+    mini.wb(&["verify", "--allow-skips"])
+        .ends_with(1)
+        .shows(&["week01/pause answer: does not pass", "FAILS"]);
+}
