@@ -122,10 +122,15 @@ pub(crate) fn run(
         .env("RUST_BACKTRACE", "0");
     let start = Instant::now();
     let output = Group::piped(&mut command)?.output(deadline);
-    Ok(judge(&output, deadline, start.elapsed()))
+    Ok(judge(&test.name, &output, deadline, start.elapsed()))
 }
 
-fn judge(output: &Output, deadline: Duration, took: Duration) -> Run {
+fn judge(
+    test: &str,
+    output: &Output,
+    deadline: Duration,
+    took: Duration,
+) -> Run {
     let panic = first_panic(&output.stderr);
     let verdict = match output.status {
         None => Verdict::Hangs,
@@ -154,7 +159,7 @@ fn judge(output: &Output, deadline: Duration, took: Duration) -> Run {
             (how_it_ended(output), None)
         }
     };
-    Run { verdict, message, at, printed: printed(output), took }
+    Run { verdict, message, at, printed: printed(test, output), took }
 }
 
 struct Panic {
@@ -209,33 +214,42 @@ fn how_it_ended(output: &Output) -> String {
 }
 
 /// What is left of the output without the harness's own lines.
-fn printed(output: &Output) -> String {
-    let harness = [
-        "running 1 test",
-        "test result: ",
-        "failures:",
-        "FAILED",
-        "ok",
-        "error: test failed",
-    ];
+fn printed(test: &str, output: &Output) -> String {
     let is_own = |line: &&str| {
-        !line.is_empty()
-            && !line.starts_with("    ")
-            && !harness.iter().any(|prefix| line.starts_with(prefix))
+        let is_harness = ["", "ok", "FAILED", "failures:", "running 1 test"]
+            .contains(line)
+            || line.starts_with("test result: ")
+            || line.trim_start() == test;
+        !is_harness
     };
-    let stdout = output.stdout.lines().map(|line| {
-        let started = line.strip_prefix("test ");
-        started.and_then(|line| line.split_once(" ... ")).map_or(line, |t| t.1)
-    });
+    // The first line that the test prints stands behind its name.
+    let announced = format!("test {test} ... ");
+    let stdout = output.stdout.lines();
+    let stdout =
+        stdout.map(|line| line.strip_prefix(&*announced).unwrap_or(line));
     let stderr =
         output.stderr.lines().take_while(|line| panic_location(line).is_none());
     let lines: Vec<_> = stdout.filter(is_own).chain(stderr).collect();
-    lines.join("\n")
+    lines.join("\n").trim_end().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_test_prints_is_told_from_what_the_harness_does() {
+        let output = Output {
+            status: None,
+            stdout: "\nrunning 1 test\ntest a::b ... Row {\n    id: 1,\n}\n\
+                     FAILED\n\nfailures:\n\nfailures:\n    a::b\n\n\
+                     test result: FAILED. 0 passed\n\n"
+                .to_owned(),
+            stderr: "odd\nthread 'a::b' panicked at a.rs:1:1:\nlost\n"
+                .to_owned(),
+        };
+        assert_eq!(printed("a::b", &output), "Row {\n    id: 1,\n}\nodd");
+    }
 
     const PANICS: &str = "\
 dbg output

@@ -142,7 +142,8 @@ fn next(grade: &Grade, exercise: &Exercise) -> String {
         ),
         Outcome::Wrong | Outcome::Hangs | Outcome::DoesNotCompile => {
             format!(
-                "Next: edit {}, then `cargo wb check`; or `cargo wb hint`.\n",
+                "Next: edit {}, then `cargo wb check`.\nStuck? `cargo wb \
+                 hint {name}`\n",
                 term::link(
                     &exercise.attempt(),
                     &format!("attempts/{}.rs", exercise.id())
