@@ -15,7 +15,8 @@ fn main() -> io::Result<()> {
         let page = file.strip_prefix(&pages).expect("it was found there");
         let name = page.with_extension("").display().to_string();
         let name = name.replace(['/', '-'], "_").to_lowercase();
-        modules += &format!("#[doc = include_str!({file:?})]\nmod {name} {{}}\n");
+        modules +=
+            &format!("#[doc = include_str!({file:?})]\nmod {name} {{}}\n");
     }
     let out = env::var("OUT_DIR").expect("cargo sets it");
     fs::write(Path::new(&out).join("pages.rs"), modules)

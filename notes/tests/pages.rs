@@ -107,9 +107,9 @@ fn links(page: impl AsRef<Path>) -> Vec<(String, PathBuf)> {
     let page = pages().join(page);
     let text = fs::read_to_string(&page).unwrap();
     let target = |event| match event {
-        Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
-            Some(dest_url.into_string())
-        }
+        Event::Start(
+            Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. },
+        ) => Some(dest_url.into_string()),
         _ => None,
     };
     Parser::new_ext(&text, Options::all())

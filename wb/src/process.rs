@@ -24,7 +24,7 @@ use crate::trouble::Trouble;
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// How much of a child's output is kept: the rest is read and dropped.
-const KEPT: usize = 64 * 1024;
+const KEPT: usize = 1024 * 1024;
 
 /// How long output may come after the process that wrote it has ended: only
 /// what it left behind in other groups can still hold the pipe.

@@ -16,6 +16,7 @@ use crate::workbook::{Week, Workbook};
 use crate::{lock, term};
 
 mod exercise;
+mod figures;
 mod house;
 mod install;
 
@@ -96,7 +97,11 @@ impl Findings {
     }
 
     fn part(&mut self, name: &str, start: Instant) {
-        self.parts.push((name.to_owned(), start.elapsed().as_secs_f64()));
+        let seconds = start.elapsed().as_secs_f64();
+        match self.parts.iter_mut().find(|(part, _)| part == name) {
+            Some((_, all)) => *all += seconds,
+            None => self.parts.push((name.to_owned(), seconds)),
+        }
     }
 
     fn summary(&self, missing: &[&Program], plan: &Plan) -> String {

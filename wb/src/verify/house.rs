@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 
-use super::{Findings, Plan};
+use super::{Findings, Plan, figures};
 use crate::compile::cargo;
 use crate::process::Group;
 use crate::trouble::Trouble;
@@ -62,6 +62,12 @@ pub(super) fn verify(
         let mut notes = cargo(book);
         house.run("notes", notes.args(["test", "--package", "notes"]))?;
     }
+
+    let start = Instant::now();
+    for fault in figures::stale(book, weeks)? {
+        found.fault(&ProgressBar::hidden(), fault);
+    }
+    found.part("figures", start);
     Ok(())
 }
 

@@ -122,7 +122,7 @@ fn each_kind_of_fault_in_the_house_is_found() {
     mini.change(
         "week01/examples/backoff.rs",
         "fn main() {",
-        "fn main() {\n    let _: u32 = Default::default();\n    return;",
+        "fn main() {\n    return main_too();\n}\n\nfn main_too() {",
     );
     mini.change("week01/src/lib.rs", "as a week", "as [a week](nothing)");
     mini.change("week01/src/lib.rs", "as [a week](nothing)", "as [`nothing`]");
@@ -131,6 +131,8 @@ fn each_kind_of_fault_in_the_house_is_found() {
         "pub mod pause;",
         "pub mod pause;\n\n#[test]\nfn falls() {\n    assert_eq!(1, 2);\n}",
     );
+    let figure = "notes/pages/figures/week01/backoff-waits.svg";
+    mini.change(figure, "40", "41");
     mini.wb(&["verify", "--allow-skips"]).ends_with(1).shows(&[
         "fault: format fails",
         "week01/src/pause.rs",
@@ -140,6 +142,7 @@ fn each_kind_of_fault_in_the_house_is_found() {
         "fault: docs fails",
         "fault: tests fails",
         "falls",
+        "backoff-waits.svg is stale: `cargo run -p week01 --example backoff",
     ]);
 }
 

@@ -1,0 +1,68 @@
+//! Figures: `notes/pages/figures/week05/overload-queue.svg` is what the example
+//! `overload` of week 5 prints when it is run with `--figure queue`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::compile::cargo;
+use crate::process::Group;
+use crate::trouble::Trouble;
+use crate::workbook::{Week, Workbook};
+
+/// It has to be built first.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Which figures are not what their examples draw now, and why.
+pub(super) fn stale(
+    book: &Workbook,
+    weeks: &[&Week],
+) -> Result<Vec<String>, Trouble> {
+    let mut faults = Vec::new();
+    for week in weeks {
+        let folder = book.root.join("notes/pages/figures").join(&week.name);
+        for figure in svgs(&folder) {
+            let shown = book.short(&figure).to_string();
+            let stem = figure.file_stem().unwrap_or_default().to_string_lossy();
+            let Some((example, name)) = stem.split_once('-') else {
+                faults.push(format!("{shown}: no EXAMPLE-FIGURE.svg"));
+                continue;
+            };
+            let command = &mut cargo(book);
+            let drawn = draw(command, &week.name, example, name)?;
+            let kept = fs::read_to_string(&figure).unwrap_or_default();
+            if drawn != kept {
+                faults.push(format!(
+                    "{shown} is stale: `cargo run -p {} --example {example} -- \
+                     --figure {name} > {shown}`",
+                    week.name
+                ));
+            }
+        }
+    }
+    Ok(faults)
+}
+
+fn draw(
+    cargo: &mut Command,
+    week: &str,
+    example: &str,
+    figure: &str,
+) -> Result<String, Trouble> {
+    cargo
+        .args(["run", "--quiet", "--package", week, "--example", example])
+        .args(["--", "--figure", figure]);
+    Ok(Group::piped(cargo)?.output(DEADLINE).stdout)
+}
+
+fn svgs(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut svgs: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension() == Some(OsStr::new("svg")))
+        .collect();
+    svgs.sort_unstable();
+    svgs
+}
