@@ -85,6 +85,7 @@ pub(crate) fn graders(
         .args(exercise.models().map(|_| "--test=loom"))
         .args(["--package", &exercise.package(), "--message-format", format])
         .env("WB_SUBJECT", format!("{}={}", exercise.name, subject.display()));
+    progress.set_message(format!("compiling {}", exercise.id()));
     let mut build = Group::piped(&mut command)?;
     let stdout = BufReader::new(build.stdout());
     let stderr = build.stderr();

@@ -40,7 +40,10 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Word {
     /// Begin an exercise: copies its stub to attempts/
-    Start { name: String },
+    Start {
+        /// Else what comes next
+        name: Option<String>,
+    },
     /// Grade an attempt (exit code 0 passes, 1 wrong, 3 hangs, 4 does not
     /// compile)
     Check {
@@ -82,7 +85,9 @@ fn run(arguments: Arguments) -> Result<u8, Trouble> {
     let book = Workbook::open()?;
     match arguments.command {
         None => commands::map::map(&book)?,
-        Some(Word::Start { name }) => commands::start::start(&book, &name)?,
+        Some(Word::Start { name }) => {
+            commands::start::start(&book, name.as_deref())?;
+        }
         Some(Word::Check { name, json }) => {
             return commands::check::check(&book, name.as_deref(), json);
         }

@@ -75,7 +75,7 @@ pub(crate) struct Foil {
 )]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Route {
-    /// The homework of the original course: about ten evenings
+    /// The short way: the original homework
     Homework,
     /// What the original course covers
     Course,

@@ -89,6 +89,12 @@ fn next(current: Option<&Exercise>, progress: &Progress) -> String {
     }
 }
 
+/// Nothing is left on this path.
+pub(crate) fn all_done() -> Trouble {
+    Trouble::new("every exercise on this path passes")
+        .mend("`cargo wb path all` may have more")
+}
+
 /// What the reader is at: the last one named, until it passes; then the next
 /// one on the path.
 pub(crate) fn current<'a>(

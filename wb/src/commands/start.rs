@@ -1,16 +1,24 @@
-//! `start NAME`: hands out a stub, and the question it asks.
+//! `start [NAME]`: hands out a stub, and the question it asks.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
 
+use crate::commands::map;
 use crate::progress::Progress;
 use crate::term;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
 
-pub(crate) fn start(book: &Workbook, name: &str) -> Result<(), Trouble> {
-    let exercise = book.exercise(name)?;
+pub(crate) fn start(
+    book: &Workbook,
+    name: Option<&str>,
+) -> Result<(), Trouble> {
+    let exercise = match name {
+        Some(name) => book.exercise(name)?,
+        None => map::current(book, &Progress::read(book)?)
+            .ok_or_else(map::all_done)?,
+    };
     let is_new = hand_out(exercise)?;
     Progress::update(book, |progress| progress.set_current(exercise))?;
     term::print(&text(book, exercise, is_new));

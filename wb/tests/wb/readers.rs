@@ -206,7 +206,12 @@ fn the_path_says_what_is_on_the_map() {
     mini.wb(&[]).shows(&["0 of 1", "1 more"]).hides("pause");
     mini.wb(&["path", "all"]).ends_with(0).shows(&["> all", "2 exercises"]);
     mini.wb(&[]).shows(&["pause", "0 of 2"]);
+    mini.wb(&["start"]).ends_with(0).shows(&["week01/backoff"]);
+    mini.attempt("if n < 7 { 10 << n } else { 1000 }");
+    mini.wb(&["check"]).ends_with(0);
+    mini.wb(&["start"]).ends_with(0).shows(&["week01/pause"]);
     mini.wb(&["path", "homework"]).ends_with(0);
+    mini.wb(&["start"]).ends_with(2).in_one_line().shows(&["path all"]);
     mini.wb(&["path"]).shows(&["> homework", "1 exercises"]);
 }
 
