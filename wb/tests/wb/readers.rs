@@ -211,6 +211,11 @@ fn the_path_says_what_is_on_the_map() {
     mini.wb(&["check"]).ends_with(0);
     mini.wb(&["start"]).ends_with(0).shows(&["week01/pause"]);
     mini.wb(&["path", "homework"]).ends_with(0);
+    mini.write(
+        "attempts/week01/pause.rs",
+        "pub fn is_needed(failures: u32) -> bool { failures != 0 }",
+    );
+    mini.wb(&["check"]).ends_with(0);
     mini.wb(&["start"]).ends_with(2).in_one_line().shows(&["path all"]);
     mini.wb(&["path"]).shows(&["> homework", "1 exercises"]);
 }
