@@ -157,23 +157,26 @@ fn nothing_is_left_when_killed<S>(
     child.kill().unwrap();
     child.wait().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    while socket.parent().unwrap().exists() {
-        assert!(Instant::now() < deadline, "{} is left", socket.display());
-        thread::yield_now();
+    while let Some(left) = what_is_left(&socket) {
+        assert!(Instant::now() < deadline, "still there: {left}");
+        thread::park_timeout(Duration::from_millis(5));
     }
-    assert_gone(&socket);
 }
 
 #[track_caller]
 fn assert_gone(socket: &Path) {
-    let dir = socket.parent().unwrap();
-    assert!(!dir.exists(), "{} is left", dir.display());
-    // Whatever runs in there names it on its command line.
+    assert_eq!(what_is_left(socket), None);
+}
+
+/// The directory, or a process that names it on its command line.
+fn what_is_left(socket: &Path) -> Option<String> {
+    let dir = socket.parent().unwrap().to_str().unwrap();
+    if Path::new(dir).exists() {
+        return Some(dir.to_owned());
+    }
     let output = Command::new("ps").args(["-eo", "args"]).output().unwrap();
     let processes = String::from_utf8(output.stdout).unwrap();
-    let name = dir.to_str().unwrap();
-    let left = processes.lines().find(|line| line.contains(name));
-    assert_eq!(left, None, "still runs");
+    processes.lines().find(|line| line.contains(dir)).map(str::to_owned)
 }
 
 /// One command and the first line of its answer.

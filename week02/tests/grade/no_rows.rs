@@ -1,5 +1,6 @@
 use std::fmt::Debug;
 
+use tokio::time::timeout;
 use week02::no_rows::{Account, Accounts, Error, author_name};
 
 use crate::common::{ACQUIRE_TIMEOUT, Database, find_cause, prepare};
@@ -228,7 +229,8 @@ async fn a_failure_names_what_failed_and_keeps_its_cause(database: &Database) {
     let list = assert_tells(accounts.list("red").await);
     assert_ne!(read, list, "two operations under one name");
 
-    pool.close().await;
+    let closed = timeout(ACQUIRE_TIMEOUT, pool.close()).await;
+    closed.expect("every connection comes back");
     assert_tells(accounts.get(1).await);
     assert_tells(accounts.list("red").await);
 }
