@@ -144,6 +144,8 @@ fn reason(class: Class) -> Reason {
         Class::Rejected => Reason::InvalidArgument,
         Class::Busy => Reason::Busy,
         Class::TimedOut => Reason::DeadlineExceeded,
+        // Both requests here can be repeated: a read, and a rename to the same
+        // name. For one that cannot, "retryable" would be a lie.
         Class::Lost => Reason::Unavailable,
         Class::Corrupt | Class::Bug => Reason::Internal,
     }

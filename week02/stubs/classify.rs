@@ -6,15 +6,18 @@
 //! characters is an SQLSTATE, a number is a result code of SQLite. Of those the
 //! lowest byte is the primary code: 517 is a kind of 5.
 //!
-//! | Class      | SQLSTATE                          | SQLite           | sqlx::Error                |
-//! |------------|-----------------------------------|------------------|----------------------------|
-//! | `Conflict` | 23505 23P01                       | 1555 2067 2579   |                            |
-//! | `Rejected` | all other 23…                     | all other of 19  |                            |
-//! | `Busy`     | 40001 40P01 55P03 53300 57P03     | 5 6              | PoolTimedOut PoolClosed    |
-//! | `TimedOut` | 57014                             | 9                |                            |
-//! | `Lost`     | 08… 57P01 57P02                   |                  | Io Protocol WorkerCrashed  |
-//! | `Corrupt`  | XX001 XX002                       | 11 26            | ColumnDecode Decode        |
-//! | `Bug`      | all else                          | all else         | all else                   |
+//! | Class      | SQLSTATE          | SQLite         | sqlx::Error   |
+//! |------------|-------------------|----------------|---------------|
+//! | `Conflict` | 23505 23P01       | 1555 2067 2579 |               |
+//! | `Rejected` | all other 23…     | all other 19   |               |
+//! | `Busy`     | 40001 40P01 55P03 | 5 6            | PoolTimedOut  |
+//! |            | 53300 57P03       |                | PoolClosed    |
+//! | `TimedOut` | 57014             | 9              |               |
+//! | `Lost`     | 08… 57P01 57P02   |                | Io Protocol   |
+//! |            |                   |                | WorkerCrashed |
+//! | `Corrupt`  | XX001 XX002       | 11 26          | Decode        |
+//! |            |                   |                | ColumnDecode  |
+//! | `Bug`      | all else          | all else       | all else      |
 //!
 //! - An error carries its class and its operation, of which each method has its
 //!   own. `Display` names the operation and does not repeat the source. Among
