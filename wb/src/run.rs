@@ -33,7 +33,7 @@ pub(crate) enum Verdict {
     Hangs,
     /// It met a `todo!`.
     NotYetWritten,
-    /// It needs what this machine lacks.
+    /// It needs what this machine lacks, or too many before it hang.
     NotRun,
 }
 
@@ -47,6 +47,18 @@ pub(crate) struct Run {
     /// What else was written: the reader's own `dbg!` and `println!`.
     pub(crate) printed: String,
     pub(crate) took: Duration,
+}
+
+impl Run {
+    pub(crate) fn not_run() -> Self {
+        Self {
+            verdict: Verdict::NotRun,
+            message: String::new(),
+            at: None,
+            printed: String::new(),
+            took: Duration::ZERO,
+        }
+    }
 }
 
 /// The tests of `binary`.
@@ -107,13 +119,7 @@ pub(crate) fn run(
     deadline: Duration,
 ) -> Result<Run, Trouble> {
     if test.needs.as_deref().is_some_and(|server| !has(server)) {
-        return Ok(Run {
-            verdict: Verdict::NotRun,
-            message: String::new(),
-            at: None,
-            printed: String::new(),
-            took: Duration::ZERO,
-        });
+        return Ok(Run::not_run());
     }
     let mut command = Command::new(binary);
     command

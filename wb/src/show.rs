@@ -110,11 +110,15 @@ fn details(property: &Property) -> String {
 
 /// What is missing here, and that it stands in nobody's way.
 fn not_run(grade: &Grade) -> String {
-    let mut servers: Vec<_> = grade
+    let not_run: Vec<_> = grade
         .properties()
         .filter(|property| property.verdict == Verdict::NotRun)
-        .filter_map(|property| property.needs.as_deref())
         .collect();
+    if grade.outcome == Outcome::Hangs && !not_run.is_empty() {
+        return "\nWhat comes after two that hang is not run.\n".to_owned();
+    }
+    let needs = not_run.iter().filter_map(|property| property.needs.as_deref());
+    let mut servers: Vec<_> = needs.collect();
     servers.sort_unstable();
     servers.dedup();
     let mut text = String::new();

@@ -194,6 +194,11 @@ impl Check<'_> {
             self.fault(&what, &format!("does not compile\n{compiler}"));
             return Ok(false);
         }
+        if grade.outcome == Outcome::Hangs {
+            let report = show::report(&grade, self.exercise);
+            self.fault(&what, &format!("hangs\n{report}"));
+            return Ok(false);
+        }
         let failing = grade.failing();
         let is_run = |test: &&str| {
             !grade.properties().any(|property| {

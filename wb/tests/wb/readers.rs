@@ -103,6 +103,27 @@ fn a_loop_without_end_hangs_and_leaves_no_process() {
 }
 
 #[test]
+fn after_two_hangs_nobody_waits_for_more() {
+    let mini = Mini::new();
+    mini.attempt("loop { std::hint::black_box(n); std::thread::park() }");
+    let said = mini.wb(&["check", "backoff", "--json"]).ends_with(3);
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let rungs = json["rungs"].as_array().unwrap();
+    let verdicts = rungs
+        .iter()
+        .flat_map(|rung| rung["properties"].as_array().unwrap())
+        .map(|property| property["verdict"].as_str().unwrap());
+    let (hangs, others): (Vec<_>, Vec<_>) =
+        verdicts.partition(|verdict| *verdict == "hangs");
+    // One a core: those that were under way are waited for.
+    assert!(hangs.len() >= 2, "{json:#}");
+    assert!(others.iter().all(|verdict| *verdict == "not_run"), "{json:#}");
+    mini.wb(&["check", "backoff"])
+        .ends_with(3)
+        .shows(&["HANGS", "after two that hang is not run"]);
+}
+
+#[test]
 fn what_does_not_compile_is_shown_as_rustc_says_it() {
     let mini = Mini::new();
     mini.attempt("n");

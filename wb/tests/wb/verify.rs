@@ -54,6 +54,13 @@ caught_by = ["limits::a"]
 find = "{ 1000 }"
 replace = "{ 1000_u32 }"
 
+[foils.hangs]
+lesson = "l"
+tempts = "t"
+caught_by = ["limits::no_wait_is_longer_than_a_second", "models::d"]
+find = "{ 1000 }"
+replace = "{ loop { std::thread::park() } }"
+
 [foils.not_found]
 lesson = "l"
 tempts = "t"
@@ -95,6 +102,7 @@ caught_by = ["limits::c"]
         "breaks as well:\n    models::the_model_doubles",
         "does not break:\n    growth::the_first_wait_is_ten",
         "foil compiles_not: does not compile",
+        "foil hangs: hangs",
         "foil not_found: its `find` occurs 0 times, not once",
         "foil found_often: its `find` occurs 3 times, not once",
         "foil nowhere_at_all: neither find nor week01/foils/backoff/nowhere_at_all.rs",
