@@ -141,8 +141,8 @@ fn next(grade: &Grade, exercise: &Exercise) -> String {
     let name = &exercise.name;
     match grade.outcome {
         Outcome::Passes => format!(
-            "Now `cargo wb compare {name}` shows the answer beside yours, and \
-             `cargo wb` what comes next.\n"
+            "Next: `cargo wb compare {name}` shows the answer beside yours.\n\
+             Then: `cargo wb` shows what comes next.\n"
         ),
         Outcome::Wrong | Outcome::Hangs | Outcome::DoesNotCompile => {
             format!(
