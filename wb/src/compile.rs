@@ -94,6 +94,7 @@ pub(crate) fn graders(
         BufReader::new(stderr).lines().map_while(Result::ok).collect::<Vec<_>>()
     });
 
+    let ours = format!("#{}@", exercise.package());
     let mut graders = Graders::default();
     let mut rendered = Vec::new();
     let mut elsewhere = Vec::new();
@@ -105,7 +106,7 @@ pub(crate) fn graders(
                 if message.level != "error" || is_a_summary(&text) {
                     continue;
                 }
-                let is_ours = package_id.contains("/attempts/");
+                let is_ours = package_id.contains(&ours);
                 let kept = if is_ours { &mut rendered } else { &mut elsewhere };
                 // The grader and the models compile the same file.
                 if !kept.contains(&text) {
@@ -143,8 +144,7 @@ pub(crate) fn graders(
         let rendered = rendered.concat().replace(&root, "");
         return Ok(Compiled::Not { rendered });
     }
-    let said = if elsewhere.is_empty() { stderr } else { elsewhere };
-    Err(workbook_does_not_build(exercise, &said.join("\n")))
+    Err(workbook_does_not_build(exercise, &elsewhere, &stderr))
 }
 
 /// "aborting due to 2 previous errors"
@@ -152,7 +152,13 @@ fn is_a_summary(text: &str) -> bool {
     console::strip_ansi_codes(text).starts_with("error: aborting due to")
 }
 
-fn workbook_does_not_build(exercise: &Exercise, said: &str) -> Trouble {
+/// `rustc` are errors in what is not graded, `cargo` is all that cargo says.
+fn workbook_does_not_build(
+    exercise: &Exercise,
+    rustc: &[String],
+    cargo: &[String],
+) -> Trouble {
+    let said = if rustc.is_empty() { cargo } else { rustc }.join("\n");
     let no_compiler = ["failed to find tool", "linker `cc` not found"];
     if no_compiler.iter().any(|sign| said.contains(sign)) {
         return Trouble::new("no C compiler").mend(
@@ -160,7 +166,8 @@ fn workbook_does_not_build(exercise: &Exercise, said: &str) -> Trouble {
              `xcode-select --install`)",
         );
     }
-    if said.contains("download") || said.contains("registry") {
+    let no_network = ["download", "registry", "network", "index"];
+    if rustc.is_empty() && no_network.iter().any(|sign| said.contains(sign)) {
         return Trouble::new(format!("cargo cannot fetch crates:\n{said}"))
             .mend("once with a network: `cargo fetch`");
     }

@@ -113,7 +113,7 @@ impl Rung {
 
 impl Verdict {
     pub(crate) fn fails(self) -> bool {
-        !matches!(self, Self::Holds | Self::NotRun)
+        !matches!(self, Self::Holds | Self::NotRun | Self::NotReached)
     }
 }
 
@@ -191,7 +191,7 @@ fn properties(
             let run = if hangs.load(Ordering::Relaxed) < HANGS {
                 run::run(binary, test, deadline)
             } else {
-                Ok(Run::not_run())
+                Ok(Run::without(Verdict::NotReached))
             };
             if run.as_ref().is_ok_and(|run| run.verdict == Verdict::Hangs) {
                 hangs.fetch_add(1, Ordering::Relaxed);
@@ -240,8 +240,12 @@ fn add_tests<'a>(
         .into_iter()
         .filter_map(|test| {
             let name = format!("{rung}{}", test.name.strip_prefix(prefix)?);
-            let title = test.name.rsplit("::").next().unwrap_or_default();
-            let at = source.find(&format!("fn {title}("));
+            let (module, title) =
+                test.name.rsplit_once("::").unwrap_or(("", &test.name));
+            let module = module.rsplit("::").next().unwrap_or_default();
+            // Two rungs may have a test of one name.
+            let from = source.find(&format!("mod {module} {{")).unwrap_or(0);
+            let at = source[from..].find(&format!("fn {title}("));
             Some((at, (binary, name, test)))
         })
         .collect();
@@ -252,7 +256,9 @@ fn add_tests<'a>(
 }
 
 fn sentence(name: &str) -> String {
-    name.rsplit("::").next().unwrap_or(name).replace('_', " ")
+    let name = name.rsplit("::").next().unwrap_or(name).replace('_', " ");
+    // A function's name has no apostrophe.
+    name.replace(" s ", "'s ")
 }
 
 /// Properties by rung, in the toml's order.

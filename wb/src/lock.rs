@@ -3,6 +3,8 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 
+use rustix::process::{Pid, test_kill_process};
+
 use crate::trouble::Trouble;
 use crate::workbook::Workbook;
 
@@ -28,10 +30,7 @@ pub(crate) fn wait_for(book: &Workbook, name: &str) -> Result<Lock, Trouble> {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 file.read_to_string(&mut holder)?;
-                eprintln!(
-                    "waiting for another `cargo wb` (process {holder}); to end \
-                     it: `kill {holder}`"
-                );
+                eprintln!("{}", waiting(&holder));
                 file.lock()?;
             }
             Err(TryLockError::Error(error)) => return Err(error),
@@ -44,5 +43,18 @@ pub(crate) fn wait_for(book: &Workbook, name: &str) -> Result<Lock, Trouble> {
     match taken() {
         Ok(file) => Ok(Lock { _file: file }),
         Err(error) => Err(Trouble::file("lock", &path, &error)),
+    }
+}
+
+/// The last holder's id may still stand there for a moment.
+fn waiting(holder: &str) -> String {
+    let id = holder.parse().ok().and_then(Pid::from_raw);
+    if id.is_some_and(|id| test_kill_process(id).is_ok()) {
+        format!(
+            "waiting for another `cargo wb` (process {holder}); to end it: \
+             `kill {holder}`"
+        )
+    } else {
+        "waiting for another `cargo wb`".to_owned()
     }
 }

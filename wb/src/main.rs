@@ -13,6 +13,7 @@ use crate::workbook::Workbook;
 
 mod commands;
 mod compile;
+mod current;
 mod grade;
 mod lock;
 mod process;

@@ -1,7 +1,7 @@
 //! Child processes that end when they should: each in a process group of its
 //! own, which is ended as a whole, at its deadline and when this command is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{
@@ -23,8 +23,9 @@ use crate::trouble::Trouble;
 /// missed by [`end_all_on_signals`].
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// How much of a child's output is kept: the rest is read and dropped.
-const KEPT: usize = 1024 * 1024;
+/// How many bytes of a child's output are kept from its start, and how many up
+/// to its end, where the verdict is. What lies between is read and dropped.
+const KEPT: usize = 512 * 1024;
 
 /// How long output may come after the process that wrote it has ended: only
 /// what it left behind in other groups can still hold the pipe.
@@ -138,13 +139,16 @@ impl Drop for Group {
 fn collect(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (done, text) = mpsc::channel();
     thread::spawn(move || {
-        let mut kept = Vec::new();
+        let (mut start, mut end) = (Vec::new(), VecDeque::<u8>::new());
         let mut buffer = [0; 8192];
         while let Ok(n @ 1..) = pipe.read(&mut buffer) {
-            let room = KEPT - kept.len();
-            kept.extend_from_slice(&buffer[..n.min(room)]);
+            let (first, rest) = buffer[..n].split_at(n.min(KEPT - start.len()));
+            start.extend_from_slice(first);
+            end.extend(rest);
+            end.drain(..end.len().saturating_sub(KEPT));
         }
-        let _ = done.send(String::from_utf8_lossy(&kept).into_owned());
+        start.extend(end);
+        let _ = done.send(String::from_utf8_lossy(&start).into_owned());
     });
     text
 }

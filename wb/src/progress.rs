@@ -10,6 +10,8 @@ use std::hash::Hasher;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+
 use crate::lock;
 use crate::spec::Route;
 use crate::trouble::Trouble;
@@ -70,12 +72,12 @@ impl Progress {
             return State::Passing;
         }
         for value in self.values(&id, "failed") {
-            if let Some((of, rung)) = value
-                .strip_prefix(&hash)
-                .and_then(|rest| rest.trim().split_once('/'))
-                .and_then(|(rung, of)| {
-                    Some((of.parse().ok()?, rung.parse().ok()?))
-                })
+            let Some((of_hash, rungs)) = value.split_once(' ') else {
+                continue;
+            };
+            let Some((rung, of)) = rungs.split_once('/') else { continue };
+            if let (true, Ok(rung), Ok(of)) =
+                (of_hash == hash, rung.parse(), of.parse())
             {
                 return State::Failing { rung, of };
             }
@@ -94,11 +96,9 @@ impl Progress {
     }
 
     pub(crate) fn route(&self) -> Route {
-        match self.values("workbook", "path").next() {
-            Some("homework") => Route::Homework,
-            Some("all") => Route::All,
-            _ => Route::Course,
-        }
+        let name = self.values("workbook", "path").next();
+        name.and_then(|name| Route::from_str(name, true).ok())
+            .unwrap_or(Route::Course)
     }
 
     pub(crate) fn hints(&self, exercise: &Exercise) -> usize {
@@ -112,7 +112,7 @@ impl Progress {
     }
 
     pub(crate) fn set_route(&mut self, route: Route) {
-        self.set("workbook", "path", route.name());
+        self.set("workbook", "path", &route.name());
     }
 
     pub(crate) fn set_hints(&mut self, exercise: &Exercise, hints: usize) {

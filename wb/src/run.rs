@@ -33,8 +33,10 @@ pub(crate) enum Verdict {
     Hangs,
     /// It met a `todo!`.
     NotYetWritten,
-    /// It needs what this machine lacks, or too many before it hang.
+    /// It needs a server that this machine lacks.
     NotRun,
+    /// Too many before it hang.
+    NotReached,
 }
 
 #[derive(Debug)]
@@ -50,9 +52,10 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn not_run() -> Self {
+    /// Of a test that was not started.
+    pub(crate) fn without(verdict: Verdict) -> Self {
         Self {
-            verdict: Verdict::NotRun,
+            verdict,
             message: String::new(),
             at: None,
             printed: String::new(),
@@ -119,7 +122,7 @@ pub(crate) fn run(
     deadline: Duration,
 ) -> Result<Run, Trouble> {
     if test.needs.as_deref().is_some_and(|server| !has(server)) {
-        return Ok(Run::not_run());
+        return Ok(Run::without(Verdict::NotRun));
     }
     let mut command = Command::new(binary);
     command
@@ -153,17 +156,18 @@ fn judge(
         Some(_) => Verdict::Broken,
     };
     let (message, at) = match (verdict, panic) {
-        (Verdict::Holds | Verdict::NotRun, _) => (String::new(), None),
-        (Verdict::Hangs, panic) => {
+        (Verdict::Holds, _) => (String::new(), None),
+        (Verdict::Hangs, None) => {
+            (format!("no end after {} s", deadline.as_secs()), None)
+        }
+        (Verdict::Hangs, Some(panic)) => {
             let seconds = deadline.as_secs();
-            (format!("no end after {seconds} s"), panic.map(|panic| panic.at))
+            let message = panic.message;
+            let why = format!("no end after {seconds} s, but first: {message}");
+            (why, Some(panic.at))
         }
-        (Verdict::Broken | Verdict::NotYetWritten, Some(panic)) => {
-            (panic.message, Some(panic.at))
-        }
-        (Verdict::Broken | Verdict::NotYetWritten, None) => {
-            (how_it_ended(output), None)
-        }
+        (_, Some(panic)) => (panic.message, Some(panic.at)),
+        (_, None) => (how_it_ended(output), None),
     };
     Run { verdict, message, at, printed: printed(test, output), took }
 }

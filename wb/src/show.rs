@@ -7,8 +7,11 @@ use crate::run::Verdict;
 use crate::term;
 use crate::workbook::Exercise;
 
-/// How many lines of one message, and of what the attempt printed.
-const MESSAGE: usize = 14;
+/// How many lines of a message: from its start, and up to its end, where an
+/// assertion shows what it expected.
+const MESSAGE: (usize, usize) = (8, 5);
+
+/// How many lines of what the attempt printed.
 const PRINTED: usize = 10;
 
 /// The whole report. Messages stop at the first rung that is not climbed: what
@@ -29,19 +32,29 @@ pub(crate) fn report(grade: &Grade, exercise: &Exercise) -> String {
     }
     let mut is_next = true;
     let mut said = None;
+    let mut later = 0;
     for rung in &grade.rungs {
         let _ = writeln!(text, "\n  {}", term::bold(&rung.name));
         for property in &rung.properties {
             text += &line(property);
-            if is_next
-                && property.verdict.fails()
-                && said != Some(&property.message)
-            {
+            if !is_next || !property.verdict.fails() {
+                later += usize::from(property.verdict == Verdict::Broken);
+            } else if said == Some(&property.message) {
+                text += &term::dim(&format!("{:15}as above\n", ""));
+            } else {
                 text += &details(property);
                 said = Some(&property.message);
             }
         }
         is_next &= rung.is_climbed();
+    }
+    if later > 0 {
+        let (rung, _) = grade.rung();
+        let name = &grade.rungs[rung - 1].name;
+        let _ = writeln!(
+            text,
+            "\nWhy the others are broken is shown once `{name}` holds."
+        );
     }
     text += &not_run(grade);
     if let Some(foil) = &grade.like_foil {
@@ -61,7 +74,11 @@ pub(crate) fn report(grade: &Grade, exercise: &Exercise) -> String {
 fn heading(grade: &Grade, exercise: &Exercise) -> String {
     let (rung, of) = grade.rung();
     let outcome = match grade.outcome {
-        Outcome::Passes => term::good("passes"),
+        Outcome::Passes => {
+            let servers = missing_servers(grade).join(", ");
+            let without = if servers.is_empty() { "" } else { ", without " };
+            term::good(&format!("passes{without}{servers}"))
+        }
         Outcome::Wrong => term::bad(&format!("rung {rung} of {of}")),
         Outcome::Hangs => term::bad(&format!("HANGS, rung {rung} of {of}")),
         Outcome::DoesNotCompile => term::bad("does not compile"),
@@ -77,7 +94,7 @@ fn line(property: &Property) -> String {
         Verdict::Broken => ("BROKEN", term::bad),
         Verdict::Hangs => ("HANGS", term::bad),
         Verdict::NotYetWritten => ("todo", term::open),
-        Verdict::NotRun => ("not run", term::dim),
+        Verdict::NotRun | Verdict::NotReached => ("not run", term::dim),
     };
     let sentence = term::wrap(&property.sentence, 13);
     format!("    {}{}", term::pad(&paint(word), 9), &sentence[13..])
@@ -87,12 +104,15 @@ fn details(property: &Property) -> String {
     let mut text = String::new();
     let message = property.message.replacen("not yet implemented: ", "", 1);
     let lines: Vec<_> = message.lines().collect();
-    for line in lines.iter().take(MESSAGE) {
-        text += &term::wrap(line, 15);
-    }
-    if lines.len() > MESSAGE {
-        let more = lines.len() - MESSAGE;
-        let _ = writeln!(text, "{:15}… and {more} lines more", "");
+    let (first, last) = MESSAGE;
+    if lines.len() <= first + last + 1 {
+        lines.iter().for_each(|line| text += &term::wrap(line, 15));
+    } else {
+        let (start, rest) = lines.split_at(first);
+        let (middle, end) = rest.split_at(rest.len() - last);
+        start.iter().for_each(|line| text += &term::wrap(line, 15));
+        let _ = writeln!(text, "{:15}… {} lines …", "", middle.len());
+        end.iter().for_each(|line| text += &term::wrap(line, 15));
     }
     if let Some(at) = &property.at {
         let _ = writeln!(text, "{:15}{}", "", term::dim(at));
@@ -110,19 +130,11 @@ fn details(property: &Property) -> String {
 
 /// What is missing here, and that it stands in nobody's way.
 fn not_run(grade: &Grade) -> String {
-    let not_run: Vec<_> = grade
-        .properties()
-        .filter(|property| property.verdict == Verdict::NotRun)
-        .collect();
-    if grade.outcome == Outcome::Hangs && !not_run.is_empty() {
-        return "\nWhat comes after two that hang is not run.\n".to_owned();
-    }
-    let needs = not_run.iter().filter_map(|property| property.needs.as_deref());
-    let mut servers: Vec<_> = needs.collect();
-    servers.sort_unstable();
-    servers.dedup();
     let mut text = String::new();
-    for server in servers {
+    if grade.properties().any(|p| p.verdict == Verdict::NotReached) {
+        text.push_str("\nWhat comes after two that hang is not run.\n");
+    }
+    for server in missing_servers(grade) {
         let program = lab::servers::Program::named(server);
         let package = program.map_or(server, |program| program.debian);
         text.push('\n');
@@ -137,6 +149,17 @@ fn not_run(grade: &Grade) -> String {
     text
 }
 
+fn missing_servers(grade: &Grade) -> Vec<&str> {
+    let mut servers: Vec<_> = grade
+        .properties()
+        .filter(|property| property.verdict == Verdict::NotRun)
+        .filter_map(|property| property.needs.as_deref())
+        .collect();
+    servers.sort_unstable();
+    servers.dedup();
+    servers
+}
+
 fn next(grade: &Grade, exercise: &Exercise) -> String {
     let name = &exercise.name;
     match grade.outcome {
@@ -146,13 +169,17 @@ fn next(grade: &Grade, exercise: &Exercise) -> String {
         ),
         Outcome::Wrong | Outcome::Hangs | Outcome::DoesNotCompile => {
             format!(
-                "Next: edit {}, then `cargo wb check`.\nStuck? `cargo wb \
-                 hint {name}`\n",
-                term::link(
-                    &exercise.attempt(),
-                    &format!("attempts/{}.rs", exercise.id())
-                )
+                "Next: edit {}, then `cargo wb check {name}`.\nStuck? \
+                 `cargo wb hint {name}`\n",
+                attempt(exercise)
             )
         }
     }
+}
+
+/// The reader's file, to click on.
+pub(crate) fn attempt(exercise: &Exercise) -> String {
+    let file = exercise.attempt();
+    let shown = file.strip_prefix(exercise.root()).unwrap_or(&file);
+    term::link(&file, &shown.display().to_string())
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use clap::ValueEnum;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::trouble::Trouble;
 
@@ -62,16 +63,7 @@ pub(crate) struct Foil {
 
 /// A way through the workbook. Each holds the one before it.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Deserialize,
-    Serialize,
-    clap::ValueEnum,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Route {
@@ -84,12 +76,10 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Homework => "homework",
-            Self::Course => "course",
-            Self::All => "all",
-        }
+    /// As one types it.
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value().expect("none is skipped");
+        value.get_name().to_owned()
     }
 }
 

@@ -11,11 +11,12 @@ const READABLE: usize = 100;
 
 /// Writes all of `text`. A reader who has seen enough (`| head`) is no error.
 pub(crate) fn print(text: &str) {
-    if let Err(error) = io::stdout().lock().write_all(text.as_bytes()) {
-        if error.kind() != io::ErrorKind::BrokenPipe {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             eprintln!("cannot write: {error}");
         }
-        std::process::exit(2);
+        _ => {}
     }
 }
 

@@ -114,6 +114,9 @@ impl Findings {
         for program in missing {
             let _ = writeln!(text, "skipped: what needs {}", program.name);
         }
+        if !missing.is_empty() {
+            text.push_str("skipped: all ignored tests of `cargo test`\n");
+        }
         if !missing.is_empty() && !plan.allow_skips {
             text.push_str("with --allow-skips that is no failure\n");
         }

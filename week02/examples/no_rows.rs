@@ -37,8 +37,11 @@ async fn main() -> anyhow::Result<()> {
         .init();
 
     let home = tempfile::tempdir()?;
-    let wants_postgres = std::env::args().nth(1).as_deref() == Some("postgres");
-    let server = wants_postgres.then(Postgres::start).transpose()?;
+    let server = match std::env::args().nth(1).as_deref() {
+        None | Some("sqlite") => None,
+        Some("postgres") => Some(Postgres::start()?),
+        Some(other) => anyhow::bail!("neither sqlite nor postgres: {other}"),
+    };
     let (url, setup) = match &server {
         // How long a statement waits for another's lock.
         Some(server) => (server.url(), "SET lock_timeout = '50ms'"),
@@ -51,13 +54,14 @@ async fn main() -> anyhow::Result<()> {
     let pool = open(&url, setup).await?;
 
     println!("Seven requests. Three succeed, and four fail in different ways.");
-    predict("How many lines will the log have?")?;
+    let guess = predict("How many lines will the log have?")?;
 
     requests(&pool).await?;
 
     let lines = LINES.load(Relaxed);
+    let guess = guess.map_or_else(String::new, |it| format!("You said {it}. "));
     println!(
-        "\n{lines} lines: one for each request that failed, none for the layers \
+        "\n{guess}{lines} lines: one for each request that failed, none for the layers \
          that\nthe errors came through, and none for the author who is gone."
     );
     pool.close().await;
@@ -161,7 +165,10 @@ fn driver_error<'a>(
 fn renamed(
     outcome: Result<bool, classify::Error>,
 ) -> Result<String, classify::Error> {
-    outcome.map(|_| "renamed".to_owned())
+    outcome.map(|was_there| {
+        let answer = if was_there { "renamed" } else { "no such account" };
+        answer.to_owned()
+    })
 }
 
 /// Three accounts, of which one has no name.
@@ -188,12 +195,14 @@ async fn open(url: &str, setup: &'static str) -> anyhow::Result<AnyPool> {
 }
 
 /// Leaves a moment to think, where there is somebody to think.
-fn predict(question: &str) -> std::io::Result<()> {
+fn predict(question: &str) -> std::io::Result<Option<usize>> {
     println!("{question}");
-    if stdin().is_terminal() {
-        print!("Your guess, then Enter: ");
-        stdout().flush()?;
-        stdin().read_line(&mut String::new())?;
+    if !stdin().is_terminal() {
+        return Ok(None);
     }
-    Ok(())
+    print!("Your guess, then Enter: ");
+    stdout().flush()?;
+    let mut guess = String::new();
+    stdin().read_line(&mut guess)?;
+    Ok(guess.trim().parse().ok())
 }

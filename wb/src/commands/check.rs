@@ -3,12 +3,11 @@
 use std::fs;
 use std::io;
 
-use crate::commands::map;
 use crate::grade::{self, Grade, Outcome};
 use crate::progress::Progress;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
-use crate::{compile, lock, show, term};
+use crate::{compile, current, lock, show, term};
 
 /// The exit code says the outcome.
 pub(crate) fn check(
@@ -16,7 +15,10 @@ pub(crate) fn check(
     name: Option<&str>,
     json: bool,
 ) -> Result<u8, Trouble> {
-    let exercise = chosen(book, name)?;
+    let exercise = current::chosen(book, name)?;
+    if json {
+        console::set_colors_enabled(false);
+    }
     let grade = grade_attempt(book, exercise)?;
     if json {
         let json = serde_json::to_string_pretty(&grade)
@@ -26,24 +28,6 @@ pub(crate) fn check(
         term::print(&show::report(&grade, exercise));
     }
     Ok(grade.exit_code())
-}
-
-/// The one named, or the one that the reader is at.
-pub(crate) fn chosen<'a>(
-    book: &'a Workbook,
-    name: Option<&str>,
-) -> Result<&'a Exercise, Trouble> {
-    if let Some(name) = name {
-        return book.exercise(name);
-    }
-    let progress = Progress::read(book)?;
-    let exercise = progress
-        .current(book)
-        .or_else(|| map::current(book, &progress))
-        .ok_or_else(|| {
-            Trouble::new("every exercise passes").mend("name one")
-        })?;
-    Ok(exercise)
 }
 
 fn grade_attempt(

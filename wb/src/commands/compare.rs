@@ -7,7 +7,7 @@ use std::path::Path;
 use console::Term;
 use similar::{ChangeTag, DiffOp, TextDiff};
 
-use crate::commands::check;
+use crate::current;
 use crate::progress::{Progress, State};
 use crate::term;
 use crate::trouble::Trouble;
@@ -42,7 +42,7 @@ pub(crate) fn compare(
     name: Option<&str>,
     spoil: bool,
 ) -> Result<(), Trouble> {
-    let exercise = check::chosen(book, name)?;
+    let exercise = current::chosen(book, name)?;
     let state = Progress::read(book)?.state(exercise);
     if state != State::Passing && !spoil {
         return Err(Trouble::new(format!(
@@ -65,11 +65,12 @@ fn text(exercise: &Exercise) -> Result<String, Trouble> {
     let answer = Code::read("answer", &exercise.answer())?;
     let mut variants = Vec::new();
     let mut intros = String::new();
-    for file in exercise.variants() {
+    for (letter, file) in ('A'..).zip(exercise.variants()) {
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
-        let _ = writeln!(intros, "\n{}", term::bold(&name.replace('_', " ")));
+        let name = format!("{letter}: {}", name.replace('_', " "));
+        let _ = writeln!(intros, "\n{}", term::bold(&name));
         intros += &term::wrap(&introduction(&file)?, 2);
-        variants.push(Code::read(&name, &file)?);
+        variants.push(Code::read(&letter.to_string(), &file)?);
     }
 
     let mut text = format!(
@@ -109,7 +110,7 @@ impl Code {
             .filter(|line| !line.trim_start().starts_with("//"))
             .map(str::to_owned)
             .collect();
-        Ok(Self { name: name.replace('_', " "), lines })
+        Ok(Self { name: name.to_owned(), lines })
     }
 
     fn count(&self, looks: &[&str]) -> usize {
@@ -125,7 +126,7 @@ fn read(file: &Path) -> Result<String, Trouble> {
         .map_err(|error| Trouble::file("read", file, &error))
 }
 
-/// The first paragraph of a module's documentation, without its label.
+/// A module's documentation as one paragraph, without its label.
 fn introduction(file: &Path) -> Result<String, Trouble> {
     let text = read(file)?;
     let doc = text.lines().map_while(|line| line.strip_prefix("//!"));

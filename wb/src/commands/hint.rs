@@ -1,13 +1,13 @@
 //! `hint [NAME]`: three levels, one more at each call.
 
-use crate::commands::check;
+use crate::current;
 use crate::progress::Progress;
 use crate::term;
 use crate::trouble::Trouble;
 use crate::workbook::Workbook;
 
 pub(crate) fn hint(book: &Workbook, name: Option<&str>) -> Result<(), Trouble> {
-    let exercise = check::chosen(book, name)?;
+    let exercise = current::chosen(book, name)?;
     let hints = &exercise.spec.hints;
     let seen = Progress::read(book)?.hints(exercise).min(hints.len());
     let now = (seen + 1).min(hints.len());
@@ -24,6 +24,7 @@ pub(crate) fn hint(book: &Workbook, name: Option<&str>) -> Result<(), Trouble> {
             exercise.name
         );
     }
+    Progress::update(book, |progress| progress.set_hints(exercise, now))?;
     term::print(&text);
-    Progress::update(book, |progress| progress.set_hints(exercise, now))
+    Ok(())
 }

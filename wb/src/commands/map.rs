@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use crate::progress::{Progress, State};
-use crate::term;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
+use crate::{current, show, term};
 
 pub(crate) fn map(book: &Workbook) -> Result<(), Trouble> {
     let progress = Progress::read(book)?;
@@ -15,7 +15,7 @@ pub(crate) fn map(book: &Workbook) -> Result<(), Trouble> {
 
 fn text(book: &Workbook, progress: &Progress) -> String {
     let route = progress.route();
-    let current = current(book, progress);
+    let current = current::open(book, progress);
     let is_on_map = |exercise: &&Exercise| {
         exercise.spec.path <= route
             || progress.state(exercise) != State::Untouched
@@ -30,8 +30,10 @@ fn text(book: &Workbook, progress: &Progress) -> String {
         let _ = writeln!(text, "Week {number}: {}\n", term::bold(&week.title));
         for exercise in week.exercises.iter().filter(is_on_map) {
             let state = progress.state(exercise);
-            all += 1;
-            passing += usize::from(state == State::Passing);
+            if exercise.spec.path <= route {
+                all += 1;
+                passing += usize::from(state == State::Passing);
+            }
             let is_current =
                 current.is_some_and(|current| current.id() == exercise.id());
             let star = if exercise.spec.starred { " (starred)" } else { "" };
@@ -70,46 +72,15 @@ fn paint(state: State) -> String {
 
 fn next(current: Option<&Exercise>, progress: &Progress) -> String {
     let Some(exercise) = current else {
-        return "All done. `cargo wb path all` may have more.\n".to_owned();
+        return format!("All done: {}.\n", current::all_done());
     };
-    let name = &exercise.name;
-    match progress.state(exercise) {
-        State::Untouched => {
-            let minutes = exercise.spec.minutes;
-            format!("Next: `cargo wb start {name}` ({minutes} minutes)\n")
-        }
-        State::Passing => format!("Next: `cargo wb compare {name}`\n"),
-        State::Started | State::Failing { .. } | State::Changed => format!(
-            "Next: edit {}, then `cargo wb check`\n",
-            term::link(
-                &exercise.attempt(),
-                &format!("attempts/{}.rs", exercise.id())
-            )
-        ),
+    if progress.state(exercise) == State::Untouched {
+        let Exercise { name, spec, .. } = exercise;
+        return format!(
+            "Next: `cargo wb start {name}` ({} minutes)\n",
+            spec.minutes
+        );
     }
-}
-
-/// Nothing is left on this path.
-pub(crate) fn all_done() -> Trouble {
-    Trouble::new("every exercise on this path passes")
-        .mend("`cargo wb path all` may have more")
-}
-
-/// What the reader is at: the last one named, until it passes; then the next
-/// one on the path.
-pub(crate) fn current<'a>(
-    book: &'a Workbook,
-    progress: &Progress,
-) -> Option<&'a Exercise> {
-    let is_open =
-        |exercise: &Exercise| progress.state(exercise) != State::Passing;
-    let named = progress.current(book);
-    if named.is_some_and(is_open) {
-        return named;
-    }
-    let route = progress.route();
-    let mut open = book
-        .exercises()
-        .filter(|exercise| exercise.spec.path <= route && is_open(exercise));
-    open.next()
+    let attempt = show::attempt(exercise);
+    format!("Next: edit {attempt}, then `cargo wb check {}`\n", exercise.name)
 }

@@ -4,11 +4,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
 
-use crate::commands::map;
 use crate::progress::Progress;
-use crate::term;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
+use crate::{current, show, term};
 
 pub(crate) fn start(
     book: &Workbook,
@@ -16,8 +15,8 @@ pub(crate) fn start(
 ) -> Result<(), Trouble> {
     let exercise = match name {
         Some(name) => book.exercise(name)?,
-        None => map::current(book, &Progress::read(book)?)
-            .ok_or_else(map::all_done)?,
+        None => current::open(book, &Progress::read(book)?)
+            .ok_or_else(current::all_done)?,
     };
     let is_new = hand_out(exercise)?;
     Progress::update(book, |progress| progress.set_current(exercise))?;
@@ -50,10 +49,8 @@ fn text(book: &Workbook, exercise: &Exercise, is_new: bool) -> String {
     text += &term::wrap(spec.question.en.trim(), 0);
     text += &term::wrap(spec.question.zh.trim(), 0);
     text.push('\n');
-    let attempt = exercise.attempt();
-    let shown = term::link(&attempt, &book.short(&attempt).to_string());
     let yours = if is_new { "your file:" } else { "yours, kept:" };
-    let _ = writeln!(text, "{yours:13}{shown}");
+    let _ = writeln!(text, "{yours:13}{}", show::attempt(exercise));
     let notes = exercise.notes();
     let shown = term::link(&notes, &book.short(&notes).to_string());
     let _ = writeln!(text, "{:13}{shown}", "the notes:");
@@ -64,8 +61,10 @@ fn text(book: &Workbook, exercise: &Exercise, is_new: bool) -> String {
     );
     let _ = writeln!(
         text,
-        "\nWhat is graded stands at the top of your file. Save it, then \
-         `cargo wb check`."
+        "\nWhat is graded stands at the top of your file. Save it, then\n\
+         `cargo wb check {}`. (A week's first check compiles what the week \
+         needs.)",
+        exercise.name
     );
     text
 }

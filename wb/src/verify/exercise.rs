@@ -106,6 +106,16 @@ fn files(book: &Workbook, exercise: &Exercise) -> Vec<String> {
     if !fs::read_to_string(summary).is_ok_and(|text| text.contains(&page)) {
         faults.push(format!("notes/pages/SUMMARY.md has no link {page}"));
     }
+    let contents = exercise.in_week("src/lib.rs");
+    let line = format!("[`{}`]", exercise.name);
+    if !fs::read_to_string(&contents).is_ok_and(|text| text.contains(&line)) {
+        faults.push(format!("{} has no {line}", book.short(&contents)));
+    }
+    let page = format!("(notes/pages/{}/{}.md)", exercise.week, exercise.name);
+    let readme = fs::read_to_string(book.root.join("README.md"));
+    if !readme.is_ok_and(|text| text.contains(&page)) {
+        faults.push(format!("README.md has no link {page}"));
+    }
     if exercise.variants().is_empty() {
         faults.push("no variant: what else must the grader accept?".into());
     }
@@ -164,6 +174,10 @@ impl Check<'_> {
         let grade = self.grade("stub", &self.exercise.stub())?;
         if let Some(compiler) = &grade.compiler {
             self.fault("stub", &format!("does not compile\n{compiler}"));
+            return Ok(false);
+        }
+        if grade.outcome == Outcome::Hangs {
+            self.fault("stub", "hangs");
             return Ok(false);
         }
         let kept: Vec<_> = grade

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::compile::cargo;
-use crate::process::Group;
+use crate::process::{Group, Output};
 use crate::trouble::Trouble;
 use crate::workbook::{Week, Workbook};
 
@@ -32,8 +32,15 @@ pub(super) fn stale(
             };
             let command = &mut cargo(book);
             let drawn = draw(command, &week.name, example, name)?;
-            let kept = fs::read_to_string(&figure).unwrap_or_default();
-            if drawn != kept {
+            if !drawn.status.is_some_and(|status| status.success()) {
+                faults.push(format!(
+                    "{shown}: example {example} draws nothing\n{}",
+                    drawn.stderr
+                ));
+                continue;
+            }
+            let kept = fs::read_to_string(&figure).ok();
+            if kept.as_ref() != Some(&drawn.stdout) {
                 faults.push(format!(
                     "{shown} is stale: `cargo run -p {} --example {example} -- \
                      --figure {name} > {shown}`",
@@ -50,11 +57,11 @@ fn draw(
     week: &str,
     example: &str,
     figure: &str,
-) -> Result<String, Trouble> {
+) -> Result<Output, Trouble> {
     cargo
         .args(["run", "--quiet", "--package", week, "--example", example])
         .args(["--", "--figure", figure]);
-    Ok(Group::piped(cargo)?.output(DEADLINE).stdout)
+    Ok(Group::piped(cargo)?.output(DEADLINE))
 }
 
 fn svgs(folder: &Path) -> Vec<PathBuf> {

@@ -27,8 +27,16 @@ pub(super) fn verify(
     let packages: Vec<String> = if plan.weeks.is_empty() {
         vec!["--workspace".into()]
     } else {
-        let names = weeks.iter().map(|week| &week.name);
-        names.flat_map(|name| ["--package".into(), name.clone()]).collect()
+        let of_week = |week: &&Week| {
+            let bench = book.root.join(&week.name).join("benches/Cargo.toml");
+            let bench = bench.exists().then_some("bench");
+            let kinds = ["week", "attempt"].into_iter().chain(bench);
+            kinds
+                .map(|kind| week.name.replacen("week", kind, 1))
+                .flat_map(|package| ["--package".to_owned(), package])
+                .collect::<Vec<_>>()
+        };
+        weeks.iter().flat_map(of_week).collect()
     };
 
     let mut format = cargo(book);

@@ -16,19 +16,20 @@ pub(super) fn install(missing: &[&Program]) -> Result<(), Trouble> {
     apt_get(&[&install[..], &packages].concat())
 }
 
+const NOBODY_TO_ASK: &str = "DEBIAN_FRONTEND=noninteractive";
+
 fn apt_get(arguments: &[&str]) -> Result<(), Trouble> {
     let mut command = if geteuid().is_root() {
-        Command::new("apt-get")
+        let mut env = Command::new("env");
+        env.args([NOBODY_TO_ASK, "apt-get"]);
+        env
     } else {
         // Without a terminal to ask on, it fails rather than waits.
         let mut sudo = Command::new("sudo");
-        sudo.args(["--non-interactive", "apt-get"]);
+        sudo.args(["--non-interactive", "env", NOBODY_TO_ASK, "apt-get"]);
         sudo
     };
-    command
-        .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdout(Stdio::from(std::io::stderr()));
+    command.args(arguments).stdout(Stdio::from(std::io::stderr()));
     let what = format!("apt-get {}", arguments.join(" "));
     eprintln!("{what}");
     match Group::spawn(&mut command)?.wait() {

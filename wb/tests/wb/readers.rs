@@ -19,7 +19,11 @@ fn a_reader_is_led_from_the_map_to_the_answer() {
         "notes/pages/week01/backoff.md",
         "cargo run -p week01 --example backoff",
     ]);
-    mini.wb(&[]).shows(&["> backoff", "started", "then `cargo wb check`"]);
+    mini.wb(&[]).shows(&[
+        "> backoff",
+        "started",
+        "then `cargo wb check backoff`",
+    ]);
 
     // The stub: nothing is written yet, and each question is asked once.
     mini.wb(&["check"])
@@ -57,8 +61,8 @@ fn a_reader_is_led_from_the_map_to_the_answer() {
     ]);
     mini.wb(&[]).shows(&["passing", "1 of 1", "All done"]);
     mini.wb(&["compare", "backoff"]).ends_with(0).shows(&[
-        "loop over tries",
         "lines of code",
+        "A: loop over tries",
         "doubles in a loop. Nothing to overflow",
         "-     if n < 7 { 10 << n } else { 1000 }",
         "+     if n > 6 { 1000 } else { doubled }",
@@ -117,10 +121,37 @@ fn after_two_hangs_nobody_waits_for_more() {
         verdicts.partition(|verdict| *verdict == "hangs");
     // One a core: those that were under way are waited for.
     assert!(hangs.len() >= 2, "{json:#}");
-    assert!(others.iter().all(|verdict| *verdict == "not_run"), "{json:#}");
+    assert!(others.iter().all(|it| *it == "not_reached"), "{json:#}");
     mini.wb(&["check", "backoff"])
         .ends_with(3)
         .shows(&["HANGS", "after two that hang is not run"]);
+}
+
+#[test]
+fn much_output_hides_no_verdict() {
+    let mini = Mini::new();
+    // More than is kept, in one piece.
+    let flood = r#"println!("{}", "a line\n".repeat(300_000));"#;
+    mini.attempt(&format!("{flood} if n < 7 {{ 10 << n }} else {{ 1000 }}"));
+    mini.wb(&["check", "backoff"]).ends_with(0).shows(&["passes"]);
+    let flood = flood.replace("println", "eprintln");
+    mini.attempt(&format!("{flood} u64::from(n)"));
+    mini.wb(&["check", "backoff"]).ends_with(1).shows(&["left: 0"]);
+}
+
+#[test]
+fn a_hang_says_what_panicked_before_it() {
+    let mini = Mini::new();
+    mini.attempt(
+        r#"let fails = move || panic!("the real reason, for {n}");
+    if std::thread::spawn(fails).join().is_err() {
+        loop { std::thread::park() }
+    }
+    0"#,
+    );
+    mini.wb(&["check", "backoff"])
+        .ends_with(3)
+        .shows(&["no end after 5 s, but first: the real reason"]);
 }
 
 #[test]
@@ -167,7 +198,7 @@ fn a_missing_server_stands_in_nobodys_way() {
     let output =
         mini.command(&["check", "backoff"]).env("PATH", bin).output().unwrap();
     crate::mini::Said::new(output).ends_with(0).shows(&[
-        "passes",
+        "passes, without redis-server",
         "not run  a server is left in peace",
         "Not run, and not needed to pass: what needs redis-server",
         "apt-get install",
@@ -232,6 +263,7 @@ fn the_path_says_what_is_on_the_map() {
     mini.wb(&["check"]).ends_with(0);
     mini.wb(&["start"]).ends_with(0).shows(&["week01/pause"]);
     mini.wb(&["path", "homework"]).ends_with(0);
+    mini.wb(&[]).shows(&["1 of 1 on the path"]);
     mini.write(
         "attempts/week01/pause.rs",
         "pub fn is_needed(failures: u32) -> bool { failures != 0 }",

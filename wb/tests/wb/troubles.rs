@@ -91,6 +91,21 @@ fn the_workbooks_own_mistakes_are_not_the_attempts() {
 }
 
 #[test]
+fn a_reader_who_has_seen_enough_is_no_trouble() {
+    let mini = Mini::new();
+    mini.attempt("10");
+    for (arguments, code) in [(vec!["hint", "backoff"], 0), (vec!["check"], 1)]
+    {
+        let mut command = mini.command(&arguments);
+        // Nobody reads from this pipe.
+        let (_, closed) = std::io::pipe().unwrap();
+        let status = command.stdout(closed).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments:?}");
+    }
+    mini.wb(&["hint", "backoff"]).shows(&["Hint 2 of 3"]);
+}
+
+#[test]
 fn a_tree_that_cannot_be_written_is_said_to_be_so() {
     let mini = Mini::new();
     // Where the stub should go is a file, which also stops the superuser.

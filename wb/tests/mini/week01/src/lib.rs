@@ -1,4 +1,4 @@
-//! A week as small as a week can be.
+//! A week as small as a week can be: [`backoff`] and [`pause`].
 
 pub mod backoff;
 pub mod pause;
