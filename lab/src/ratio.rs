@@ -22,6 +22,7 @@
 //! assert_eq!(ratio.to_string(), "1.20 (1.10 to 1.30)");
 //! ```
 
+use std::f64::consts::LN_2;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -55,8 +56,8 @@ pub fn measure(
     mut answer: impl FnMut(),
     mut peer: impl FnMut(),
 ) -> Ratio {
-    let answers = calls_that_take(plan.sample, &mut answer);
-    let peers = calls_that_take(plan.sample, &mut peer);
+    let answers = calls_that_take(plan.sample, |n| time(n, &mut answer));
+    let peers = calls_that_take(plan.sample, |n| time(n, &mut peer));
     let rounds: Vec<f64> = (0..plan.rounds)
         .map(|_| {
             let first = time(answers, &mut answer);
@@ -102,23 +103,30 @@ impl fmt::Display for Ratio {
 /// hold the median between them with 95 %. It lies below the `k`-th smallest
 /// when fewer than `k` of `n` coins show heads.
 fn outside(n: usize) -> usize {
-    let mut probability = 0.5_f64.powf(n as f64);
+    // Its logarithm, as 1 / 2ⁿ itself is zero from 1075 coins on.
+    let mut probability = -(n as f64) * LN_2;
     let mut below = 0.0;
     for k in 0..n {
-        below += probability;
+        below += probability.exp();
         if below > 0.025 {
             return k;
         }
-        probability *= (n - k) as f64 / (k + 1) as f64;
+        probability += ((n - k) as f64 / (k + 1) as f64).ln();
     }
     0
 }
 
-/// How often to call for a sample. Calls enough times to warm up, too.
-fn calls_that_take(sample: Duration, run: &mut impl FnMut()) -> u32 {
+/// How often to call for a sample, by a clock that times so many calls.
+fn calls_that_take(
+    sample: Duration,
+    mut time: impl FnMut(u32) -> Duration,
+) -> u32 {
+    // No other call is like the first, which allocates and fills the caches.
+    time(1);
     let mut calls = 1;
     loop {
-        let took = time(calls, run);
+        // A pause makes one of the two too long, and is no reason to stop.
+        let took = time(calls).min(time(calls));
         if took >= sample / 2 || calls > u32::MAX / 2 {
             let per_call = took.as_secs_f64() / f64::from(calls);
             return (sample.as_secs_f64() / per_call).ceil().max(1.0) as u32;
@@ -133,4 +141,36 @@ fn time(calls: u32, run: &mut impl FnMut()) -> Duration {
         run();
     }
     start.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MICROSECOND: Duration = Duration::from_micros(1);
+    const SAMPLE: Duration = Duration::from_micros(300);
+
+    #[test]
+    fn calls_fill_a_sample() {
+        let calls = calls_that_take(SAMPLE, |calls| MICROSECOND * calls);
+        assert!((300..=301).contains(&calls), "{calls}");
+        assert_eq!(calls_that_take(SAMPLE, |calls| SAMPLE * 2 * calls), 1);
+    }
+
+    #[test]
+    fn a_slow_first_call_and_one_pause_change_nothing() {
+        for slow in 0..20 {
+            let mut timing = 0;
+            let calls = calls_that_take(SAMPLE, |calls| {
+                let pause = if timing == 0 || timing == slow {
+                    SAMPLE * 100
+                } else {
+                    Duration::ZERO
+                };
+                timing += 1;
+                pause + MICROSECOND * calls
+            });
+            assert!((300..=301).contains(&calls), "{calls} after {slow}");
+        }
+    }
 }

@@ -8,14 +8,16 @@
 //! reads from a pipe which only the test's process can write to. Nothing is
 //! ever written: the pipe ends when the server is dropped, and when the process
 //! dies of whatever cause. Then the shell ends the server and removes the
-//! directory.
+//! directory, which it has made, too.
 //!
 //! **Guarantee.** A server that is returned answers. After its drop neither its
-//! process nor its directory is left; after a `SIGKILL` of the test, soon.
+//! process nor its directory is left; after a `SIGKILL` of the test, soon, and
+//! at whatever moment it came. One that does not answer within 8 s has failed,
+//! so that its log is shown before `cargo wb` kills the test after 10 s.
 //!
 //! **Cost.** A process more for each server. Redis starts in some 10 ms, and
 //! Postgres in some 200 ms once the first has made the data directory that the
-//! others copy.
+//! others copy: [`Program::prepare`] does so before any deadline runs.
 //!
 //! ```no_run
 //! use lab::servers::Postgres;
@@ -60,8 +62,12 @@ pub enum StartError {
     },
 }
 
-/// Within this time a server answers, or has failed.
-const DEADLINE: Duration = Duration::from_secs(15);
+/// Within this time a server answers, or has failed. `cargo wb` kills a test
+/// after 10 s, and what is killed cannot say why.
+const DEADLINE: Duration = Duration::from_secs(8);
+
+/// Within this time it answers one question, or is asked again.
+const ANSWER: Duration = Duration::from_secs(1);
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -25,6 +25,7 @@ fn the_interval_is_the_one_of_the_tables() {
         (20, 6.0, 15.0),
         (50, 18.0, 33.0),
         (100, 40.0, 61.0),
+        (2000, 956.0, 1045.0),
     ] {
         let ranks: Vec<f64> = (1..=n).map(f64::from).collect();
         let ratio = Ratio::of(&ranks);

@@ -2,14 +2,15 @@
 
 #![cfg(unix)]
 
-use std::env;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
+use std::process::{Command, Stdio, id};
 use std::time::{Duration, Instant};
+use std::{env, thread};
 
 use lab::servers::{PROGRAMS, Postgres, Program, Redis, StartError};
 
@@ -131,8 +132,7 @@ fn nothing_is_left_when_killed<S>(
     test: &str,
     start: impl FnOnce() -> (PathBuf, S),
 ) {
-    const GATE: &str = "LAB_WAITS_TO_BE_KILLED";
-    if env::var_os(GATE).is_some() {
+    if is_again() {
         let (socket, _server) = start();
         println!("\nsocket={}", socket.display());
         // The parent's end of the pipe is never written to.
@@ -140,9 +140,7 @@ fn nothing_is_left_when_killed<S>(
         return;
     }
 
-    let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--include-ignored", "--nocapture", "--exact", test])
-        .env(GATE, "yes")
+    let mut child = again(test)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -156,10 +154,142 @@ fn nothing_is_left_when_killed<S>(
 
     child.kill().unwrap();
     child.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while let Some(left) = what_is_left(&socket) {
-        assert!(Instant::now() < deadline, "still there: {left}");
-        thread::park_timeout(Duration::from_millis(5));
+    wait_until("all is gone", || what_is_left(&socket).is_none());
+}
+
+#[test]
+#[ignore = "needs postgres"]
+fn nothing_is_left_of_postgres_when_the_test_is_killed_early() {
+    const TEST: &str =
+        "nothing_is_left_of_postgres_when_the_test_is_killed_early";
+    if is_again() {
+        _ = Postgres::start();
+        return;
+    }
+    let temp = Temp::new("early");
+    // First `initdb` runs, and then `tar`.
+    for _ in 0..2 {
+        let before = temp.files();
+        // As in a script that runs `cargo test &`.
+        let mut child = Command::new("sh")
+            .args(["-c", r#"trap "" INT QUIT; exec "$@""#, "sh"])
+            .arg(env::current_exe().unwrap())
+            .args(["--include-ignored", "--exact", TEST])
+            .env(AGAIN, "yes")
+            .env("TMPDIR", &temp.dir)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until("something is there", || temp.files() != before);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        wait_until("all is gone", || temp.files() == before);
+        succeeds(again(PREPARE).env("TMPDIR", &temp.dir));
+    }
+}
+
+const PREPARE: &str = "what_is_prepared_is_kept_and_not_made_again";
+
+#[test]
+#[ignore = "needs postgres"]
+fn what_is_prepared_is_kept_and_not_made_again() {
+    if is_again() {
+        Program::named("postgres").unwrap().prepare().unwrap();
+        return;
+    }
+    let temp = Temp::new("prepare");
+    let prepare = || {
+        succeeds(again(PREPARE).env("TMPDIR", &temp.dir));
+        let files = temp.files();
+        assert_eq!(files.len(), 1, "{files:?}");
+        (fs::metadata(&files[0]).unwrap().modified().unwrap(), files)
+    };
+    assert_eq!(prepare(), prepare());
+}
+
+#[test]
+fn a_server_that_ends_at_once_says_why() {
+    if is_again() {
+        let error = Redis::start().unwrap_err().to_string();
+        assert!(error.contains("ended with exit status: 7"), "{error}");
+        assert!(error.contains("out of luck"), "{error}");
+        return;
+    }
+    let temp = Temp::new("ends");
+    let server = temp.dir.join("redis-server");
+    fs::write(&server, "#!/bin/sh\necho out of luck; exit 7\n").unwrap();
+    fs::set_permissions(&server, Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", temp.dir.display(), env::var("PATH").unwrap());
+    let mut again = again("a_server_that_ends_at_once_says_why");
+    succeeds(again.env("PATH", path));
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn a_directory_that_cannot_be_made_is_named() {
+    if is_again() {
+        let error = Redis::start().unwrap_err().to_string();
+        assert!(error.contains("no-such-dir/wb-"), "{error}");
+        return;
+    }
+    let mut again = again("a_directory_that_cannot_be_made_is_named");
+    succeeds(again.env("TMPDIR", "/no-such-dir"));
+}
+
+/// Set in a process that [`again`] has started.
+const AGAIN: &str = "LAB_RUNS_A_TEST_AGAIN";
+
+/// Runs `test` in a process of its own, which knows by [`is_again`].
+fn again(test: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command
+        .args(["--include-ignored", "--nocapture", "--exact", test])
+        .env(AGAIN, "yes");
+    command
+}
+
+fn is_again() -> bool {
+    env::var_os(AGAIN).is_some()
+}
+
+#[track_caller]
+fn succeeds(command: &mut Command) {
+    let output = command.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+}
+
+/// A directory for temporary files, also of other users, gone when dropped.
+struct Temp {
+    dir: PathBuf,
+}
+
+impl Temp {
+    fn new(name: &str) -> Self {
+        let dir = env::temp_dir().join(format!("lab-{name}-{}", id()));
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, Permissions::from_mode(0o1777)).unwrap();
+        Self { dir }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.dir).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within 30 s: {what}");
+        thread::park_timeout(Duration::from_millis(2));
     }
 }
 
@@ -174,9 +304,22 @@ fn what_is_left(socket: &Path) -> Option<String> {
     if Path::new(dir).exists() {
         return Some(dir.to_owned());
     }
-    let output = Command::new("ps").args(["-eo", "args"]).output().unwrap();
-    let processes = String::from_utf8(output.stdout).unwrap();
-    processes.lines().find(|line| line.contains(dir)).map(str::to_owned)
+    command_lines().into_iter().find(|line| line.contains(dir))
+}
+
+/// Of all processes, and whole: `ps` cuts them unless told otherwise.
+fn command_lines() -> Vec<String> {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        let output = Command::new("ps").args(["-ww", "-eo", "args"]).output();
+        let lines = String::from_utf8(output.unwrap().stdout).unwrap();
+        return lines.lines().map(str::to_owned).collect();
+    };
+    let lines = processes.filter_map(|process| {
+        // Not all there are processes, and some end meanwhile.
+        let line = fs::read(process.unwrap().path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&line).replace('\0', " "))
+    });
+    lines.collect()
 }
 
 /// One command and the first line of its answer.

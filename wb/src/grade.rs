@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
+use lab::servers::Program;
 use serde::Serialize;
 
 use crate::compile::{self, Compiled, Graders};
@@ -180,6 +181,7 @@ fn properties(
         )));
     }
 
+    prepare_servers(&tests);
     let deadline = Duration::from_secs(exercise.spec.deadline_s);
     let next = AtomicUsize::new(0);
     let hangs = AtomicUsize::new(0);
@@ -225,6 +227,18 @@ fn properties(
         }))
     });
     in_order.collect()
+}
+
+/// Makes what servers need to start at all, which may take longer than a test
+/// is given. Where it fails, the tests will say the same.
+fn prepare_servers(tests: &[(&Path, String, Test)]) {
+    let needs = tests.iter().filter_map(|(_, _, test)| test.needs.as_deref());
+    let needs: BTreeSet<_> = needs.filter(|server| run::has(server)).collect();
+    for program in needs.into_iter().filter_map(Program::named) {
+        if let Err(error) = program.prepare() {
+            eprintln!("cannot prepare {}: {error}", program.name);
+        }
+    }
 }
 
 /// The tests below `prefix`, in the order in which the source has them, named

@@ -1,9 +1,7 @@
 //! A process in a directory of its own, both gone when their owner is.
 
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File};
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio, id};
@@ -13,18 +11,11 @@ use std::{env, fs, thread};
 
 use super::{StartError, failed_to};
 
-/// A user other than ours.
+/// Who runs a process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct User {
     pub(super) uid: u32,
     pub(super) gid: u32,
-}
-
-/// A private directory for one process.
-#[derive(Debug)]
-pub(super) struct Home {
-    dir: PathBuf,
-    user: Option<User>,
 }
 
 /// A running process, its directory, and the shell that outlives both.
@@ -32,105 +23,74 @@ pub(super) struct Home {
 pub(super) struct Guarded {
     /// Its `stdin` is the pipe that only we can write to.
     process: Child,
-    home: Home,
+    dir: PathBuf,
 }
 
-/// The shell becomes the process, but first leaves a guard behind, so that
-/// there is no moment without one. The guard reads until our end of the pipe is
-/// closed. The process and its children hold `alive` open: when nobody does,
-/// all of them have ended. The guard's own output ends last of all: it exits
-/// by itself, because `rm` would close it while still running.
+/// The shell makes the directory, leaves a guard behind and becomes the process:
+/// we may be killed at any moment, as all that we make is the shell. The guard
+/// reads until our end of the pipe is closed. The process and its children hold
+/// `alive` open: when nobody does, all of them have ended. The guard's own output
+/// ends last of all: it exits by itself, because `rm` would close it while still
+/// running.
 const GUARD: &str = r#"
-dir=$1 signal=$2
+dir=$1 signals=$2
 shift 2
-mkfifo alive || exit
+mkdir -m 700 "$dir" && cd "$dir" || exit
+mkfifo alive || { rm -r "$dir"; exit 1; }
 exec 3<&0
 (
     exec 4<alive
     while read -r _; do :; done <&3
-    kill -s "$signal" $$
-    kill -s CONT $$
+    for signal in $signals CONT; do kill -s "$signal" $$; done
     cat <&4
     cd / && rm -rf "$dir"
     exit
-) &
-exec "$@" 3<&- 4>alive </dev/null >&2
+) 2>/dev/null &
+exec "$@" 3<&- 4>alive </dev/null >log 2>&1
 "#;
 
-impl Home {
-    /// A new directory that nobody else can read, with a name short enough for
-    /// the path of a socket.
-    pub(super) fn new() -> Result<Self, StartError> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        loop {
-            let n = COUNT.fetch_add(1, Relaxed);
-            let dir = env::temp_dir().join(format!("wb-{}-{n}", id()));
-            match DirBuilder::new().mode(0o700).create(&dir) {
-                Ok(()) => return Ok(Self { dir, user: None }),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    return Err(failed_to("make a directory")(error));
-                }
-            }
+/// The path of a directory to come, short enough for that of a socket in it.
+pub(super) fn unused_dir() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = COUNT.fetch_add(1, Relaxed);
+        let dir = env::temp_dir().join(format!("wb-{}-{n}", id()));
+        // One that somebody makes from now on fails the shell's `mkdir`.
+        if fs::symlink_metadata(&dir).is_err() {
+            return dir;
         }
-    }
-
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The user to whom the directory belongs.
-    pub(super) fn uid(&self) -> Result<u32, StartError> {
-        let meta = fs::metadata(&self.dir);
-        Ok(meta.map_err(failed_to("read a directory"))?.uid())
-    }
-
-    /// Gives the directory, and the process to come, to somebody else.
-    pub(super) fn give_to(mut self, user: User) -> Result<Self, StartError> {
-        chown(&self.dir, Some(user.uid), Some(user.gid))
-            .map_err(failed_to("give a directory away"))?;
-        self.user = Some(user);
-        Ok(self)
-    }
-
-    /// Starts `command`, which `signal` will end.
-    pub(super) fn spawn<A: AsRef<OsStr>>(
-        self,
-        signal: &str,
-        command: impl IntoIterator<Item = A>,
-    ) -> Result<Guarded, StartError> {
-        let log = File::create(self.dir.join("log"))
-            .map_err(failed_to("make a log file"))?;
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", GUARD, "guard"])
-            .arg(&self.dir)
-            .arg(signal)
-            .args(command)
-            .current_dir(&self.dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            // Ctrl-C is for the test: its end is what the guard waits for.
-            .process_group(0);
-        if let Some(User { uid, gid }) = self.user {
-            shell.uid(uid).gid(gid);
-        }
-        let process = shell.spawn().map_err(failed_to("start a shell"))?;
-        Ok(Guarded { process, home: self })
-    }
-}
-
-impl Drop for Home {
-    /// For one that was never used. A guard has removed the others.
-    fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.dir);
     }
 }
 
 impl Guarded {
+    /// Starts `command` in a new directory that nobody else can read, to be
+    /// ended by `signals`, one after the other.
+    pub(super) fn spawn<A: AsRef<OsStr>>(
+        dir: PathBuf,
+        user: Option<User>,
+        signals: &str,
+        command: impl IntoIterator<Item = A>,
+    ) -> Result<Self, StartError> {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", GUARD, "guard"])
+            .arg(&dir)
+            .arg(signals)
+            .args(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C is for the test: its end is what the guard waits for.
+            .process_group(0);
+        if let Some(User { uid, gid }) = user {
+            shell.uid(uid).gid(gid);
+        }
+        let process = shell.spawn().map_err(failed_to("start a shell"))?;
+        Ok(Self { process, dir })
+    }
+
     pub(super) fn dir(&self) -> &Path {
-        self.home.dir()
+        &self.dir
     }
 
     /// Waits until `ready`, which is told of a process that has ended. If it is
@@ -145,7 +105,7 @@ impl Guarded {
         let outcome = loop {
             let ended = self.process.try_wait();
             let ended = ended.map_err(failed_to("wait for a process"))?;
-            if ready(self.dir(), ended) {
+            if ready(&self.dir, ended) {
                 return Ok(());
             }
             if let Some(status) = ended {
@@ -159,8 +119,15 @@ impl Guarded {
         Err(StartError::Failed { program, outcome, log: self.log() })
     }
 
-    fn log(&self) -> String {
-        let log = fs::read(self.dir().join("log")).unwrap_or_default();
+    fn log(&mut self) -> String {
+        let log = fs::read(self.dir.join("log")).unwrap_or_else(|_| {
+            // The shell came to no log, and says why.
+            let mut said = Vec::new();
+            if let Some(mut shell) = self.process.stderr.take() {
+                _ = shell.read_to_end(&mut said);
+            }
+            said
+        });
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(10)..].join("\n")

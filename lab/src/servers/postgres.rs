@@ -6,9 +6,9 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 use std::{env, fs};
 
-use super::guarded::{Guarded, Home, User};
+use super::guarded::{Guarded, User, unused_dir};
 use super::program::POSTGRES;
-use super::{DEADLINE, StartError, failed_to};
+use super::{ANSWER, DEADLINE, StartError, failed_to};
 
 /// A Postgres of one's own, with one empty database and one superuser, whom it
 /// trusts: both are called `postgres`. It is fast, as it survives no crash.
@@ -38,15 +38,17 @@ mkdir -m 700 data && tar -xf "$2" -C data && exec "$1" -D data \
     -c fsync=off -c synchronous_commit=off -c full_page_writes=off
 "#;
 
-/// Ends at once, and still gives its shared memory back: `KILL` would not.
-const IMMEDIATELY: &str = "QUIT";
+/// `QUIT` ends it at once, and still gives its shared memory back: `KILL` would
+/// not. Until it is Postgres, the process may ignore `QUIT`, as all do that a
+/// script starts with `&`: hence `TERM`, which alone would wait for clients.
+const IMMEDIATELY: &str = "TERM QUIT";
 
 impl Postgres {
     /// Starts a server, and returns when it answers.
     pub fn start() -> Result<Self, StartError> {
-        let file = POSTGRES.find().ok_or(StartError::Missing(&POSTGRES))?;
-        let home = home()?;
-        let template = template(&file, home.uid()?)?;
+        let file = installed()?;
+        let user = user()?;
+        let template = template(&file, user)?;
         let command = [
             "sh".as_ref(),
             "-c".as_ref(),
@@ -55,7 +57,8 @@ impl Postgres {
             file.as_os_str(),
             template.as_os_str(),
         ];
-        let mut server = home.spawn(IMMEDIATELY, command)?;
+        let mut server =
+            Guarded::spawn(unused_dir(), Some(user), IMMEDIATELY, command)?;
         server.wait_until(POSTGRES.name, DEADLINE, answers)?;
         Ok(Self { server })
     }
@@ -78,34 +81,39 @@ impl Postgres {
     }
 }
 
-/// A directory whose owner may run Postgres, which refuses to run as root.
-fn home() -> Result<Home, StartError> {
-    let home = Home::new()?;
-    if home.uid()? != 0 {
-        return Ok(home);
-    }
-    let postgres = user("postgres").map_err(failed_to("find user postgres"))?;
-    home.give_to(postgres)
+/// Makes the archive that servers start from, unless it is there.
+pub(super) fn prepare() -> Result<(), StartError> {
+    template(&installed()?, user()?).map(drop)
 }
 
-fn user(name: &str) -> std::io::Result<User> {
-    let passwd = fs::read_to_string("/etc/passwd")?;
-    let entry = passwd.lines().find_map(|line| {
-        let mut fields = line.strip_prefix(name)?.strip_prefix(':')?.split(':');
-        let uid = fields.nth(1)?.parse().ok()?;
-        let gid = fields.next()?.parse().ok()?;
-        Some(User { uid, gid })
-    });
-    entry.ok_or_else(|| ErrorKind::NotFound.into())
+fn installed() -> Result<PathBuf, StartError> {
+    POSTGRES.find().ok_or(StartError::Missing(&POSTGRES))
+}
+
+/// Who runs Postgres, which refuses to run as root.
+fn user() -> Result<User, StartError> {
+    let who: &[&str] = if id("-u", &[])? == 0 { &["postgres"] } else { &[] };
+    Ok(User { uid: id("-u", who)?, gid: id("-g", who)? })
+}
+
+fn id(what: &str, who: &[&str]) -> Result<u32, StartError> {
+    let output = Command::new("id").arg(what).args(who).output();
+    let output = output.map_err(failed_to("ask for a user"))?;
+    let id = String::from_utf8_lossy(&output.stdout).trim().parse();
+    id.map_err(|_| {
+        failed_to("find the user who runs Postgres")(ErrorKind::NotFound.into())
+    })
 }
 
 /// The archive of a data directory, made by whoever comes first.
-fn template(postgres: &Path, uid: u32) -> Result<PathBuf, StartError> {
-    let name = format!("wb-postgres-{}-{uid}.tar", version(postgres)?);
+fn template(postgres: &Path, user: User) -> Result<PathBuf, StartError> {
+    let version = version(postgres)?;
+    let script = fnv_1a(MAKE_TEMPLATE);
+    let name = format!("wb-postgres-{version}-{}-{script:08x}.tar", user.uid);
     let file = env::temp_dir().join(name);
     if let Ok(meta) = fs::symlink_metadata(&file)
         && meta.is_file()
-        && meta.uid() == uid
+        && meta.uid() == user.uid
         && meta.mode() & 0o077 == 0
     {
         return Ok(file);
@@ -120,7 +128,7 @@ fn template(postgres: &Path, uid: u32) -> Result<PathBuf, StartError> {
         postgres.as_os_str(),
         initdb.as_os_str(),
     ];
-    let mut making = home()?.spawn("TERM", command)?;
+    let mut making = Guarded::spawn(unused_dir(), Some(user), "TERM", command)?;
     let a_minute = Duration::from_secs(60);
     making.wait_until("initdb", a_minute, |_, ended| {
         ended.is_some_and(|status| status.success())
@@ -140,6 +148,13 @@ fn version(postgres: &Path) -> Result<String, StartError> {
     Ok(version.replace('/', "_"))
 }
 
+/// Tells scripts apart. Unlike that of `std`, it never changes.
+fn fnv_1a(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
 fn socket(dir: &Path) -> PathBuf {
     dir.join(".s.PGSQL.5432")
 }
@@ -154,7 +169,7 @@ fn answers(dir: &Path, _ended: Option<ExitStatus>) -> bool {
 
     let greet = || {
         let mut stream = UnixStream::connect(socket(dir))?;
-        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_read_timeout(Some(ANSWER))?;
         stream.write_all(&(8 + HELLO.len() as u32).to_be_bytes())?;
         stream.write_all(&VERSION_3.to_be_bytes())?;
         stream.write_all(HELLO)?;

@@ -3,9 +3,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use super::guarded::{Guarded, Home};
+use super::guarded::{Guarded, unused_dir};
 use super::program::REDIS;
-use super::{DEADLINE, StartError};
+use super::{ANSWER, DEADLINE, StartError};
 
 /// A Redis of one's own, empty, that writes nothing to disk.
 #[derive(Debug)]
@@ -19,15 +19,15 @@ impl Redis {
     /// Starts a server, and returns when it answers.
     pub fn start() -> Result<Self, StartError> {
         let file = REDIS.find().ok_or(StartError::Missing(&REDIS))?;
-        let home = Home::new()?;
+        let dir = unused_dir();
         let mut command = vec![file.into_os_string()];
         let args = ["--port", "0", "--save", "", "--appendonly", "no"];
         command.extend(args.map(Into::into));
         command.push("--unixsocket".into());
-        command.push(home.dir().join(SOCKET).into());
+        command.push(dir.join(SOCKET).into());
 
         // It keeps nothing, so nothing is lost.
-        let mut server = home.spawn("KILL", command)?;
+        let mut server = Guarded::spawn(dir, None, "KILL", command)?;
         server.wait_until(REDIS.name, DEADLINE, answers)?;
         Ok(Self { server })
     }
@@ -46,7 +46,7 @@ impl Redis {
 fn answers(dir: &Path, _ended: Option<ExitStatus>) -> bool {
     let ping = || {
         let mut stream = UnixStream::connect(dir.join(SOCKET))?;
-        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_read_timeout(Some(ANSWER))?;
         stream.write_all(b"PING\r\n")?;
         let mut answer = [0; 5];
         stream.read_exact(&mut answer)?;
