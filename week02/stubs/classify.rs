@@ -3,8 +3,8 @@
 //! What is graded, and nothing else:
 //!
 //! `classify` follows this table, whatever the messages say. A code with five
-//! characters is an SQLSTATE, a number is a result code of SQLite. Of those the
-//! lowest byte is the primary code: 517 is a kind of 5.
+//! characters is an SQLSTATE; any other number is a result code of SQLite. Of
+//! those the lowest byte is the primary code: 517 is a kind of 5.
 //!
 //! | Class      | SQLSTATE          | SQLite         | sqlx::Error   |
 //! |------------|-------------------|----------------|---------------|

@@ -2,20 +2,28 @@
 //!
 //! What is graded, and nothing else:
 //!
-//! - An author who was deleted shows as `[deleted]`. One who could not be read
-//!   does not: the failure is handed on as it is.
+//! - An author's name is shown as it is stored. One who was deleted shows as
+//!   `[deleted]`. One who could not be read does not: the failure is handed on
+//!   as it is.
 //! - `Display` of an error names entity and key, or the operation. It does not
 //!   repeat the source, which `source()` returns.
 //! - `get` of a missing row is `NotFound { entity: "account", key: id, .. }`.
 //!   Whether it has a source is yours to choose.
-//! - `list` returns the accounts of one team, ordered by id. Without rows it is
-//!   an empty list.
-//! - Any other failure is `Failed`, whatever its text says. Each method names
-//!   its own operation, and among the sources is the `sqlx::Error`.
-//! - A row that does not decode (`NULL` in a column) is a failure, of `get` and
-//!   of `list`: never a shorter list, and never a row with a default in it.
-//! - After a hundred failures the only connection of the pool is free.
+//! - `list` returns all accounts of exactly this team, ordered by id. Any text
+//!   can be a team. Without rows it is an empty list.
+//! - Any other failure is `Failed`, whatever its text says: also when there is
+//!   no connection to be had. Each method names its own operation, and among
+//!   the sources is the `sqlx::Error`.
+//! - A list that breaks off is a failure. So is a row that does not decode
+//!   (`NULL` in any column), of `get` and of `list`: never a shorter list, and
+//!   never a row with a default in it.
+//! - No read keeps its connection: after a hundred, which fail or not, the only
+//!   one of the pool is free.
 //! - The same on Postgres.
+//!
+//! An `AnyPool` passes SQL on as it is: `$1` suits both databases, `?` does not.
+//! Rows come as tuples with `query_as`, or by `try_get`: sqlx's derive macros
+//! are switched off here.
 
 use sqlx::AnyPool;
 

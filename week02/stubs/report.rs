@@ -26,12 +26,16 @@
 //!   from and that error's own sources: one link each, `Display` without the
 //!   link below. What it was made from is found by a downcast, as are its
 //!   sources.
-//! - The [`Reply`] is the row's, with the request's id. Nothing of the chain is
-//!   in it: two failures for one reason get equal replies.
+//! - A failure can be made from another one. Its own reason counts, and the
+//!   other is a link like any error, with its own links below.
+//! - The [`Reply`] is the row's, with the request's id as it is. Nothing of the
+//!   chain is in it: two failures for one reason get equal replies, whatever
+//!   they were made from.
 //! - [`report`] logs one `tracing` event. Nothing else logs.
 //! - The event has the fields `request_id`, `reason` (the row's name) and
 //!   `chain`, each as plain text, without the quotes of `Debug`. `chain` is
-//!   every link below the failure, outermost first, each once, joined by ": ".
+//!   every link below the failure, outermost first, each once, joined by ": ":
+//!   however many there are, and also where two of them say the same.
 //! - The level is ERROR from HTTP status 500 up, INFO below.
 
 use std::error::Error;

@@ -6,8 +6,13 @@ use week02::no_rows::{Account, Accounts, Error, author_name};
 use crate::common::{ACQUIRE_TIMEOUT, Database, find_cause, prepare};
 
 /// What a caller must not take for an answer: sqlx and Go say it so.
-const NO_ROWS: &str = "no rows returned by a query that expected to return \
-                       at least one row, no rows in result set, not found";
+const NO_ROWS: &str = "RowNotFound: no rows returned by a query that expected \
+                       to return at least one row, no rows in result set, \
+                       not found";
+
+/// What is not bound, or not compared exactly, finds the rows of others.
+const TEAMS: [&str; 6] =
+    ["red", "RED", "redder", "r_d", " red", "' OR 'a' = 'a"];
 
 mod meaning {
     use std::error::Error as _;
@@ -17,12 +22,14 @@ mod meaning {
 
     #[test]
     fn an_author_who_was_deleted_shows_as_deleted() {
-        let ada = account(1, "ada", "red");
-        assert_eq!(author_name(Ok(ada)).unwrap(), "ada");
-
-        let missing =
-            Error::NotFound { entity: "account", key: 7, source: None };
-        assert_eq!(author_name(Err(missing)).unwrap(), "[deleted]");
+        for name in ["ada", " Ada ", ""] {
+            let read = Ok(account(1, name, "red"));
+            assert_eq!(author_name(read).unwrap(), name);
+        }
+        for source in [None, Some("no such row".into())] {
+            let missing = Error::NotFound { entity: "account", key: 7, source };
+            assert_eq!(author_name(Err(missing)).unwrap(), "[deleted]");
+        }
     }
 
     #[test]
@@ -30,11 +37,11 @@ mod meaning {
         let shown = author_name(Err(failed(NO_ROWS)));
 
         let error = shown.expect_err("a failed read shows no name");
-        let Error::Failed { operation, .. } = &error else {
+        let Error::Failed { operation, source } = error else {
             panic!("the failure became {error:?}");
         };
-        assert_eq!(*operation, "count the seals");
-        assert!(find_cause::<io::Error>(&error).is_some(), "{error:?}");
+        assert_eq!(operation, "count the seals");
+        assert!(source.is::<io::Error>(), "its source became {source:?}");
     }
 
     #[test]
@@ -100,6 +107,14 @@ mod rows {
 }
 
 mod failures {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::thread;
+    use std::time::Duration;
+
+    use sqlx::AnyPool;
+    use sqlx::any::{AnyPoolOptions, install_default_drivers};
+
     use super::*;
 
     #[tokio::test]
@@ -126,9 +141,47 @@ mod failures {
     }
 
     #[tokio::test]
+    async fn a_connection_that_is_taken_is_no_answer() {
+        install_default_drivers();
+        let options = AnyPoolOptions::new().max_connections(1);
+        let soon = options.acquire_timeout(Duration::from_millis(100));
+        let pool = soon.connect_lazy("sqlite::memory:").unwrap();
+        let _taken = loop {
+            match pool.acquire().await {
+                // It need not open that soon.
+                Err(sqlx::Error::PoolTimedOut) => {}
+                opened => break opened.unwrap(),
+            }
+        };
+
+        let accounts = Accounts::new(pool);
+        assert_tells(accounts.get(1).await);
+        assert_tells(accounts.list("red").await);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_is_no_answer() {
+        install_default_drivers();
+        for (words, why) in [(&b""[..], "Io("), (b"?\0\0\0\x04", "Protocol(")] {
+            let pool = AnyPool::connect_lazy(&server_that_says(words)).unwrap();
+            let broken = format!("{:?}", pool.acquire().await.unwrap_err());
+            assert!(broken.starts_with(why), "no {why:?}, but {broken}");
+
+            let accounts = Accounts::new(pool);
+            assert_tells(accounts.get(1).await);
+            assert_tells(accounts.list("red").await);
+        }
+    }
+
+    #[tokio::test]
     async fn a_row_that_does_not_decode_is_a_failure() {
         let database = Database::sqlite();
         super::a_row_that_does_not_decode_is_a_failure(&database).await;
+    }
+
+    #[tokio::test]
+    async fn a_list_that_breaks_off_is_an_error() {
+        super::a_list_that_breaks_off_is_an_error(&Database::sqlite()).await;
     }
 
     #[tokio::test]
@@ -136,6 +189,22 @@ mod failures {
         let database = Database::sqlite();
         super::a_hundred_failures_leave_the_only_connection_free(&database)
             .await;
+    }
+
+    /// Where something listens that is no database. Whatever it hears, it says
+    /// these words and hangs up.
+    fn server_that_says(words: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("the port's number");
+        thread::spawn(move || {
+            for mut client in listener.incoming().flatten() {
+                if client.read(&mut [0; 1024]).is_ok_and(|heard| heard > 0) {
+                    // Whoever goes first gets no answer.
+                    let _ = client.write_all(words);
+                }
+            }
+        });
+        format!("postgres://reader@{address}/comments?sslmode=disable")
     }
 }
 
@@ -153,9 +222,18 @@ mod postgres {
 
     #[tokio::test]
     #[ignore = "needs postgres"]
+    async fn a_list_has_the_rows_of_its_team_in_order() {
+        let database = Database::postgres();
+        super::a_list_has_the_rows_of_its_team_in_order(&database).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs postgres"]
     async fn a_list_is_whole_or_an_error() {
         let database = Database::postgres();
         a_list_without_rows_is_empty(&database).await;
+        let database = Database::postgres();
+        a_list_that_breaks_off_is_an_error(&database).await;
         let database = Database::postgres();
         a_row_that_does_not_decode_is_a_failure(&database).await;
     }
@@ -188,16 +266,18 @@ mod postgres {
 }
 
 async fn a_row_is_returned_as_it_is(database: &Database) {
-    let accounts = cy_bo_and_ada(database).await;
+    let (accounts, everybody) = six_teams_of_a_dozen(database).await;
 
-    let read = accounts.get(3).await.expect("account 3 is there");
-    assert_eq!(read, account(3, "ada", "red"));
+    for account in everybody {
+        let read = accounts.get(account.id).await;
+        assert_eq!(read.expect("it is there"), account);
+    }
 }
 
 async fn a_missing_row_is_not_found_under_its_key(database: &Database) {
-    let accounts = cy_bo_and_ada(database).await;
+    let (accounts, _) = six_teams_of_a_dozen(database).await;
 
-    for id in [4, -3, 3 + (1 << 32)] {
+    for id in [0, 73, -3, 3 + (1 << 32)] {
         match accounts.get(id).await {
             Err(Error::NotFound { entity, key, .. }) => {
                 assert_eq!((entity, key), ("account", id));
@@ -208,17 +288,25 @@ async fn a_missing_row_is_not_found_under_its_key(database: &Database) {
 }
 
 async fn a_list_has_the_rows_of_its_team_in_order(database: &Database) {
-    let accounts = cy_bo_and_ada(database).await;
+    let (accounts, mut everybody) = six_teams_of_a_dozen(database).await;
 
-    let red = accounts.list("red").await.expect("a team of two");
-    assert_eq!(red, [account(1, "cy", "red"), account(3, "ada", "red")]);
+    everybody.sort_by_key(|account| account.id);
+    for team in TEAMS {
+        let mut members = everybody.clone();
+        members.retain(|account| account.team == team);
+        let listed = accounts.list(team).await.expect("a team of a dozen");
+        assert_eq!(listed, members, "team {team:?}");
+    }
 }
 
 async fn a_list_without_rows_is_empty(database: &Database) {
-    let accounts = cy_bo_and_ada(database).await;
+    let (accounts, _) = six_teams_of_a_dozen(database).await;
 
-    let listed = accounts.list("green").await;
-    assert_eq!(listed.expect("an empty list is a list"), []);
+    for team in ["green", "re_", "%", ""] {
+        let listed = accounts.list(team).await;
+        let listed = listed.expect("an empty list is a list");
+        assert_eq!(listed, [], "team {team:?} has no accounts");
+    }
 }
 
 async fn a_failure_names_what_failed_and_keeps_its_cause(database: &Database) {
@@ -236,18 +324,42 @@ async fn a_failure_names_what_failed_and_keeps_its_cause(database: &Database) {
 }
 
 async fn a_row_that_does_not_decode_is_a_failure(database: &Database) {
-    let accounts = without_a_name_for_2(database, 2).await;
+    let accounts = with_a_hole_in_each_column(database, 2).await;
 
     assert_failed(accounts.get(2).await);
+    assert_failed(accounts.get(4).await);
     assert_failed(accounts.list("red").await);
+    assert_failed(accounts.list("blue").await);
     // The rows beside it are none the worse.
     assert_eq!(accounts.get(3).await.unwrap(), account(3, "bo", "red"));
+}
+
+async fn a_list_that_breaks_off_is_an_error(database: &Database) {
+    let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
+    // The last of three names cannot be computed.
+    prepare(
+        &pool,
+        &[
+            "CREATE TABLE rows (id BIGINT PRIMARY KEY)",
+            "INSERT INTO rows VALUES (1), (2), (3)",
+            "CREATE VIEW accounts AS SELECT id, 'red' AS team, \
+             'name ' || abs(CASE WHEN id < 3 THEN id \
+             ELSE CAST(-9223372036854775808 AS BIGINT) END) \
+             AS name FROM rows",
+        ],
+    )
+    .await;
+    let accounts = Accounts::new(pool);
+
+    let read = accounts.get(2).await.expect("its name is no trouble");
+    assert_eq!(read, account(2, "name 2", "red"));
+    assert_failed(accounts.list("red").await);
 }
 
 async fn a_hundred_failures_leave_the_only_connection_free(
     database: &Database,
 ) {
-    let accounts = without_a_name_for_2(database, 1).await;
+    let accounts = with_a_hole_in_each_column(database, 1).await;
 
     for n in 1..=100 {
         let read = assert_failed(accounts.get(2).await);
@@ -257,9 +369,10 @@ async fn a_hundred_failures_leave_the_only_connection_free(
             let starved = matches!(cause, Some(sqlx::Error::PoolTimedOut));
             assert!(!starved, "no free connection after {n} failures");
         }
+        // Neither does an answer keep it.
+        let read = accounts.get(3).await;
+        assert_eq!(read.expect("a free connection"), account(3, "bo", "red"));
     }
-    let read = accounts.get(3).await;
-    assert_eq!(read.expect("a free connection"), account(3, "bo", "red"));
 }
 
 async fn assert_talks_of_no_rows_but_failed(accounts: &Accounts) {
@@ -293,17 +406,27 @@ fn assert_failed<T: Debug>(result: Result<T, Error>) -> Error {
     error
 }
 
-/// Cy and Ada are red, in the order of their keys. Bo is blue.
-async fn cy_bo_and_ada(database: &Database) -> Accounts {
+/// The accounts, and who is there, in the order in which they were made.
+async fn six_teams_of_a_dozen(database: &Database) -> (Accounts, Vec<Account>) {
     let pool = database.with_tables().await;
-    let insert = "INSERT INTO accounts (id, name, team) \
-                  VALUES (3, 'ada', 'red'), (2, 'bo', 'blue'), (1, 'cy', 'red')";
-    prepare(&pool, &[insert]).await;
-    Accounts::new(pool)
+    let everybody = (1..=72).rev().zip(TEAMS.iter().cycle());
+    let everybody: Vec<_> = everybody
+        .map(|(id, team)| account(id, &format!(" Writer {id} "), team))
+        .collect();
+
+    let mut together = pool.begin().await.unwrap();
+    for Account { id, name, team } in &everybody {
+        let insert =
+            "INSERT INTO accounts (id, name, team) VALUES ($1, $2, $3)";
+        let insert = sqlx::query(insert).bind(id).bind(name).bind(team);
+        insert.execute(&mut *together).await.unwrap();
+    }
+    together.commit().await.unwrap();
+    (Accounts::new(pool), everybody)
 }
 
-/// Three accounts of one team, the second one without a name.
-async fn without_a_name_for_2(
+/// One account has no name, one no team, and one no key.
+async fn with_a_hole_in_each_column(
     database: &Database,
     max_connections: u32,
 ) -> Accounts {
@@ -311,9 +434,10 @@ async fn without_a_name_for_2(
     prepare(
         &pool,
         &[
-            "CREATE TABLE accounts (id BIGINT PRIMARY KEY, name TEXT, team TEXT)",
+            "CREATE TABLE accounts (id BIGINT, name TEXT, team TEXT)",
             "INSERT INTO accounts (id, name, team) \
-             VALUES (1, 'ada', 'red'), (2, NULL, 'red'), (3, 'bo', 'red')",
+             VALUES (1, 'ada', 'red'), (2, NULL, 'red'), (3, 'bo', 'red'), \
+             (4, 'cy', NULL), (NULL, 'dan', 'blue')",
         ],
     )
     .await;

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::{fmt, io};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -18,6 +18,17 @@ const SECRETS: [&str; 4] = [
     "/var/lib/comments/comments.db is locked",
     "row 70001 of accounts",
 ];
+
+/// Links that repeat their neighbours, or a part of them.
+const ECHOES: [&str; 4] = [
+    "cannot read: the row is locked",
+    "the row is locked",
+    "the row is locked",
+    "locked",
+];
+
+/// The request's id is whatever the request says that it is.
+const IDS: [&str; 2] = ["req-81", "Req-9F3C-0000000000000000000000000082"];
 
 mod table {
     use std::collections::BTreeSet;
@@ -44,7 +55,10 @@ mod table {
             assert_eq!(row.retryable, retryable, "whether to retry {name}");
             let message = row.message;
             assert!(!message.trim().is_empty(), "{name} has no message");
-            assert!(messages.insert(message), "{name} says again: {message}");
+            assert!(
+                messages.insert(message),
+                "{name} has the message of another reason: {message}"
+            );
         }
     }
 }
@@ -55,14 +69,38 @@ mod chain {
     #[test]
     fn a_context_is_one_link_above_what_it_is_added_to() {
         for reason in Reason::ALL {
-            let failure = failure(reason);
-            let links = below(&failure).map(ToString::to_string);
+            for links in [SECRETS.to_vec(), ECHOES.repeat(5)] {
+                let failure = linked(reason, &links);
+                let seen = below(&failure).map(ToString::to_string);
 
-            assert_eq!(failure.reason(), reason, "the reason, in the end");
-            assert_eq!(links.collect::<Vec<_>>(), SECRETS, "outermost first");
-            let made_from: Vec<_> = below(&failure).skip(2).collect();
-            let kept = made_from.iter().all(|link| link.is::<Driver>());
-            assert!(kept, "not as they were put in: {made_from:?}");
+                assert_eq!(failure.reason(), reason, "the reason, in the end");
+                assert_eq!(seen.collect::<Vec<_>>(), links, "outermost first");
+                let made_from = below(&failure).skip(links.len() / 2);
+                for link in made_from {
+                    assert!(
+                        link.is::<Driver>(),
+                        "no longer a `Driver` to a downcast: {link:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_failure_below_another_is_one_link() {
+        for reason in Reason::ALL {
+            let inner = Failure::new(reason, SECRETS[2]).context(SECRETS[1]);
+            let outer = Failure::new(Reason::Busy, inner).context(SECRETS[0]);
+            let seen = below(&outer).map(ToString::to_string);
+
+            assert_eq!(outer.reason(), Reason::Busy, "the outer reason counts");
+            let message = reason.row().message;
+            let links = [SECRETS[0], message, SECRETS[1], SECRETS[2]];
+            assert_eq!(seen.collect::<Vec<_>>(), links, "outermost first");
+            let inner =
+                below(&outer).find_map(|it| it.downcast_ref::<Failure>());
+            let inner = inner.expect("the inner failure is found");
+            assert_eq!(inner.reason(), reason, "the inner reason is kept");
         }
     }
 }
@@ -75,7 +113,7 @@ mod client {
     #[test]
     fn the_reply_is_the_row_and_the_request_s_id() {
         for reason in Reason::ALL {
-            for id in ["req-81", "req-82"] {
+            for id in IDS {
                 let (reply, _) = reported(id, &failure(reason));
                 let Row { name, http, retryable, message, .. } = reason.row();
 
@@ -91,18 +129,20 @@ mod client {
     #[test]
     fn nothing_of_the_chain_is_shown() {
         for reason in Reason::ALL {
-            let failure = failure(reason);
-            let shown = failure.to_string();
-            assert_eq!(shown, reason.row().message, "the failure's Display");
-
-            let (reply, _) = reported("req-81", &failure);
-            let shown = format!("{reply:?}");
-            for secret in SECRETS {
-                assert!(!shown.contains(secret), "`{secret}` is in {shown}");
-            }
             let other = Failure::new(reason, "another cause");
             let (expected, _) = reported("req-81", &other);
-            assert_eq!(reply, expected, "replies to two failures, one reason");
+            for failure in failures(reason) {
+                let shown = failure.to_string();
+                assert_eq!(shown, reason.row().message, "the Display");
+
+                let (reply, _) = reported("req-81", &failure);
+                let shown = format!("{reply:?}");
+                for secret in SECRETS {
+                    let hidden = !shown.contains(secret);
+                    assert!(hidden, "`{secret}` is in {shown}");
+                }
+                assert_eq!(reply, expected, "two failures, one reason");
+            }
         }
     }
 
@@ -110,8 +150,10 @@ mod client {
     fn a_command_exits_with_the_code_of_its_row() {
         for reason in Reason::ALL {
             let Row { name, exit, .. } = reason.row();
-            let seen = exit_code(&failure(reason));
-            assert_eq!(seen, ExitCode::from(exit), "the exit code of {name}");
+            for failure in failures(reason) {
+                let seen = exit_code(&failure);
+                assert_eq!(seen, ExitCode::from(exit), "the code of {name}");
+            }
         }
     }
 }
@@ -128,16 +170,19 @@ mod log {
             assert_eq!(events.len(), 1, "events of one report: {events:#?}");
             let (_, late) = recorded(|| {
                 exit_code(&failure);
-                drop(failure);
+                let row = failure.reason().row();
+                let links = below(&failure).map(|link| format!("{link}"));
+                let read = format!("{failure} {failure:?} {row:?}");
+                drop((links.collect::<Vec<_>>(), read, failure));
             });
-            assert!(late.is_empty(), "logged after the report: {late:?}");
+            assert!(late.is_empty(), "logged by whoever reads it: {late:?}");
         }
     }
 
     #[test]
     fn the_event_tells_the_request_and_the_reason() {
         for reason in Reason::ALL {
-            for id in ["req-81", "req-82"] {
+            for id in IDS {
                 let event = event(id, &failure(reason));
                 assert_eq!(event.text("request_id"), id, "in {event:#?}");
                 let name = reason.row().name;
@@ -149,11 +194,12 @@ mod log {
     #[test]
     fn the_event_tells_every_cause_once_and_in_order() {
         for reason in Reason::ALL {
-            let long = event("req-81", &failure(reason));
-            assert_eq!(long.text("chain"), SECRETS.join(": "), "in {long:#?}");
-
-            let bare = event("req-81", &Failure::new(reason, SECRETS[0]));
-            assert_eq!(bare.text("chain"), SECRETS[0], "in {bare:#?}");
+            let one = SECRETS[..1].to_vec();
+            for links in [one, SECRETS.to_vec(), ECHOES.repeat(5)] {
+                let event = event("req-81", &linked(reason, &links));
+                let chain = event.text("chain");
+                assert_eq!(chain, links.join(": "), "in {event:#?}");
+            }
         }
     }
 
@@ -168,25 +214,52 @@ mod log {
             (Reason::DeadlineExceeded, Level::ERROR),
             (Reason::Internal, Level::ERROR),
         ] {
-            let event = event("req-81", &failure(reason));
-            assert_eq!(event.level, level, "the level of {reason:?}");
+            for failure in failures(reason) {
+                let event = event("req-81", &failure);
+                assert_eq!(event.level, level, "the level of {reason:?}");
+            }
         }
     }
 }
 
-/// A failure whose every link has something to hide: two were added on the way
-/// up, and two are the cause and its own source.
+/// A failure whose every link has something to hide.
 fn failure(reason: Reason) -> Failure {
-    let driver = Driver { text: SECRETS[3], source: None };
-    let cause = Driver { text: SECRETS[2], source: Some(Box::new(driver)) };
-    Failure::new(reason, cause).context(SECRETS[1]).context(SECRETS[0])
+    linked(reason, &SECRETS)
+}
+
+/// A failure with these links. The upper half was added on the way up, the
+/// lower half is the cause and its own sources.
+fn linked(reason: Reason, links: &[&'static str]) -> Failure {
+    let (contexts, causes) = links.split_at(links.len() / 2);
+    let cause = causes.iter().rev().fold(None, |source, text| {
+        Some(BoxError::from(Driver { text, source }))
+    });
+    let failure = Failure::new(reason, cause.expect("one link at least"));
+    contexts.iter().rev().fold(failure, |it, &text| it.context(text))
+}
+
+/// One reason, and every kind of cause that might talk somebody out of it.
+fn failures(reason: Reason) -> Vec<Failure> {
+    let mut failures = vec![
+        failure(reason),
+        Failure::new(reason, format!("invalid name: {}", SECRETS[3])),
+        Failure::new(reason, "seven".parse::<i64>().unwrap_err()),
+        Failure::new(reason, io::Error::from(io::ErrorKind::NotFound)),
+        Failure::new(reason, io::Error::other(SECRETS[2])),
+        Failure::new(reason, sqlx::Error::RowNotFound),
+        Failure::new(reason, sqlx::Error::Protocol(SECRETS[1].to_owned())),
+        Failure::new(reason, sqlx::Error::PoolTimedOut).context(SECRETS[0]),
+    ];
+    let below = Reason::ALL.map(|inner| Failure::new(reason, failure(inner)));
+    failures.extend(below);
+    failures
 }
 
 /// The causes, outermost first.
 fn below(failure: &Failure) -> impl Iterator<Item = &(dyn Error + 'static)> {
     let first = failure.source();
     // Bounded: a `source` that returns its own error makes a chain without end.
-    std::iter::successors(first, |&link| link.source()).take(16)
+    std::iter::successors(first, |&link| link.source()).take(64)
 }
 
 /// Stands for a driver's error.
