@@ -132,7 +132,9 @@ fn introduction(file: &Path) -> Result<String, Trouble> {
     let doc = text.lines().map_while(|line| line.strip_prefix("//!"));
     let paragraph: Vec<_> = doc.map(str::trim).collect();
     let paragraph = paragraph.join(" ");
-    Ok(paragraph.trim_start_matches("Variant: ").replace("  ", " "))
+    let paragraph = paragraph.trim_start_matches("Variant: ");
+    let (first, rest) = paragraph.split_at(paragraph.len().min(1));
+    Ok(first.to_uppercase() + &rest.replace("  ", " "))
 }
 
 /// Only the rows in which they differ.

@@ -63,7 +63,7 @@ fn a_reader_is_led_from_the_map_to_the_answer() {
     mini.wb(&["compare", "backoff"]).ends_with(0).shows(&[
         "lines of code",
         "A: loop over tries",
-        "doubles in a loop. Nothing to overflow",
+        "Doubles in a loop. Nothing to overflow",
         "-     if n < 7 { 10 << n } else { 1000 }",
         "+     if n > 6 { 1000 } else { doubled }",
         "week01/src/backoff.rs",
