@@ -133,8 +133,9 @@ fn introduction(file: &Path) -> Result<String, Trouble> {
     let paragraph: Vec<_> = doc.map(str::trim).collect();
     let paragraph = paragraph.join(" ");
     let paragraph = paragraph.trim_start_matches("Variant: ");
-    let (first, rest) = paragraph.split_at(paragraph.len().min(1));
-    Ok(first.to_uppercase() + &rest.replace("  ", " "))
+    let mut rest = paragraph.chars();
+    let first = rest.next().into_iter().flat_map(char::to_uppercase);
+    Ok(first.collect::<String>() + &rest.as_str().replace("  ", " "))
 }
 
 /// Only the rows in which they differ.
