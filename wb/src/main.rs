@@ -18,6 +18,7 @@ mod grade;
 mod lock;
 mod process;
 mod progress;
+mod properties;
 mod run;
 mod show;
 mod spec;
