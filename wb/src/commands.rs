@@ -2,8 +2,12 @@
 
 pub(crate) mod check;
 pub(crate) mod compare;
+pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod hint;
 pub(crate) mod map;
+pub(crate) mod notes;
 pub(crate) mod path;
+pub(crate) mod prepare;
 pub(crate) mod reset;
 pub(crate) mod start;

@@ -6,10 +6,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
 use crate::process::Group;
+use crate::status::Status;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
 
@@ -65,40 +65,80 @@ pub(crate) fn cargo(book: &Workbook) -> Command {
     command
 }
 
-/// Builds the graders of `exercise` over `subject`.
+/// Builds the graders of `exercise` over `subject`, whose text has the hash
+/// `text`: a file that was put in place of another may be the older of the two,
+/// and cargo would take it for the one that it knows.
 ///
-/// A build of more than a moment shows itself on `progress`.
+/// A build of more than a moment shows itself on `status`.
 pub(crate) fn graders(
     book: &Workbook,
     exercise: &Exercise,
     subject: &Path,
-    progress: &ProgressBar,
+    text: &str,
+    status: &Status,
 ) -> Result<Compiled, Trouble> {
+    let mut command = cargo(book);
+    command
+        .args(["test", "--no-run", "--test", "grade"])
+        .args(exercise.models().map(|_| "--test=loom"))
+        .args(["--package", &exercise.package()])
+        .env("WB_SUBJECT", format!("{}={}", exercise.name, subject.display()))
+        .env("WB_SUBJECT_HASH", text);
+    status.say(&format!("compiling {}", exercise.id()));
+    let build = build(&mut command, &exercise.package(), |done, name| {
+        let week = &exercise.week;
+        status.say(&format!("building {week} ({done} done: {name})"));
+    })?;
+
+    if build.is_done {
+        let tests = build.executable("grade").unwrap_or_default();
+        let models = build.executable("loom");
+        return Ok(Compiled::Ready(Graders { tests, models }));
+    }
+    if !build.of_package.is_empty() {
+        // As a reader would type it, and short enough to read.
+        let root = format!("{}/", book.root.display());
+        let rendered = build.of_package.concat().replace(&root, "");
+        return Ok(Compiled::Not { rendered });
+    }
+    Err(build.trouble(&exercise.week))
+}
+
+/// What became of a build.
+#[derive(Debug, Default)]
+pub(crate) struct Build {
+    pub(crate) is_done: bool,
+    /// What rustc says of the package that was to be built.
+    of_package: Vec<String>,
+    /// What rustc says of what it needs.
+    elsewhere: Vec<String>,
+    /// What cargo says: no network, no such package.
+    cargo: Vec<String>,
+    executables: Vec<(String, PathBuf)>,
+}
+
+/// Runs a cargo `command` that builds `package`, and tells `built` how many
+/// crates are done and which was the last.
+pub(crate) fn build(
+    command: &mut Command,
+    package: &str,
+    mut built: impl FnMut(usize, &str),
+) -> Result<Build, Trouble> {
     let format = if console::colors_enabled() {
         "json-diagnostic-rendered-ansi"
     } else {
         "json"
     };
-    let mut command = cargo(book);
-    command
-        .args(["test", "--no-run", "--test", "grade"])
-        .args(exercise.models().map(|_| "--test=loom"))
-        .args(["--package", &exercise.package(), "--message-format", format])
-        .env("WB_SUBJECT", format!("{}={}", exercise.name, subject.display()));
-    progress.set_message(format!("compiling {}", exercise.id()));
-    let mut build = Group::piped(&mut command)?;
-    let stdout = BufReader::new(build.stdout());
-    let stderr = build.stderr();
-    // Where cargo says what is not about a crate: no network, no such package.
+    let mut group = Group::piped(command.args(["--message-format", format]))?;
+    let stdout = BufReader::new(group.stdout());
+    let stderr = BufReader::new(group.stderr());
     let stderr = std::thread::spawn(move || {
-        BufReader::new(stderr).lines().map_while(Result::ok).collect::<Vec<_>>()
+        stderr.lines().map_while(Result::ok).collect::<Vec<_>>()
     });
 
-    let ours = format!("#{}@", exercise.package());
-    let mut graders = Graders::default();
-    let mut rendered = Vec::new();
-    let mut elsewhere = Vec::new();
-    let mut crates = 0;
+    let ours = format!("#{package}@");
+    let mut build = Build::default();
+    let mut done = 0;
     for line in stdout.lines().map_while(Result::ok) {
         match serde_json::from_str(&line).unwrap_or(Line::Other) {
             Line::CompilerMessage { package_id, message } => {
@@ -107,7 +147,11 @@ pub(crate) fn graders(
                     continue;
                 }
                 let is_ours = package_id.contains(&ours);
-                let kept = if is_ours { &mut rendered } else { &mut elsewhere };
+                let kept = if is_ours {
+                    &mut build.of_package
+                } else {
+                    &mut build.elsewhere
+                };
                 // The grader and the models compile the same file.
                 if !kept.contains(&text) {
                     kept.push(text);
@@ -115,36 +159,21 @@ pub(crate) fn graders(
             }
             Line::CompilerArtifact { target, executable, fresh } => {
                 if !fresh {
-                    crates += 1;
-                    progress.set_message(format!(
-                        "building {} ({crates} done: {})",
-                        exercise.week, target.name
-                    ));
+                    done += 1;
+                    built(done, &target.name);
                 }
-                match (&*target.name, executable) {
-                    ("grade", Some(file)) => graders.tests = file,
-                    ("loom", Some(file)) => graders.models = Some(file),
-                    _ => {}
-                }
+                let executable = executable.map(|file| (target.name, file));
+                build.executables.extend(executable);
             }
             Line::Other => {}
         }
     }
-    let status = build
+    let status = group
         .wait()
         .map_err(|error| Trouble::new(format!("cannot wait: {error}")))?;
-    let stderr = stderr.join().unwrap_or_default();
-
-    if status.success() {
-        return Ok(Compiled::Ready(graders));
-    }
-    if !rendered.is_empty() {
-        // As a reader would type it, and short enough to read.
-        let root = format!("{}/", book.root.display());
-        let rendered = rendered.concat().replace(&root, "");
-        return Ok(Compiled::Not { rendered });
-    }
-    Err(workbook_does_not_build(exercise, &elsewhere, &stderr))
+    build.cargo = stderr.join().unwrap_or_default();
+    build.is_done = status.success();
+    Ok(build)
 }
 
 /// "aborting due to 2 previous errors"
@@ -152,36 +181,34 @@ fn is_a_summary(text: &str) -> bool {
     console::strip_ansi_codes(text).starts_with("error: aborting due to")
 }
 
-/// `rustc` are errors in what is not graded, `cargo` is all that cargo says.
-fn workbook_does_not_build(
-    exercise: &Exercise,
-    rustc: &[String],
-    cargo: &[String],
-) -> Trouble {
-    let said = if rustc.is_empty() { cargo } else { rustc }.join("\n");
-    let no_compiler = ["failed to find tool", "linker `cc` not found"];
-    if no_compiler.iter().any(|sign| said.contains(sign)) {
-        return Trouble::new("no C compiler").mend(
-            "`apt-get install build-essential` (Fedora: gcc make; macOS: \
-             `xcode-select --install`)",
-        );
+impl Build {
+    pub(crate) fn executable(&self, name: &str) -> Option<PathBuf> {
+        let of_name = |(of, _): &&(String, PathBuf)| of == name;
+        Some(self.executables.iter().find(of_name)?.1.clone())
     }
-    let no_network = ["download", "registry", "network", "index"];
-    if rustc.is_empty() && no_network.iter().any(|sign| said.contains(sign)) {
-        return Trouble::new(format!("cargo cannot fetch crates:\n{said}"))
-            .mend("once with a network: `cargo fetch`");
-    }
-    Trouble::new(format!(
-        "the workbook itself does not build; your attempt is untouched:\n{said}"
-    ))
-    .mend(format!("`cargo test -p {}` shows the same", exercise.week))
-}
 
-/// Shows that a build is going on: at once in a terminal, never in a pipe.
-pub(crate) fn spinner() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
-    bar.set_style(style.expect("the template is right"));
-    bar.enable_steady_tick(std::time::Duration::from_millis(100));
-    bar
+    /// Why it is not done, where that is not the reader's own code.
+    pub(crate) fn trouble(&self, package: &str) -> Trouble {
+        let rustc = [&*self.of_package, &*self.elsewhere].concat();
+        let said =
+            if rustc.is_empty() { &self.cargo } else { &rustc }.join("\n");
+        let no_compiler = ["failed to find tool", "linker `cc` not found"];
+        if no_compiler.iter().any(|sign| said.contains(sign)) {
+            return Trouble::new("no C compiler").mend(
+                "`apt-get install build-essential` (Fedora: gcc make; macOS: \
+                 `xcode-select --install`)",
+            );
+        }
+        let no_network = ["download", "registry", "network", "index"];
+        if rustc.is_empty() && no_network.iter().any(|sign| said.contains(sign))
+        {
+            return Trouble::new(format!("cargo cannot fetch crates:\n{said}"))
+                .mend("once with a network: `cargo fetch`");
+        }
+        Trouble::new(format!(
+            "the workbook itself does not build; your attempt is untouched:\n\
+             {said}"
+        ))
+        .mend(format!("`cargo test -p {package}` shows the same"))
+    }
 }

@@ -37,6 +37,23 @@ pub(crate) fn open<'a>(
     rest.next()
 }
 
+/// What comes after `exercise`: the next one on the path that does not pass, or
+/// else one before it.
+pub(crate) fn after<'a>(
+    book: &'a Workbook,
+    progress: &Progress,
+    exercise: &Exercise,
+) -> Option<&'a Exercise> {
+    let route = progress.route();
+    let here =
+        book.exercises().position(|other| other.id() == exercise.id())?;
+    let order = book.exercises().skip(here + 1);
+    let mut order = order.chain(book.exercises().take(here));
+    order.find(|other| {
+        other.spec.path <= route && progress.state(other) != State::Passing
+    })
+}
+
 /// Nothing is left on this path.
 pub(crate) fn all_done() -> Trouble {
     Trouble::new("every exercise on this path passes")

@@ -1,24 +1,29 @@
 //! Grades one subject: compiles it, runs every property, and climbs the rungs.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::hash::Hasher;
+use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use indicatif::ProgressBar;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::compile::{self, Compiled};
 use crate::properties;
 use crate::run::Verdict;
 use crate::spec::Foil;
+use crate::status::Status;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
 
 /// A subject, graded.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Grade {
     /// `week02/no_rows`.
     pub(crate) exercise: String,
+    /// The hash of the text that was graded.
+    pub(crate) text: String,
     pub(crate) outcome: Outcome,
     pub(crate) rungs: Vec<Rung>,
     /// What rustc says, where it does not compile.
@@ -28,7 +33,7 @@ pub(crate) struct Grade {
     pub(crate) seconds: f64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
     Passes,
@@ -37,13 +42,13 @@ pub(crate) enum Outcome {
     DoesNotCompile,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Rung {
     pub(crate) name: String,
     pub(crate) properties: Vec<Property>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Property {
     /// `rows::an_empty_list_is_no_error`.
     pub(crate) name: String,
@@ -60,7 +65,7 @@ pub(crate) struct Property {
     pub(crate) seconds: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LikeFoil {
     pub(crate) name: String,
     pub(crate) lesson: String,
@@ -110,26 +115,43 @@ impl Verdict {
     }
 }
 
-/// Grades `subject` as an attempt at `exercise`.
+/// Grades `subject` as an attempt at `exercise`: the text that stands in the
+/// file when the compiler is done with it.
 pub(crate) fn grade(
     book: &Workbook,
     exercise: &Exercise,
     subject: &Path,
-    progress: &ProgressBar,
+    status: &Status,
 ) -> Result<Grade, Trouble> {
     let start = Instant::now();
+    let read = || {
+        Text::read(subject)
+            .map_err(|error| Trouble::file("read", subject, &error))
+    };
+    let mut text = read()?;
+    let compiled = loop {
+        let hash = content_hash(&text.bytes);
+        let compiled =
+            compile::graders(book, exercise, subject, &hash, status)?;
+        let now = read()?;
+        if now == text {
+            break compiled;
+        }
+        text = now;
+    };
     let mut grade = Grade {
         exercise: exercise.id(),
+        text: content_hash(&text.bytes),
         outcome: Outcome::DoesNotCompile,
         rungs: Vec::new(),
         compiler: None,
         like_foil: None,
         seconds: 0.0,
     };
-    match compile::graders(book, exercise, subject, progress)? {
+    match compiled {
         Compiled::Not { rendered } => grade.compiler = Some(rendered),
         Compiled::Ready(graders) => {
-            progress.set_message(format!("grading {}", exercise.id()));
+            status.say(&format!("grading {}", exercise.id()));
             let properties = properties::run_all(book, exercise, &graders)?;
             grade.rungs = climb(exercise, properties)?;
             grade.outcome = outcome(&grade);
@@ -138,6 +160,28 @@ pub(crate) fn grade(
     }
     grade.seconds = start.elapsed().as_secs_f64();
     Ok(grade)
+}
+
+/// A file as it stands, and when it was put there: one that is saved twice may
+/// hold what it held, and the compiler may have seen what it held in between.
+#[derive(PartialEq, Eq)]
+struct Text {
+    bytes: Vec<u8>,
+    modified: Option<SystemTime>,
+}
+
+impl Text {
+    fn read(file: &Path) -> io::Result<Self> {
+        let modified = fs::metadata(file)?.modified().ok();
+        Ok(Self { bytes: fs::read(file)?, modified })
+    }
+}
+
+/// The same on every machine and in every release.
+pub(crate) fn content_hash(text: &[u8]) -> String {
+    let mut hasher = fnv::FnvHasher::default();
+    hasher.write(text);
+    format!("{:016x}", hasher.finish())
 }
 
 fn outcome(grade: &Grade) -> Outcome {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::check::Reader;
 use crate::spec::Route;
 use crate::trouble::Trouble;
 use crate::workbook::Workbook;
@@ -22,12 +23,16 @@ mod properties;
 mod run;
 mod show;
 mod spec;
+mod status;
 mod term;
+mod terminal;
 mod trouble;
 mod verify;
+mod watch;
 mod workbook;
 
-/// The Backend Workbook. Without a command: where you are, and what is next.
+/// The Backend Workbook. Without a command: where you are, and, in a terminal,
+/// on from there.
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo wb",
@@ -54,6 +59,14 @@ enum Word {
         /// For editors and classrooms
         #[arg(long)]
         json: bool,
+        /// For `watch`: JSON, and on stderr a line for each step
+        #[arg(long, hide = true, conflicts_with = "json")]
+        watched: bool,
+    },
+    /// Grade an attempt each time you save it
+    Watch {
+        /// Else the one you are at
+        name: Option<String>,
     },
     /// One more hint, of three
     Hint { name: Option<String> },
@@ -68,6 +81,26 @@ enum Word {
     Reset { name: String },
     /// Which exercises are on the map
     Path { route: Option<Route> },
+    /// List the examples, or run one
+    Demo {
+        name: Option<String>,
+        /// For the example itself
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Build the book of notes, and serve it on this machine
+    Notes {
+        /// Else 3000, or whichever is free
+        #[arg(long)]
+        port: Option<u16>,
+        #[arg(long, hide = true)]
+        watched: bool,
+    },
+    /// What this machine has of what the workbook uses
+    Doctor,
+    /// For `watch`: compile what an exercise needs
+    #[command(hide = true)]
+    Prepare { name: String },
     /// Hold the workbook itself to its promises (for contributors)
     Verify(verify::Plan),
 }
@@ -86,12 +119,33 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<u8, Trouble> {
     let book = Workbook::open()?;
     match arguments.command {
+        None if watch::is_possible() => {
+            watch::watch(&book, None, watch::From::TheMap)?;
+        }
         None => commands::map::map(&book)?,
         Some(Word::Start { name }) => {
             commands::start::start(&book, name.as_deref())?;
         }
-        Some(Word::Check { name, json }) => {
-            return commands::check::check(&book, name.as_deref(), json);
+        Some(Word::Check { name, json, watched }) => {
+            let reader = match (json, watched) {
+                (true, _) => Reader::Program,
+                (_, true) => Reader::Watch,
+                _ => Reader::Person,
+            };
+            return commands::check::check(&book, name.as_deref(), reader);
+        }
+        Some(Word::Watch { name }) => {
+            watch::watch(&book, name.as_deref(), watch::From::TheVerdict)?;
+        }
+        Some(Word::Demo { name, arguments }) => {
+            commands::demo::demo(&book, name.as_deref(), &arguments)?;
+        }
+        Some(Word::Notes { port, watched }) => {
+            commands::notes::notes(&book, port, watched)?;
+        }
+        Some(Word::Doctor) => return commands::doctor::doctor(&book),
+        Some(Word::Prepare { name }) => {
+            commands::prepare::prepare(&book, &name)?;
         }
         Some(Word::Hint { name }) => {
             commands::hint::hint(&book, name.as_deref())?;

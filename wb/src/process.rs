@@ -1,7 +1,7 @@
 //! Child processes that end when they should: each in a process group of its
 //! own, which is ended as a whole, at its deadline and when this command is.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{
@@ -9,19 +9,20 @@ use std::process::{
 };
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{mem, panic, thread};
 
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::terminal;
 use crate::trouble::Trouble;
 
 /// The groups under way. Held while a process is spawned, so that none is
-/// missed by [`end_all_on_signals`].
-static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// missed by [`end_all`].
+static GROUPS: Mutex<BTreeMap<i32, Ending>> = Mutex::new(BTreeMap::new());
 
 /// How many bytes of a child's output are kept from its start, and how many up
 /// to its end, where the verdict is. What lies between is read and dropped.
@@ -31,11 +32,24 @@ const KEPT: usize = 512 * 1024;
 /// what it left behind in other groups can still hold the pipe.
 const AFTERGLOW: Duration = Duration::from_millis(500);
 
+/// How long a group that was asked to end may take to end its own groups.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A child and all that it starts in its process group. Ended on drop.
 #[derive(Debug)]
 pub(crate) struct Group {
     child: Child,
     pid: Pid,
+    ending: Ending,
+}
+
+/// How a group is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Killed,
+    /// It is this command once more, with groups of its own, which it ends when
+    /// it is asked to. Killed, it would leave them.
+    Asked,
 }
 
 /// What a process did that was not cut short.
@@ -53,8 +67,18 @@ impl Group {
         Self::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
     }
 
+    /// Starts this command once more, with its output in pipes.
+    pub(crate) fn of_our_own(command: &mut Command) -> Result<Self, Trouble> {
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start(command, Ending::Asked)
+    }
+
     /// Starts `command`, without input.
     pub(crate) fn spawn(command: &mut Command) -> Result<Self, Trouble> {
+        Self::start(command, Ending::Killed)
+    }
+
+    fn start(command: &mut Command, ending: Ending) -> Result<Self, Trouble> {
         let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
         let child =
             command.stdin(Stdio::null()).process_group(0).spawn().map_err(
@@ -64,8 +88,13 @@ impl Group {
                 },
             )?;
         let pid = Pid::from_child(&child);
-        groups.insert(pid.as_raw_pid());
-        Ok(Self { child, pid })
+        groups.insert(pid.as_raw_pid(), ending);
+        Ok(Self { child, pid, ending })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_pid()
     }
 
     pub(crate) fn stdout(&mut self) -> ChildStdout {
@@ -78,7 +107,7 @@ impl Group {
 
     /// Waits for the child, and ends what it leaves behind in its group.
     pub(crate) fn wait(mut self) -> io::Result<ExitStatus> {
-        self.wait_until_ended(None);
+        ends(self.pid, None);
         self.end();
         self.child.wait()
     }
@@ -87,7 +116,7 @@ impl Group {
     pub(crate) fn output(mut self, deadline: Duration) -> Output {
         let stdout = collect(self.stdout());
         let stderr = collect(self.stderr());
-        let ended = self.wait_until_ended(Some(deadline));
+        let ended = ends(self.pid, Some(deadline));
         self.end();
         let status = self.child.wait().ok().filter(|_| ended);
         let collected = |text: mpsc::Receiver<String>| {
@@ -96,29 +125,11 @@ impl Group {
         Output { status, stdout: collected(stdout), stderr: collected(stderr) }
     }
 
-    /// Whether it ended in time. Leaves the child to be waited for: as long as
-    /// it is, no other process can get its id, and none is killed instead.
-    fn wait_until_ended(&self, deadline: Option<Duration>) -> bool {
-        let pid = self.pid;
-        let wait = move || {
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-            // It fails only for what is no child of ours.
-            let _ = retry_on_intr(|| waitid(WaitId::Pid(pid), options));
-        };
-        let Some(deadline) = deadline else {
-            wait();
-            return true;
-        };
-        let (ended, is_ended) = mpsc::channel();
-        thread::spawn(move || {
-            wait();
-            // The receiver is gone when the deadline came first.
-            let _ = ended.send(());
-        });
-        is_ended.recv_timeout(deadline) != Err(RecvTimeoutError::Timeout)
-    }
-
     fn end(&self) {
+        if self.ending == Ending::Asked {
+            let _ = rustix::process::kill_process(self.pid, Signal::TERM);
+            ends(self.pid, Some(PATIENCE));
+        }
         // It fails when the group is empty already.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
     }
@@ -133,6 +144,27 @@ impl Drop for Group {
         let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
         groups.remove(&self.pid.as_raw_pid());
     }
+}
+
+/// Whether a child ends in time. Leaves it to be waited for: as long as it is,
+/// no other process can get its id, and none is killed instead.
+fn ends(pid: Pid, deadline: Option<Duration>) -> bool {
+    let wait = move || {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        // It fails only for what is no child of ours.
+        let _ = retry_on_intr(|| waitid(WaitId::Pid(pid), options));
+    };
+    let Some(deadline) = deadline else {
+        wait();
+        return true;
+    };
+    let (ended, is_ended) = mpsc::channel();
+    thread::spawn(move || {
+        wait();
+        // The receiver is gone when the deadline came first.
+        let _ = ended.send(());
+    });
+    is_ended.recv_timeout(deadline) != Err(RecvTimeoutError::Timeout)
 }
 
 /// Reads to the end in a thread of its own: a full pipe would stop the writer.
@@ -153,7 +185,34 @@ fn collect(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     text
 }
 
-/// From now on Ctrl-C, and whatever else ends this command, ends its groups.
+/// Ends every group that is under way. None can start any more.
+pub(crate) fn end_all() {
+    let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (asked, killed): (Vec<_>, Vec<_>) =
+        groups.iter().partition(|(_, ending)| **ending == Ending::Asked);
+    let pids = |groups: Vec<(&i32, _)>| -> Vec<Pid> {
+        groups.iter().filter_map(|(pid, _)| Pid::from_raw(**pid)).collect()
+    };
+    let kill = |pid| {
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    };
+    pids(killed).into_iter().for_each(kill);
+    let asked = pids(asked);
+    for &pid in &asked {
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    for pid in asked {
+        let left = deadline.saturating_duration_since(Instant::now());
+        ends(pid, Some(left));
+        kill(pid);
+    }
+    // Held for ever: this process is about to end.
+    mem::forget(groups);
+}
+
+/// From now on Ctrl-C, and whatever else ends this command, ends its groups and
+/// gives the terminal back. So does a panic, of any thread.
 pub(crate) fn end_all_on_signals() -> Result<(), Trouble> {
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| {
@@ -161,14 +220,18 @@ pub(crate) fn end_all_on_signals() -> Result<(), Trouble> {
         })?;
     thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
-        // Kept to the end: nothing may start any more.
-        let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
-        for pid in groups.iter().filter_map(|&pid| Pid::from_raw(pid)) {
-            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
-        }
+        terminal::give_back();
+        end_all();
         // A progress bar may have hidden it.
         let _ = console::Term::stderr().show_cursor();
         std::process::exit(128 + signal);
     });
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        terminal::give_back();
+        report(info);
+        end_all();
+        std::process::exit(101);
+    }));
     Ok(())
 }

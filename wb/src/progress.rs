@@ -6,12 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::hash::Hasher;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use crate::grade::content_hash;
 use crate::lock;
 use crate::spec::Route;
 use crate::trouble::Trouble;
@@ -119,21 +119,20 @@ impl Progress {
         self.set(&exercise.id(), "hints", &hints.to_string());
     }
 
-    /// That this very text passed.
-    pub(crate) fn set_passed(&mut self, exercise: &Exercise, attempt: &[u8]) {
-        let hash = content_hash(attempt);
+    /// That the text with this hash passed.
+    pub(crate) fn set_passed(&mut self, exercise: &Exercise, text: &str) {
         self.forget(&exercise.id(), "failed");
-        self.set(&exercise.id(), "passed", &hash);
+        self.set(&exercise.id(), "passed", text);
     }
 
-    /// That this very text got as far as `rung`.
+    /// That the text with this hash got as far as `rung`.
     pub(crate) fn set_failed(
         &mut self,
         exercise: &Exercise,
-        attempt: &[u8],
+        text: &str,
         (rung, of): (usize, usize),
     ) {
-        let value = format!("{} {rung}/{of}", content_hash(attempt));
+        let value = format!("{text} {rung}/{of}");
         self.set(&exercise.id(), "failed", &value);
     }
 
@@ -165,11 +164,4 @@ impl Progress {
         let key = format!("{what} {fact} ");
         self.facts.retain(|line| !line.starts_with(&key));
     }
-}
-
-/// The same on every machine and in every release.
-fn content_hash(text: &[u8]) -> String {
-    let mut hasher = fnv::FnvHasher::default();
-    hasher.write(text);
-    format!("{:016x}", hasher.finish())
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::servers::Program;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::process::{Group, Output};
 use crate::trouble::Trouble;
@@ -25,7 +25,7 @@ pub(crate) struct Test {
 }
 
 /// What became of a property.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
     Holds,

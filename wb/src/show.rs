@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::grade::{Grade, Outcome, Property};
+use crate::grade::{Grade, Outcome, Property, Rung};
 use crate::run::Verdict;
 use crate::term;
 use crate::workbook::Exercise;
@@ -71,9 +71,148 @@ pub(crate) fn report(grade: &Grade, exercise: &Exercise) -> String {
     text
 }
 
+/// The same on one screen of `rows` lines: how far it came, the first property
+/// that does not hold, and why.
+pub(crate) fn screen(
+    grade: &Grade,
+    exercise: &Exercise,
+    next: Option<&Exercise>,
+    rows: usize,
+) -> Vec<String> {
+    let mut lines = vec![heading(grade, exercise), String::new()];
+    if let Some(compiler) = &grade.compiler {
+        lines.extend(compiler.trim_end().lines().map(str::to_owned));
+        return fit(lines, rows);
+    }
+    lines.extend(term::wrap(&climbed(grade), 0).lines().map(str::to_owned));
+    lines.push(String::new());
+    let (rung, _) = grade.rung();
+    let rung = &grade.rungs[rung - 1];
+    let is_stuck = |property: &&Property| property.verdict.fails();
+    let Some(first) = rung.properties.iter().find(is_stuck) else {
+        lines.extend(passes(grade, exercise, next));
+        return fit(lines, rows);
+    };
+    lines.push(line(first).trim_end().to_owned());
+    let foil = grade.like_foil.as_ref().map_or_else(Vec::new, |foil| {
+        let text = format!(
+            "It fails like the foil “{}”. It may be something else. {}",
+            foil.name, foil.lesson
+        );
+        let text = term::wrap(&text, 0);
+        std::iter::once("").chain(text.lines()).map(str::to_owned).collect()
+    });
+    let next = format!("Next: edit {}, and save it.", attempt(exercise));
+    // The message gives way to the foil, and the others to the message.
+    let kept = lines.len() + foil.len() + 2;
+    let room = rows.saturating_sub(kept).max(3);
+    let details = details(first);
+    let details = details.lines().map(str::to_owned).collect();
+    lines.extend(shortened(details, room));
+    lines.extend(foil);
+    lines.extend([String::new(), next]);
+    let others: Vec<_> = rung
+        .properties
+        .iter()
+        .filter(|other| !std::ptr::eq(*other, first))
+        .flat_map(|other| {
+            let text = line(other);
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    if !others.is_empty() {
+        lines.push(String::new());
+        lines.push(format!("Also in `{}`:", rung.name));
+        lines.extend(others);
+    }
+    fit(lines, rows)
+}
+
+/// The rungs, each with how many of its properties hold.
+fn climbed(grade: &Grade) -> String {
+    let rung = |rung: &Rung| {
+        let run = rung.properties.iter();
+        let run = run.filter(|p| {
+            !matches!(p.verdict, Verdict::NotRun | Verdict::NotReached)
+        });
+        let (held, all) = run.fold((0, 0), |(held, all), property| {
+            (held + usize::from(!property.verdict.fails()), all + 1)
+        });
+        let text = match all {
+            0 => format!("{} not run", rung.name),
+            _ => format!("{} {held} of {all}", rung.name),
+        };
+        match all {
+            0 => term::dim(&text),
+            _ if held == all => term::good(&text),
+            _ => term::bad(&text),
+        }
+    };
+    grade.rungs.iter().map(rung).collect::<Vec<_>>().join(" · ")
+}
+
+fn passes(
+    grade: &Grade,
+    exercise: &Exercise,
+    next: Option<&Exercise>,
+) -> Vec<String> {
+    let mut text = not_run(grade).trim_start().to_owned();
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text += "c compares yours with the answer, and with other right ones.\n";
+    text += &match next {
+        Some(next) => format!(
+            "n goes on: {}: {} ({} minutes).\n",
+            next.id(),
+            next.spec.title,
+            next.spec.minutes
+        ),
+        None => "That was the last one on this path. `cargo wb path all` may \
+                 have more.\n"
+            .to_owned(),
+    };
+    let notes = exercise.notes();
+    let shown = notes.strip_prefix(exercise.root()).unwrap_or(&notes);
+    let shown = term::link(&notes, &shown.display().to_string());
+    let _ = writeln!(text, "o opens the notes: {shown}");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// At most `room` lines, without what lies in the middle.
+fn shortened(lines: Vec<String>, room: usize) -> Vec<String> {
+    if lines.len() <= room {
+        return lines;
+    }
+    let end = (room - 1) / 2;
+    let start = room - 1 - end;
+    let left_out = lines.len() - start - end;
+    let mut short = lines[..start].to_vec();
+    short.push(term::dim(&format!("{:15}… {left_out} lines …", "")));
+    short.extend_from_slice(&lines[lines.len() - end..]);
+    short
+}
+
+/// What there is no room for is one key away.
+fn fit(mut lines: Vec<String>, rows: usize) -> Vec<String> {
+    if lines.len() > rows {
+        let left_out = lines.len() - rows + 1;
+        lines.truncate(rows.saturating_sub(1));
+        lines.push(term::dim(&format!("… {left_out} more lines: a shows all")));
+    }
+    lines
+}
+
 fn heading(grade: &Grade, exercise: &Exercise) -> String {
+    let name = format!("{}: {}", exercise.id(), exercise.spec.title);
+    let seconds = term::dim(&format!("({:.1} s)", grade.seconds));
+    format!("{}  {} {seconds}", term::bold(&name), outcome(grade))
+}
+
+/// In a word or two.
+pub(crate) fn outcome(grade: &Grade) -> String {
     let (rung, of) = grade.rung();
-    let outcome = match grade.outcome {
+    match grade.outcome {
         Outcome::Passes => {
             let servers = missing_servers(grade).join(", ");
             let without = if servers.is_empty() { "" } else { ", without " };
@@ -82,10 +221,7 @@ fn heading(grade: &Grade, exercise: &Exercise) -> String {
         Outcome::Wrong => term::bad(&format!("rung {rung} of {of}")),
         Outcome::Hangs => term::bad(&format!("HANGS, rung {rung} of {of}")),
         Outcome::DoesNotCompile => term::bad("does not compile"),
-    };
-    let name = format!("{}: {}", exercise.id(), exercise.spec.title);
-    let seconds = term::dim(&format!("({:.1} s)", grade.seconds));
-    format!("{}  {outcome} {seconds}", term::bold(&name))
+    }
 }
 
 fn line(property: &Property) -> String {

@@ -80,15 +80,10 @@ impl Workbook {
 
     fn unknown(&self, name: &str) -> Trouble {
         let trouble = Trouble::new(format!("no exercise `{name}`"));
-        let nearest = self
-            .exercises()
-            .map(|exercise| (distance(&exercise.name, name), exercise))
-            .min_by_key(|(distance, _)| *distance);
-        match nearest {
-            Some((distance, exercise)) if distance <= name.len().max(3) / 2 => {
-                trouble.mend(format!("did you mean `{}`?", exercise.name))
-            }
-            _ => trouble.mend("`cargo wb` lists them"),
+        let names = self.exercises().map(|exercise| &*exercise.name);
+        match nearest(names, name) {
+            Some(near) => trouble.mend(format!("did you mean `{near}`?")),
+            None => trouble.mend("`cargo wb` lists them"),
         }
     }
 
@@ -205,6 +200,15 @@ impl Exercise {
     fn rs(&self) -> PathBuf {
         Path::new(&self.name).with_extension("rs")
     }
+}
+
+/// The one of `names` that is most like `name`, if it is like it at all.
+pub(crate) fn nearest<'a>(
+    names: impl Iterator<Item = &'a str>,
+    name: &str,
+) -> Option<&'a str> {
+    let (far, near) = names.map(|near| (distance(near, name), near)).min()?;
+    (far <= name.len().max(3) / 2).then_some(near)
 }
 
 /// Levenshtein's: how many letters to add, drop or change.

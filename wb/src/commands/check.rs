@@ -1,31 +1,51 @@
 //! `check [NAME]`: grades the attempt, and remembers how far it came.
 
 use std::fs;
-use std::io;
 
-use crate::grade::{self, Grade, Outcome};
+use crate::grade::{self, Grade, Outcome, content_hash};
 use crate::progress::Progress;
+use crate::status::Status;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
-use crate::{compile, current, lock, show, term};
+use crate::{current, lock, show, term};
+
+/// For whom a check is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Person,
+    /// JSON.
+    Program,
+    /// JSON, and on stderr a line for each step.
+    Watch,
+}
 
 /// The exit code says the outcome.
 pub(crate) fn check(
     book: &Workbook,
     name: Option<&str>,
-    json: bool,
+    reader: Reader,
 ) -> Result<u8, Trouble> {
     let exercise = current::chosen(book, name)?;
-    if json {
+    if reader == Reader::Program {
         console::set_colors_enabled(false);
     }
-    let grade = grade_attempt(book, exercise)?;
-    if json {
+    let status = match reader {
+        Reader::Watch => Status::Lines,
+        Reader::Person | Reader::Program => Status::spinner(),
+    };
+    let grade = grade_attempt(book, exercise, &status)?;
+    drop(status);
+    if reader == Reader::Person {
+        term::print(&show::report(&grade, exercise));
+        if !is_of(&grade, exercise) {
+            term::print(
+                "\nYour file has changed since: this is what it was before.\n",
+            );
+        }
+    } else {
         let json = serde_json::to_string_pretty(&grade)
             .expect("a grade is strings and numbers");
         term::print(&format!("{json}\n"));
-    } else {
-        term::print(&show::report(&grade, exercise));
     }
     Ok(grade.exit_code())
 }
@@ -33,35 +53,29 @@ pub(crate) fn check(
 fn grade_attempt(
     book: &Workbook,
     exercise: &Exercise,
+    status: &Status,
 ) -> Result<Grade, Trouble> {
     let file = exercise.attempt();
     let _lock = lock::wait_for(book, "grading")?;
-    let attempt = fs::read(&file).map_err(|error| {
-        if error.kind() == io::ErrorKind::NotFound {
-            Trouble::new(format!("there is no {}", book.short(&file)))
-                .mend(format!("`cargo wb start {}`", exercise.name))
-        } else {
-            Trouble::file("read", &file, &error)
-        }
-    })?;
-
-    let progress = compile::spinner();
-    let grade = grade::grade(book, exercise, &file, &progress);
-    progress.finish_and_clear();
-    let grade = grade?;
-
-    // Only what was graded is remembered: it may have been saved meanwhile.
-    let is_same = fs::read(&file).is_ok_and(|now| now == attempt);
+    if !file.exists() {
+        return Err(Trouble::new(format!("there is no {}", book.short(&file)))
+            .mend(format!("`cargo wb start {}`", exercise.name)));
+    }
+    let grade = grade::grade(book, exercise, &file, status)?;
     Progress::update(book, |progress| {
         progress.set_current(exercise);
         match grade.outcome {
-            _ if !is_same => {}
-            Outcome::Passes => progress.set_passed(exercise, &attempt),
+            Outcome::Passes => progress.set_passed(exercise, &grade.text),
             Outcome::Wrong | Outcome::Hangs => {
-                progress.set_failed(exercise, &attempt, grade.rung());
+                progress.set_failed(exercise, &grade.text, grade.rung());
             }
             Outcome::DoesNotCompile => {}
         }
     })?;
     Ok(grade)
+}
+
+fn is_of(grade: &Grade, exercise: &Exercise) -> bool {
+    fs::read(exercise.attempt())
+        .is_ok_and(|text| content_hash(&text) == grade.text)
 }

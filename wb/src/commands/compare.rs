@@ -58,7 +58,8 @@ pub(crate) fn compare(
     Ok(())
 }
 
-fn text(exercise: &Exercise) -> Result<String, Trouble> {
+/// The attempt beside the answer.
+pub(crate) fn text(exercise: &Exercise) -> Result<String, Trouble> {
     let attempt = exercise.attempt();
     let yours = attempt.exists().then_some(attempt);
     let yours = yours.map(|file| Code::read("yours", &file)).transpose()?;

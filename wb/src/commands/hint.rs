@@ -4,10 +4,19 @@ use crate::current;
 use crate::progress::Progress;
 use crate::term;
 use crate::trouble::Trouble;
-use crate::workbook::Workbook;
+use crate::workbook::{Exercise, Workbook};
 
 pub(crate) fn hint(book: &Workbook, name: Option<&str>) -> Result<(), Trouble> {
     let exercise = current::chosen(book, name)?;
+    term::print(&one_more(book, exercise)?);
+    Ok(())
+}
+
+/// The hints seen so far, and the next.
+pub(crate) fn one_more(
+    book: &Workbook,
+    exercise: &Exercise,
+) -> Result<String, Trouble> {
     let hints = &exercise.spec.hints;
     let seen = Progress::read(book)?.hints(exercise).min(hints.len());
     let now = (seen + 1).min(hints.len());
@@ -25,6 +34,5 @@ pub(crate) fn hint(book: &Workbook, name: Option<&str>) -> Result<(), Trouble> {
         );
     }
     Progress::update(book, |progress| progress.set_hints(exercise, now))?;
-    term::print(&text);
-    Ok(())
+    Ok(text)
 }

@@ -14,51 +14,79 @@ pub(crate) fn map(book: &Workbook) -> Result<(), Trouble> {
 }
 
 fn text(book: &Workbook, progress: &Progress) -> String {
-    let route = progress.route();
     let current = current::open(book, progress);
-    let is_on_map = |exercise: &&Exercise| {
-        exercise.spec.path <= route
-            || progress.state(exercise) != State::Untouched
-    };
+    let mut text = String::new();
+    for (line, _) in lines(book, progress, current) {
+        text += &line;
+        text.push('\n');
+    }
+    text.push('\n');
+    text += &next(current, progress);
+    text
+}
+
+/// The exercises on the map.
+pub(crate) fn listed<'a>(
+    book: &'a Workbook,
+    progress: &Progress,
+) -> Vec<&'a Exercise> {
+    book.exercises().filter(|it| is_on_map(it, progress)).collect()
+}
+
+/// The map, line by line, and which line is the one that is `marked`.
+pub(crate) fn lines(
+    book: &Workbook,
+    progress: &Progress,
+    marked: Option<&Exercise>,
+) -> Vec<(String, bool)> {
+    let route = progress.route();
     let width = book.exercises().map(|e| e.name.len()).max().unwrap_or(0);
 
-    let mut text = String::new();
+    let mut lines = Vec::new();
     let (mut passing, mut all, mut beyond) = (0, 0, 0);
     for week in &book.weeks {
         let number =
             week.name.trim_start_matches("week").trim_start_matches('0');
-        let _ = writeln!(text, "Week {number}: {}\n", term::bold(&week.title));
-        for exercise in week.exercises.iter().filter(is_on_map) {
+        let title = format!("Week {number}: {}", term::bold(&week.title));
+        lines.extend([(title, false), (String::new(), false)]);
+        for exercise in &week.exercises {
+            if !is_on_map(exercise, progress) {
+                beyond += 1;
+                continue;
+            }
             let state = progress.state(exercise);
             if exercise.spec.path <= route {
                 all += 1;
                 passing += usize::from(state == State::Passing);
             }
-            let is_current =
-                current.is_some_and(|current| current.id() == exercise.id());
+            let is_marked =
+                marked.is_some_and(|marked| marked.id() == exercise.id());
             let star = if exercise.spec.starred { " (starred)" } else { "" };
-            let _ = writeln!(
-                text,
+            let line = format!(
                 "{} {:width$}  {}  {}{star}",
-                if is_current { ">" } else { " " },
+                if is_marked { ">" } else { " " },
                 exercise.name,
                 term::pad(&exercise.spec.title, 36),
                 paint(state),
             );
+            lines.push((line, is_marked));
         }
-        beyond += week.exercises.iter().filter(|e| !is_on_map(e)).count();
-        text.push('\n');
+        lines.push((String::new(), false));
     }
-    let _ = write!(text, "{passing} of {all} on the path `{}`", route.name());
+    let mut sum = format!("{passing} of {all} on the path `{}`", route.name());
     if beyond > 0 {
-        let _ = write!(text, "; {beyond} more on `cargo wb path all`");
+        let _ = write!(sum, "; {beyond} more on `cargo wb path all`");
     }
-    text.push_str("\n\n");
-    text += &next(current, progress);
-    text
+    lines.push((sum, false));
+    lines
 }
 
-fn paint(state: State) -> String {
+fn is_on_map(exercise: &Exercise, progress: &Progress) -> bool {
+    exercise.spec.path <= progress.route()
+        || progress.state(exercise) != State::Untouched
+}
+
+pub(crate) fn paint(state: State) -> String {
     match state {
         State::Untouched => term::dim("untouched"),
         State::Started => term::open("started"),

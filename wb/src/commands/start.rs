@@ -39,6 +39,21 @@ pub(crate) fn hand_out(exercise: &Exercise) -> Result<bool, Trouble> {
 }
 
 fn text(book: &Workbook, exercise: &Exercise, is_new: bool) -> String {
+    let mut text = question(book, exercise);
+    let yours = if is_new { "your file:" } else { "yours, kept:" };
+    text = text.replacen("your file:  ", &format!("{yours:12}"), 1);
+    let _ = writeln!(
+        text,
+        "\nWhat is graded stands at the top of your file. Save it, then\n\
+         `cargo wb check {0}`, or `cargo wb watch {0}`, which checks each \
+         time you save.\n(A week's first check compiles what the week needs.)",
+        exercise.name
+    );
+    text
+}
+
+/// What is asked, and where everything is.
+pub(crate) fn question(book: &Workbook, exercise: &Exercise) -> String {
     let spec = &exercise.spec;
     let mut text = format!(
         "{}  ({} minutes, {} rungs)\n\n",
@@ -49,22 +64,10 @@ fn text(book: &Workbook, exercise: &Exercise, is_new: bool) -> String {
     text += &term::wrap(spec.question.en.trim(), 0);
     text += &term::wrap(spec.question.zh.trim(), 0);
     text.push('\n');
-    let yours = if is_new { "your file:" } else { "yours, kept:" };
-    let _ = writeln!(text, "{yours:13}{}", show::attempt(exercise));
+    let _ = writeln!(text, "{:13}{}", "your file:", show::attempt(exercise));
     let notes = exercise.notes();
     let shown = term::link(&notes, &book.short(&notes).to_string());
     let _ = writeln!(text, "{:13}{shown}", "the notes:");
-    let _ = writeln!(
-        text,
-        "{:13}cargo run -p {} --example {}",
-        "to see it:", exercise.week, spec.example
-    );
-    let _ = writeln!(
-        text,
-        "\nWhat is graded stands at the top of your file. Save it, then\n\
-         `cargo wb check {}`. (A week's first check compiles what the week \
-         needs.)",
-        exercise.name
-    );
+    let _ = writeln!(text, "{:13}cargo wb demo {}", "to see it:", spec.example);
     text
 }

@@ -13,6 +13,7 @@ use super::Findings;
 use crate::grade::{self, Grade, Outcome};
 use crate::run::Verdict;
 use crate::spec::Foil;
+use crate::status::Status;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
 use crate::{show, term};
@@ -243,12 +244,8 @@ impl Check<'_> {
     fn grade(&mut self, what: &str, subject: &Path) -> Result<Grade, Trouble> {
         self.bar.set_message(format!("{} {what}", self.exercise.id()));
         // A bar of its own: the compiler's messages would hide this one's.
-        let grade = grade::grade(
-            self.book,
-            self.exercise,
-            subject,
-            &ProgressBar::hidden(),
-        )?;
+        let grade =
+            grade::grade(self.book, self.exercise, subject, &Status::Silent)?;
         self.bar.inc(1);
         Ok(grade)
     }

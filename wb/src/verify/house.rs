@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 use super::{Findings, Plan, figures};
 use crate::compile::cargo;
 use crate::process::Group;
+use crate::status::Status;
 use crate::trouble::Trouble;
 use crate::workbook::{Week, Workbook};
 
@@ -114,10 +115,10 @@ impl House<'_> {
             .map_err(|error| Trouble::file("write", &log, &error))?;
         // What a reader has under way is not the workbook's.
         command.env("WB_SUBJECT", "").stdout(file).stderr(errors);
-        let bar = crate::compile::spinner();
-        bar.set_message(name.to_owned());
+        let spinner = Status::spinner();
+        spinner.say(name);
         let status = Group::spawn(command.stdin(Stdio::null()))?.wait();
-        bar.finish_and_clear();
+        drop(spinner);
         if !status.is_ok_and(|status| status.success()) {
             let end = tail(&log);
             let log = self.book.short(&log);

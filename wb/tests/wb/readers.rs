@@ -1,6 +1,7 @@
 //! What a reader sees of an attempt.
 
 use crate::mini::Mini;
+use crate::tty::is_gone;
 
 #[test]
 fn a_reader_is_led_from_the_map_to_the_answer() {
@@ -17,7 +18,7 @@ fn a_reader_is_led_from_the_map_to_the_answer() {
         "客户端重试之前应该等待多久？",
         "attempts/week01/backoff.rs",
         "notes/pages/week01/backoff.md",
-        "cargo run -p week01 --example backoff",
+        "cargo wb demo backoff",
     ]);
     mini.wb(&[]).shows(&[
         "> backoff",
@@ -102,7 +103,7 @@ fn a_loop_without_end_hangs_and_leaves_no_process() {
         "holds    each wait doubles",
     ]);
     for id in mini.read("attempts/week01/pids").split(' ') {
-        assert!(!is_alive(id), "process {id} is left");
+        assert!(is_gone(id), "process {id} is left");
     }
 }
 
@@ -121,7 +122,9 @@ fn after_two_hangs_nobody_waits_for_more() {
         verdicts.partition(|verdict| *verdict == "hangs");
     // One a core: those that were under way are waited for.
     assert!(hangs.len() >= 2, "{json:#}");
-    assert!(others.iter().all(|it| *it == "not_reached"), "{json:#}");
+    // One of them asks for a server, which may not be here.
+    let is_left = |it: &&str| ["not_reached", "not_run"].contains(it);
+    assert!(others.iter().all(is_left), "{json:#}");
     mini.wb(&["check", "backoff"])
         .ends_with(3)
         .shows(&["HANGS", "after two that hang is not run"]);
@@ -291,13 +294,4 @@ fn json_says_what_the_report_says() {
     let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(json["outcome"], "does_not_compile");
     assert!(json["compiler"].as_str().unwrap().contains("E0308"));
-}
-
-/// A process that has ended and that nobody has waited for is not alive.
-pub(crate) fn is_alive(id: &str) -> bool {
-    if let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) {
-        return !stat.contains(") Z ");
-    }
-    let id = rustix::process::Pid::from_raw(id.parse().unwrap()).unwrap();
-    rustix::process::test_kill_process(id).is_ok()
 }

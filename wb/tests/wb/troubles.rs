@@ -7,7 +7,7 @@ use std::{fs, thread};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::mini::{Mini, Said};
-use crate::readers::is_alive;
+use crate::tty::is_alive;
 
 #[test]
 fn an_unknown_exercise_is_told_its_nearest() {

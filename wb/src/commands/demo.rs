@@ -1,0 +1,121 @@
+//! `demo [NAME]`: the examples, and what each shows.
+
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use crate::compile;
+use crate::term;
+use crate::trouble::Trouble;
+use crate::workbook::{self, Workbook};
+
+/// One of a week's examples.
+struct Example {
+    week: String,
+    name: String,
+    file: PathBuf,
+}
+
+/// Lists them, or turns into one: then it does not return.
+pub(crate) fn demo(
+    book: &Workbook,
+    name: Option<&str>,
+    arguments: &[String],
+) -> Result<(), Trouble> {
+    let examples = examples(book);
+    let Some(name) = name else {
+        term::print(&list(&examples)?);
+        return Ok(());
+    };
+    Err(run(book, find(&examples, name)?, arguments))
+}
+
+fn examples(book: &Workbook) -> Vec<Example> {
+    let mut examples = Vec::new();
+    for week in &book.weeks {
+        let folder = book.root.join(&week.name).join("examples");
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut files: Vec<_> = entries
+            .map(|entry| entry.path())
+            .filter(|file| file.extension() == Some(OsStr::new("rs")))
+            .collect();
+        files.sort_unstable();
+        examples.extend(files.into_iter().map(|file| {
+            let name = file.file_stem().unwrap_or_default();
+            let name = name.to_string_lossy().into_owned();
+            Example { week: week.name.clone(), name, file }
+        }));
+    }
+    examples
+}
+
+fn list(examples: &[Example]) -> Result<String, Trouble> {
+    let width = examples.iter().map(|example| example.name.len()).max();
+    let width = width.unwrap_or(0);
+    let mut text = String::new();
+    for example in examples {
+        let name = format!("{}  {:width$}  ", example.week, example.name);
+        let indent = name.len();
+        let about = term::wrap(&example.about()?, indent);
+        let _ = write!(text, "{}{}", term::bold(&name), &about[indent..]);
+    }
+    if let Some(first) = examples.first() {
+        let _ = writeln!(
+            text,
+            "\n`cargo wb demo {}` runs one; what stands behind `--` is for it.",
+            first.name
+        );
+    }
+    Ok(text)
+}
+
+impl Example {
+    /// The first sentence of its documentation.
+    fn about(&self) -> Result<String, Trouble> {
+        let text = fs::read_to_string(&self.file)
+            .map_err(|error| Trouble::file("read", &self.file, &error))?;
+        let doc = text.lines().map_while(|line| line.strip_prefix("//!"));
+        let first: Vec<_> =
+            doc.map(str::trim).take_while(|line| !line.is_empty()).collect();
+        Ok(first.join(" "))
+    }
+}
+
+fn find<'a>(
+    examples: &'a [Example],
+    name: &str,
+) -> Result<&'a Example, Trouble> {
+    let is_named = |example: &&Example| {
+        example.name == name
+            || name.split_once('/') == Some((&example.week, &example.name))
+    };
+    let found: Vec<_> = examples.iter().filter(is_named).collect();
+    match found[..] {
+        [example] => Ok(example),
+        [first, _, ..] => {
+            Err(Trouble::new(format!("{name} is in more weeks than one"))
+                .mend(format!("say `{}/{}`", first.week, first.name)))
+        }
+        [] => {
+            let names = examples.iter().map(|example| &*example.name);
+            let trouble = Trouble::new(format!("no example `{name}`"));
+            Err(match workbook::nearest(names, name) {
+                Some(near) => trouble.mend(format!("did you mean `{near}`?")),
+                None => trouble.mend("`cargo wb demo` lists them"),
+            })
+        }
+    }
+}
+
+/// In place of this command: keys and Ctrl-C are for the example. Returns only
+/// where it cannot start.
+fn run(book: &Workbook, example: &Example, arguments: &[String]) -> Trouble {
+    let mut command = compile::cargo(book);
+    command
+        .args(["run", "--package", &example.week, "--example", &example.name])
+        .arg("--")
+        .args(arguments);
+    Trouble::new(format!("cannot start cargo: {}", command.exec()))
+}

@@ -1,0 +1,56 @@
+//! `notes`: builds the book, and serves it on this machine alone.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::Command;
+
+use crate::compile;
+use crate::process::Group;
+use crate::status::Status;
+use crate::term;
+use crate::trouble::Trouble;
+use crate::workbook::Workbook;
+
+/// The package and its binary.
+const NOTES: &str = "notes";
+
+/// Until it is ended. `is_watched`: each step is a line on stderr.
+pub(crate) fn notes(
+    book: &Workbook,
+    port: Option<u16>,
+    is_watched: bool,
+) -> Result<(), Trouble> {
+    let status = if is_watched { Status::Lines } else { Status::spinner() };
+    status.say("building the notes");
+    let mut command = compile::cargo(book);
+    command.args(["build", "--package", NOTES, "--bin", NOTES]);
+    let build = compile::build(&mut command, NOTES, |done, name| {
+        status.say(&format!("building the notes ({done} done: {name})"));
+    })?;
+    let binary = build.executable(NOTES).filter(|_| build.is_done);
+    let Some(binary) = binary else { return Err(build.trouble(NOTES)) };
+
+    status.say("rendering the notes");
+    let mut command = Command::new(binary);
+    command.arg("serve").current_dir(&book.root);
+    if let Some(port) = port {
+        command.args(["--port", &port.to_string()]);
+    }
+    let mut server = Group::piped(&mut command)?;
+    let mut errors = server.stderr();
+    let errors = std::thread::spawn(move || {
+        let mut text = String::new();
+        // What it is not able to say cannot be told.
+        let _ = errors.read_to_string(&mut text);
+        text
+    });
+    let mut lines = BufReader::new(server.stdout()).lines();
+    if let Some(Ok(address)) = lines.next() {
+        drop(status);
+        let end = if is_watched { "" } else { "  (Ctrl-C ends it)" };
+        term::print(&format!("The notes: {address}{end}\n"));
+        lines.map_while(Result::ok).for_each(drop);
+    }
+    let _ = server.wait();
+    let said = errors.join().unwrap_or_default();
+    Err(Trouble::new(format!("the notes are not served: {}", said.trim())))
+}

@@ -1,0 +1,582 @@
+//! What lies before the reader, and what each event changes.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::Event;
+use super::job::{Job, News};
+use super::page;
+use super::saves::{Saves, Text};
+use crate::commands::{compare, hint, map, start};
+use crate::grade::{Grade, Outcome};
+use crate::progress::{Progress, State};
+use crate::trouble::Trouble;
+use crate::workbook::{Exercise, Workbook};
+use crate::{current, show, terminal};
+
+#[derive(Debug)]
+pub(super) struct Desk<'a> {
+    book: &'a Workbook,
+    exercise: &'a Exercise,
+    page: Page<'a>,
+    /// What a key has done, until the next one.
+    remark: String,
+    saves: Saves,
+    /// What the file held when it was last looked at.
+    seen: Text,
+    /// Of what the file holds, unless a check is under way.
+    verdict: Option<Verdict>,
+    check: Option<Job>,
+    /// Compiles a week before it is needed.
+    ahead: Option<(Job, String)>,
+    /// The packages that need no building ahead any more.
+    built: BTreeSet<String>,
+    notes: Notes,
+    jobs: u64,
+    events: Sender<Event>,
+    is_done: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Of(Grade),
+    /// Why there is none.
+    None(String),
+}
+
+/// What the screen shows.
+#[derive(Debug)]
+pub(super) enum Page<'a> {
+    Verdict,
+    /// With this exercise chosen.
+    Map(&'a Exercise),
+    /// More than a screen, from this line on.
+    Long {
+        text: String,
+        top: usize,
+        kind: Kind,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Question,
+    Hints,
+    Report,
+    Compare,
+}
+
+/// The book, as its pages are asked for.
+#[derive(Debug)]
+enum Notes {
+    Unasked,
+    /// Put off: a check needs the compiler.
+    Wanted,
+    Building(Job),
+    At(Job, String),
+}
+
+impl<'a> Desk<'a> {
+    pub(super) fn new(
+        book: &'a Workbook,
+        exercise: &'a Exercise,
+        page: Page<'a>,
+        events: Sender<Event>,
+    ) -> Self {
+        Self {
+            book,
+            exercise,
+            page,
+            remark: String::new(),
+            saves: Saves::of(exercise.attempt(), &events),
+            seen: Text::Missing,
+            verdict: None,
+            check: None,
+            ahead: None,
+            built: BTreeSet::new(),
+            notes: Notes::Unasked,
+            jobs: 0,
+            events,
+            is_done: false,
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// When to [`look`](Self::look), if nothing happens before.
+    pub(super) fn look_at(&self) -> Instant {
+        self.saves.look_at()
+    }
+
+    pub(super) fn on(&mut self, event: Event) -> Result<(), Trouble> {
+        match event {
+            Event::Key(key) => self.key(key)?,
+            // It is drawn again in any case.
+            Event::Resized => {}
+            Event::Touched => self.saves.touch(Instant::now()),
+            Event::Job(id, news) => self.hear(id, news)?,
+            Event::Gone => self.is_done = true,
+        }
+        Ok(())
+    }
+
+    /// Looks at the file, and grades what is new in it.
+    pub(super) fn look(&mut self) -> Result<(), Trouble> {
+        let text = self.saves.look(&self.seen, Instant::now());
+        if text != self.seen {
+            let is_first = self.seen == Text::Missing && self.verdict.is_none();
+            self.seen = text;
+            if !is_first {
+                self.page = Page::Verdict;
+                self.remark.clear();
+            }
+            self.grade()?;
+        }
+        self.build_ahead()
+    }
+
+    /// Begins a check of what the file holds, or leaves that to the one that is
+    /// compiling it.
+    fn grade(&mut self) -> Result<(), Trouble> {
+        if self.seen == Text::Missing {
+            self.check = None;
+            self.verdict = None;
+            return Ok(());
+        }
+        let is_compiling = |check: &Job| !check.says.starts_with("grading");
+        if self.check.as_ref().is_some_and(is_compiling) {
+            return Ok(());
+        }
+        self.check = None;
+        self.make_way();
+        let id = self.exercise.id();
+        self.check = Some(self.job(&["check", "--watched", &id])?);
+        Ok(())
+    }
+
+    fn job(&mut self, arguments: &[&str]) -> Result<Job, Trouble> {
+        self.jobs += 1;
+        Job::start(self.book, arguments, self.jobs, &self.events)
+    }
+
+    /// Two builds would wait for each other: a check goes first.
+    fn make_way(&mut self) {
+        if let Some((_, package)) = &self.ahead
+            && *package != self.exercise.package()
+        {
+            self.ahead = None;
+        }
+        if let Notes::Building(_) = self.notes {
+            self.notes = Notes::Wanted;
+        }
+    }
+
+    /// Compiles what this exercise or the next one needs, and the notes, as
+    /// soon as nothing else does.
+    fn build_ahead(&mut self) -> Result<(), Trouble> {
+        let is_busy = self.check.is_some()
+            || self.ahead.is_some()
+            || matches!(self.notes, Notes::Building(_));
+        if is_busy {
+            return Ok(());
+        }
+        if let Notes::Wanted = self.notes {
+            self.notes = Notes::Building(self.job(&["notes", "--watched"])?);
+            return Ok(());
+        }
+        let next = self.next()?;
+        let needed = std::iter::once(self.exercise).chain(next);
+        let is_missing =
+            |exercise: &&Exercise| !self.built.contains(&exercise.package());
+        if let Some(exercise) = needed.into_iter().find(is_missing) {
+            let job = self.job(&["prepare", &exercise.id()])?;
+            self.ahead = Some((job, exercise.package()));
+        }
+        Ok(())
+    }
+
+    /// What comes after this exercise.
+    fn next(&self) -> Result<Option<&'a Exercise>, Trouble> {
+        let progress = Progress::read(self.book)?;
+        Ok(current::after(self.book, &progress, self.exercise))
+    }
+
+    fn hear(&mut self, id: u64, news: News) -> Result<(), Trouble> {
+        // One that was ended may still have said something.
+        let Some(job) = self.under_way(id) else { return Ok(()) };
+        match news {
+            News::Says(line) => job.hear(line),
+            News::Out(line) => {
+                job.out += &line;
+                job.out.push('\n');
+                self.notes_are_there();
+            }
+            News::Ended => self.ended(id)?,
+        }
+        Ok(())
+    }
+
+    fn under_way(&mut self, id: u64) -> Option<&mut Job> {
+        let notes = match &mut self.notes {
+            Notes::Building(job) | Notes::At(job, _) => Some(job),
+            Notes::Unasked | Notes::Wanted => None,
+        };
+        let ahead = self.ahead.as_mut().map(|(job, _)| job);
+        let jobs = [self.check.as_mut(), ahead, notes];
+        jobs.into_iter().flatten().find(|job| job.id == id)
+    }
+
+    fn ended(&mut self, id: u64) -> Result<(), Trouble> {
+        if let Some(check) = self.check.take_if(|check| check.id == id) {
+            self.judge(check)?;
+        } else if let Some((job, package)) =
+            self.ahead.take_if(|(job, _)| job.id == id)
+        {
+            self.built.insert(package);
+            let remark = job.remark();
+            if job.code() != Some(0) {
+                self.remark = remark;
+            }
+        } else if let Notes::Building(job) | Notes::At(job, _) = &self.notes {
+            self.remark = job.remark();
+            self.notes = Notes::Unasked;
+        }
+        self.build_ahead()
+    }
+
+    /// Reads what a check found. Of a text that is no longer there it is no
+    /// verdict.
+    fn judge(&mut self, check: Job) -> Result<(), Trouble> {
+        let grade = serde_json::from_str::<Grade>(&check.out);
+        let trouble = check.trouble.clone();
+        let says = check.remark();
+        let code = check.code();
+        let now = self.saves.look(&self.seen, Instant::now());
+        if now != self.seen {
+            self.seen = now;
+            self.page = Page::Verdict;
+            return self.grade();
+        }
+        self.verdict = Some(match (grade, code) {
+            (Ok(grade), _) if Text::Hash(grade.text.clone()) != self.seen => {
+                return self.grade();
+            }
+            (Ok(grade), _) => {
+                self.built.insert(self.exercise.package());
+                Verdict::Of(grade)
+            }
+            (Err(_), code) => Verdict::None(trouble.unwrap_or_else(|| {
+                let code = code.map_or("a signal".into(), |n| n.to_string());
+                format!("the check ended with {code}: {says}")
+            })),
+        });
+        Ok(())
+    }
+
+    fn notes_are_there(&mut self) {
+        let Notes::Building(job) = &self.notes else { return };
+        let Some(at) = job.out.find("http://") else { return };
+        let address = job.out[at..].split_whitespace().next();
+        let address = address.unwrap_or_default().to_owned();
+        if let Notes::Building(job) =
+            std::mem::replace(&mut self.notes, Notes::Unasked)
+        {
+            self.notes = Notes::At(job, address);
+        }
+    }
+
+    fn key(&mut self, key: KeyEvent) -> Result<(), Trouble> {
+        self.remark.clear();
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            match key.code {
+                KeyCode::Char('c' | 'd') => self.is_done = true,
+                KeyCode::Char('z') => return suspend(),
+                _ => {}
+            }
+            return Ok(());
+        }
+        match key.code {
+            KeyCode::Char('q') => self.is_done = true,
+            KeyCode::Char('a') => self.show_report(),
+            KeyCode::Char('c') => self.show_comparison()?,
+            KeyCode::Char('h') => {
+                let text = hint::one_more(self.book, self.exercise)?;
+                self.turn_to(text, Kind::Hints);
+            }
+            KeyCode::Char('l') => self.page = Page::Map(self.exercise),
+            KeyCode::Char('n') => self.go_on()?,
+            KeyCode::Char('o') => {
+                if let Notes::Unasked = self.notes {
+                    self.notes = Notes::Wanted;
+                }
+                self.build_ahead()?;
+            }
+            KeyCode::Char('r') => {
+                self.page = Page::Verdict;
+                self.check = None;
+                self.grade()?;
+            }
+            KeyCode::Char('s') => {
+                start::hand_out(self.exercise)?;
+                self.show_question()?;
+                self.look()?;
+            }
+            KeyCode::Enter => match self.page {
+                Page::Map(exercise) => self.go_to(exercise)?,
+                _ => self.page = Page::Verdict,
+            },
+            KeyCode::Esc | KeyCode::Backspace => self.page = Page::Verdict,
+            other => self.move_on_page(other)?,
+        }
+        Ok(())
+    }
+
+    fn turn_to(&mut self, text: String, kind: Kind) {
+        // A new hint stands at the end.
+        let top = if kind == Kind::Hints { usize::MAX } else { 0 };
+        self.page = Page::Long { text, top, kind };
+    }
+
+    fn show_report(&mut self) {
+        if let Some(Verdict::Of(grade)) = &self.verdict {
+            let text = show::report(grade, self.exercise);
+            self.turn_to(text, Kind::Report);
+        }
+    }
+
+    fn show_comparison(&mut self) -> Result<(), Trouble> {
+        let state = Progress::read(self.book)?.state(self.exercise);
+        if state == State::Passing {
+            self.turn_to(compare::text(self.exercise)?, Kind::Compare);
+        } else {
+            self.remark = format!(
+                "{0} does not pass yet; `cargo wb compare {0} --spoil` spoils it",
+                self.exercise.name
+            );
+        }
+        Ok(())
+    }
+
+    fn show_question(&mut self) -> Result<(), Trouble> {
+        Progress::update(self.book, |p| p.set_current(self.exercise))?;
+        let text = start::question(self.book, self.exercise);
+        self.turn_to(text, Kind::Question);
+        Ok(())
+    }
+
+    /// To the next exercise, once this one passes.
+    fn go_on(&mut self) -> Result<(), Trouble> {
+        let state = Progress::read(self.book)?.state(self.exercise);
+        if state != State::Passing {
+            self.remark = format!(
+                "{} does not pass yet; l lists the others",
+                self.exercise.name
+            );
+            return Ok(());
+        }
+        match self.next()? {
+            Some(next) => {
+                start::hand_out(next)?;
+                self.go_to(next)
+            }
+            None => {
+                self.remark = current::all_done().to_string();
+                Ok(())
+            }
+        }
+    }
+
+    fn go_to(&mut self, exercise: &'a Exercise) -> Result<(), Trouble> {
+        if exercise.id() != self.exercise.id() {
+            self.exercise = exercise;
+            self.check = None;
+            self.verdict = None;
+            self.seen = Text::Missing;
+            self.saves = Saves::of(exercise.attempt(), &self.events);
+        }
+        let state = Progress::read(self.book)?.state(exercise);
+        if let State::Untouched | State::Started = state {
+            self.show_question()?;
+        } else {
+            Progress::update(self.book, |p| p.set_current(exercise))?;
+            self.page = Page::Verdict;
+        }
+        self.look()
+    }
+
+    fn move_on_page(&mut self, key: KeyCode) -> Result<(), Trouble> {
+        let (_, rows) = terminal::size();
+        match &mut self.page {
+            Page::Verdict => {}
+            Page::Map(exercise) => {
+                let progress = Progress::read(self.book)?;
+                let listed = map::listed(self.book, &progress);
+                let here = listed.iter().position(|e| e.id() == exercise.id());
+                let here = here.unwrap_or(0);
+                let there = match key {
+                    KeyCode::Up | KeyCode::Char('k') => here.saturating_sub(1),
+                    KeyCode::Down | KeyCode::Char('j') => here + 1,
+                    _ => here,
+                };
+                if let Some(there) = listed.get(there) {
+                    *exercise = there;
+                }
+            }
+            Page::Long { text, top, .. } => {
+                *top = page::scrolled(text, *top, key, rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// The screen, of this size.
+    pub(super) fn screen(
+        &self,
+        (columns, rows): (usize, usize),
+    ) -> Result<Vec<String>, Trouble> {
+        let progress = Progress::read(self.book)?;
+        let room = rows.saturating_sub(page::FOOT);
+        let mut lines = match &self.page {
+            Page::Map(chosen) => page::around(
+                map::lines(self.book, &progress, Some(chosen)),
+                room,
+            ),
+            Page::Long { text, top, .. } => page::part(text, *top, room),
+            Page::Verdict => self.verdict_page(room)?,
+        };
+        lines.truncate(room);
+        lines.resize(room, String::new());
+        lines.push(page::rule(columns));
+        lines.push(self.says(columns));
+        lines.push(self.keys(&progress)?);
+        // Of a screen of two lines, the last two: what goes on, and the keys.
+        Ok(lines.split_off(lines.len().saturating_sub(rows)))
+    }
+
+    fn verdict_page(&self, room: usize) -> Result<Vec<String>, Trouble> {
+        let exercise = self.exercise;
+        if self.seen == Text::Missing {
+            return Ok(page::missing(self.book, exercise));
+        }
+        let lines = match &self.verdict {
+            None => page::lines(&start::question(self.book, exercise)),
+            Some(Verdict::Of(grade)) => {
+                let next = self.next()?;
+                show::screen(grade, exercise, next, room)
+            }
+            Some(Verdict::None(why)) => page::no_verdict(exercise, why),
+        };
+        Ok(match (&self.check, &self.verdict) {
+            (None, _) => lines,
+            // It would say that it passes.
+            (Some(_), Some(Verdict::Of(Grade { outcome, .. })))
+                if *outcome == Outcome::Passes =>
+            {
+                page::outdated(exercise, Vec::new())
+            }
+            (Some(_), _) => page::outdated(exercise, lines),
+        })
+    }
+
+    /// One line: what was done, what is going on.
+    fn says(&self, columns: usize) -> String {
+        if !self.remark.is_empty() {
+            return crate::term::open(&self.remark);
+        }
+        let mut parts = Vec::new();
+        if let Some(check) = &self.check {
+            parts.push(check.says.clone());
+        }
+        if let Some((ahead, _)) = &self.ahead {
+            parts.push(ahead.says.clone());
+        }
+        match &self.notes {
+            Notes::Unasked => {}
+            Notes::Wanted => parts.push("the notes come next".to_owned()),
+            Notes::Building(job) => parts.push(job.says.clone()),
+            Notes::At(_, address) => {
+                let page = self.exercise.id();
+                parts.push(format!("notes: {address}{page}.html"));
+            }
+        }
+        parts.extend(self.saves.polls());
+        if let (Page::Long { .. } | Page::Map(_), Some(Verdict::Of(grade))) =
+            (&self.page, &self.verdict)
+            && self.check.is_none()
+        {
+            parts.push(show::outcome(grade));
+        }
+        parts.retain(|part| !part.is_empty());
+        page::status(&parts, columns)
+    }
+
+    fn keys(&self, progress: &Progress) -> Result<String, Trouble> {
+        let passes = progress.state(self.exercise) == State::Passing;
+        Ok(match &self.page {
+            Page::Map(chosen) => {
+                let go = format!("enter {}", chosen.name);
+                page::keys(&["↑ ↓ choose", &go, "o notes", "q quit"])
+            }
+            Page::Long { kind: Kind::Hints, .. } => page::keys(&[
+                "↑ ↓ scroll",
+                "h one more",
+                "enter back",
+                "q quit",
+            ]),
+            Page::Verdict | Page::Long { kind: Kind::Question, .. }
+                if self.seen == Text::Missing =>
+            {
+                page::keys(&["s start", "l list", "o notes", "q quit"])
+            }
+            Page::Long { kind: Kind::Question, .. } => page::keys(&[
+                "enter verdict",
+                "h hint",
+                "l list",
+                "o notes",
+                "q quit",
+            ]),
+            Page::Long { .. } => {
+                page::keys(&["↑ ↓ scroll", "enter back", "q quit"])
+            }
+            Page::Verdict if passes => {
+                let next = self.next()?.map(|next| format!("n {}", next.name));
+                let mut keys: Vec<_> = next.as_deref().into_iter().collect();
+                keys.extend(["c compare", "a all", "l list"]);
+                keys.extend(["o notes", "q quit"]);
+                page::keys(&keys)
+            }
+            Page::Verdict => page::keys(&[
+                "h hint", "a all", "l list", "o notes", "n next", "q quit",
+            ]),
+        })
+    }
+
+    /// What stays in the terminal when the screen is gone.
+    pub(super) fn last_words(&self) -> Result<String, Trouble> {
+        let id = self.exercise.id();
+        let state = match (&self.verdict, &self.check) {
+            (Some(Verdict::Of(grade)), None) => show::outcome(grade),
+            _ => map::paint(Progress::read(self.book)?.state(self.exercise)),
+        };
+        Ok(format!("{id}: {state}. `cargo wb` goes on from here.\n"))
+    }
+}
+
+/// Ctrl-Z: the shell's turn, until it brings this command back.
+fn suspend() -> Result<(), Trouble> {
+    terminal::give_back();
+    let stopped = signal_hook::low_level::emulate_default_handler(
+        signal_hook::consts::SIGTSTP,
+    );
+    let taken = stopped.and_then(|()| terminal::take());
+    // The one that is held gives it back.
+    std::mem::forget(taken.map_err(|error| {
+        Trouble::new(format!("cannot use the terminal: {error}"))
+    })?);
+    Ok(())
+}

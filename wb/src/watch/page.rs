@@ -1,0 +1,109 @@
+//! Lines that make a page.
+
+use crossterm::event::KeyCode;
+
+use crate::term;
+use crate::workbook::{Exercise, Workbook};
+
+/// How many lines are below a page.
+pub(super) const FOOT: usize = 3;
+
+pub(super) fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The part of `text` that begins with line `top`, as far down as there is
+/// something to show.
+pub(super) fn part(text: &str, top: usize, room: usize) -> Vec<String> {
+    let lines = lines(text);
+    let top = top.min(lines.len().saturating_sub(room));
+    let below = lines.len().saturating_sub(top + room);
+    let mut part: Vec<_> = lines.into_iter().skip(top).take(room).collect();
+    if below > 0
+        && let Some(last) = part.last_mut()
+    {
+        *last = term::dim(&format!("  … {} more lines", below + 1));
+    }
+    part
+}
+
+/// The first line to show after `key`.
+pub(super) fn scrolled(
+    text: &str,
+    top: usize,
+    key: KeyCode,
+    rows: usize,
+) -> usize {
+    let room = rows.saturating_sub(FOOT).max(1);
+    let last = text.lines().count().saturating_sub(room);
+    let top = top.min(last);
+    // The last line of a page only says that there is more.
+    let page = room.saturating_sub(2).max(1);
+    match key {
+        KeyCode::Up | KeyCode::Char('k') => top.saturating_sub(1),
+        KeyCode::Down | KeyCode::Char('j') => (top + 1).min(last),
+        KeyCode::PageUp | KeyCode::Char('b') => top.saturating_sub(page),
+        KeyCode::PageDown | KeyCode::Char(' ') => (top + page).min(last),
+        KeyCode::Home | KeyCode::Char('g') => 0,
+        KeyCode::End | KeyCode::Char('G') => last,
+        _ => top,
+    }
+}
+
+/// So much of `lines` as fits around the one that is chosen.
+pub(super) fn around(lines: Vec<(String, bool)>, room: usize) -> Vec<String> {
+    let chosen = lines.iter().position(|(_, is_chosen)| *is_chosen);
+    let last = lines.len().saturating_sub(room);
+    let top = chosen.unwrap_or(0).saturating_sub(room / 2).min(last);
+    lines.into_iter().skip(top).take(room).map(|(line, _)| line).collect()
+}
+
+pub(super) fn missing(book: &Workbook, exercise: &Exercise) -> Vec<String> {
+    let attempt = exercise.attempt();
+    vec![
+        term::bold(&format!("{}: {}", exercise.id(), exercise.spec.title)),
+        String::new(),
+        format!("There is no {}.", book.short(&attempt)),
+        "s starts it from the stub.".to_owned(),
+    ]
+}
+
+pub(super) fn no_verdict(exercise: &Exercise, why: &str) -> Vec<String> {
+    let head = format!("{}: {}", exercise.id(), exercise.spec.title);
+    let mut lines = vec![
+        format!("{}  {}", term::bold(&head), term::bad("no verdict")),
+        String::new(),
+    ];
+    lines.extend(self::lines(&term::wrap(why, 0)));
+    lines.push(String::new());
+    lines.push("r checks again.".to_owned());
+    lines
+}
+
+/// What was said of the text before this one, so that it looks like it.
+pub(super) fn outdated(exercise: &Exercise, lines: Vec<String>) -> Vec<String> {
+    let head = format!("{}: {}", exercise.id(), exercise.spec.title);
+    let head = format!("{}  {}", term::bold(&head), term::open("checking…"));
+    let dimmed = |line: String| term::dim(&console::strip_ansi_codes(&line));
+    let rest = lines.into_iter().skip(1).map(dimmed);
+    std::iter::once(head).chain(rest).collect()
+}
+
+pub(super) fn rule(columns: usize) -> String {
+    term::dim(&"─".repeat(columns.min(term::width())))
+}
+
+/// Beside each other, as far as there is room.
+pub(super) fn status(parts: &[String], columns: usize) -> String {
+    let line = parts.join(" · ");
+    term::dim(&console::truncate_str(&line, columns, "…"))
+}
+
+/// Each key stands out from what it does.
+pub(super) fn keys(keys: &[&str]) -> String {
+    let key = |text: &&str| {
+        let (key, does) = text.rsplit_once(' ').unwrap_or((text, ""));
+        format!("{} {does}", term::bold(key))
+    };
+    keys.iter().map(key).collect::<Vec<_>>().join("   ")
+}
