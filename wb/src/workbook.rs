@@ -96,11 +96,10 @@ impl Workbook {
         })
     }
 
-    /// Where this command keeps what can be made again.
+    /// Where this command keeps what can be made again: not where cargo may be
+    /// told to build, which other clones may share.
     pub(crate) fn scratch(&self) -> PathBuf {
-        let target = env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| PathBuf::from("target"), PathBuf::from);
-        self.root.join(target).join("wb")
+        self.root.join("target/wb")
     }
 
     /// `file` as a reader types it.

@@ -1,5 +1,6 @@
 //! Figures: `notes/pages/figures/week05/overload-queue.svg` is what the example
-//! `overload` of week 5 prints when it is run with `--figure queue`.
+//! `overload` of week 5 prints when it is run with `--figure queue`. So it is
+//! for `figures/wb`, what this command looks like.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -21,8 +22,9 @@ pub(super) fn stale(
     weeks: &[&Week],
 ) -> Result<Vec<String>, Trouble> {
     let mut faults = Vec::new();
-    for week in weeks {
-        let folder = book.root.join("notes/pages/figures").join(&week.name);
+    let packages = weeks.iter().map(|week| &*week.name).chain(["wb"]);
+    for package in packages {
+        let folder = book.root.join("notes/pages/figures").join(package);
         for figure in svgs(&folder) {
             let shown = book.short(&figure).to_string();
             let stem = figure.file_stem().unwrap_or_default().to_string_lossy();
@@ -31,7 +33,7 @@ pub(super) fn stale(
                 continue;
             };
             let command = &mut cargo(book);
-            let drawn = draw(command, &week.name, example, name)?;
+            let drawn = draw(command, package, example, name)?;
             if !drawn.status.is_some_and(|status| status.success()) {
                 faults.push(format!(
                     "{shown}: example {example} draws nothing\n{}",
@@ -42,9 +44,8 @@ pub(super) fn stale(
             let kept = fs::read_to_string(&figure).ok();
             if kept.as_ref() != Some(&drawn.stdout) {
                 faults.push(format!(
-                    "{shown} is stale: `cargo run -p {} --example {example} -- \
-                     --figure {name} > {shown}`",
-                    week.name
+                    "{shown} is stale: `cargo run -p {package} --example \
+                     {example} -- --figure {name} > {shown}`"
                 ));
             }
         }
@@ -54,12 +55,12 @@ pub(super) fn stale(
 
 fn draw(
     cargo: &mut Command,
-    week: &str,
+    package: &str,
     example: &str,
     figure: &str,
 ) -> Result<Output, Trouble> {
     cargo
-        .args(["run", "--quiet", "--package", week, "--example", example])
+        .args(["run", "--quiet", "--package", package, "--example", example])
         .args(["--", "--figure", figure]);
     Ok(Group::piped(cargo)?.output(DEADLINE))
 }

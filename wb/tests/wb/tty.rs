@@ -122,7 +122,11 @@ impl Tty {
 
     /// What is on the screen now.
     pub(crate) fn text(&self) -> String {
-        self.shown.parser.lock().unwrap().screen().contents()
+        self.screen().contents()
+    }
+
+    pub(crate) fn screen(&self) -> Screen {
+        self.shown.parser.lock().unwrap().screen().clone()
     }
 
     /// Waits for the end. The terminal is as a shell wants it.
