@@ -21,6 +21,7 @@ mod desk;
 mod job;
 mod page;
 mod saves;
+mod view;
 
 /// What happens while one watches.
 #[derive(Debug)]

@@ -3,11 +3,10 @@
 use std::env;
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use lab::servers::PROGRAMS;
+use lab::servers::{PROGRAMS, Program};
 
 use crate::compile::cargo;
 use crate::process::Group;
@@ -15,154 +14,115 @@ use crate::term;
 use crate::trouble::Trouble;
 use crate::workbook::Workbook;
 
-/// A program that only says its version.
+/// For a program that only says its version.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Programs that everything needs, what they are for, and how one gets them.
-const TOOLS: [(&str, &str, Packages); 2] = [
-    (
-        "cc",
-        "a C compiler, for SQLite",
-        Packages {
-            debian: "gcc libc6-dev",
-            fedora: "gcc",
-            homebrew: Err("xcode-select --install"),
-        },
-    ),
-    (
-        "make",
-        "for what is built from C",
-        Packages {
-            debian: "make",
-            fedora: "make",
-            homebrew: Err("xcode-select --install"),
-        },
-    ),
-];
+/// Comes with macOS's command line tools alone.
+const XCODE: &str = "xcode-select --install";
 
-/// What to install.
-#[derive(Debug, Clone, Copy)]
-struct Packages {
-    debian: &'static str,
-    fedora: &'static str,
-    /// Or what to type instead.
-    homebrew: Result<&'static str, &'static str>,
+/// One thing that is here, or what is wrong with it.
+struct Finding {
+    name: &'static str,
+    is: Result<String, Lack>,
+}
+
+struct Lack {
+    /// In two words.
+    is: &'static str,
+    /// What to do.
+    mend: String,
 }
 
 /// Exit code 1 where something is missing that everything needs.
 pub(crate) fn doctor(book: &Workbook) -> Result<u8, Trouble> {
-    let mut text = format!("{}\n", term::bold("Needed for everything"));
-    let mut missing = Vec::new();
-    let wanted = wanted_rust(book);
-    match version(cargo(book).arg("--version")) {
-        Some(found) if is_at_least(&found, &wanted) => {
-            row(&mut text, "Rust", &found, &format!("{wanted} or newer"));
-        }
-        Some(found) => {
-            let mend = "rustup update stable".to_owned();
-            lacks(&mut text, "Rust", &format!("{found} is too old"), &mend);
-            missing.push(mend);
-        }
-        None => {
-            let mend = "https://rustup.rs".to_owned();
-            lacks(&mut text, "Rust", "cargo does not start", &mend);
-            missing.push(mend);
-        }
-    }
-    for (program, purpose, packages) in TOOLS {
-        match version(Command::new(program).arg("--version")) {
-            Some(found) => row(&mut text, program, &found, purpose),
-            None => {
-                let mend = packages.mend();
-                lacks(&mut text, program, &format!("no {program}"), &mend);
-                missing.push(mend);
-            }
-        }
-    }
-
-    let _ = writeln!(
-        text,
-        "\n{}",
-        term::bold(
-            "For tests that ask for a real server, and wait without one"
-        )
-    );
-    for program in PROGRAMS {
-        if let Some(file) = program.find() {
-            row(&mut text, program.name, &file.display().to_string(), "");
-        } else {
-            let packages = Packages {
-                debian: program.debian,
-                fedora: program.fedora,
-                homebrew: Ok(program.homebrew),
-            };
-            lacks(&mut text, program.name, "not here", &packages.mend());
-        }
-    }
-
-    let _ = writeln!(text, "\n{}", term::bold("For `cargo wb verify` alone"));
-    for tool in ["clippy", "fmt"] {
-        match version(cargo(book).args([tool, "--version"])) {
-            Some(found) => row(&mut text, tool, &found, ""),
-            None => lacks(
-                &mut text,
-                tool,
-                "not here",
-                &format!(
-                    "rustup component add {}",
-                    match tool {
-                        "fmt" => "rustfmt",
-                        other => other,
-                    }
-                ),
-            ),
-        }
-    }
-
-    text.push('\n');
-    let all_is_well = missing.is_empty();
-    text += &if all_is_well {
-        format!("{}\n", term::good("All that is needed is here."))
-    } else {
-        format!("First of all: `{}`\n", missing.join("`, `"))
+    let needed = [
+        rust(book),
+        tool("cc", ["apt-get install gcc libc6-dev", "dnf install gcc", XCODE]),
+        tool("make", ["apt-get install make", "dnf install make", XCODE]),
+    ];
+    let servers: Vec<_> = PROGRAMS.iter().map(server).collect();
+    let component = |name, mend: &str| Finding {
+        name,
+        is: version(cargo(book).args([name, "--version"]))
+            .ok_or_else(|| missing(mend)),
     };
+    let checks = [
+        component("fmt", "`rustup component add rustfmt`"),
+        component("clippy", "`rustup component add clippy`"),
+    ];
+
+    let mut text = String::new();
+    group("Needed for everything", &needed, &mut text);
+    group("For the tests that ask for a server", &servers, &mut text);
+    group("For `cargo wb verify` alone", &checks, &mut text);
+    let mends: Vec<_> =
+        needed.iter().filter_map(|it| it.is.as_ref().err()).collect();
+    let all_is_well = mends.is_empty();
+    if all_is_well {
+        let _ = writeln!(text, "{}", term::good("All that is needed is here."));
+    } else {
+        text.push_str("First of all:\n");
+        mends.iter().for_each(|lack| text += &format!("  {}\n", lack.mend));
+    }
     term::print(&text);
     Ok(u8::from(!all_is_well))
 }
 
-fn row(text: &mut String, name: &str, found: &str, purpose: &str) {
-    let mark = term::good("ok");
-    let line = format!("  {name:13} {mark}       {found}");
-    let purpose = if purpose.is_empty() {
-        String::new()
-    } else {
-        format!("  ({purpose})")
-    };
-    let _ = writeln!(text, "{line}{}", term::dim(&purpose));
-}
-
-fn lacks(text: &mut String, name: &str, what: &str, mend: &str) {
-    let mark = term::open("missing");
-    let _ = writeln!(text, "  {name:13} {mark}  {what}: `{mend}`");
-}
-
-impl Packages {
-    /// For the package manager that is here, or for all three.
-    fn mend(&self) -> String {
-        let brew = match self.homebrew {
-            Ok(formula) => format!("brew install {formula}"),
-            Err(other) => other.to_owned(),
+fn group(title: &str, findings: &[Finding], text: &mut String) {
+    let _ = writeln!(text, "{}", term::bold(title));
+    for Finding { name, is } in findings {
+        let (mark, is) = match is {
+            Ok(found) => (term::good("ok"), found),
+            Err(lack) => (term::open(lack.is), &lack.mend),
         };
-        let known = [
-            ("apt-get", format!("apt-get install {}", self.debian)),
-            ("dnf", format!("dnf install {}", self.fedora)),
-            ("brew", brew),
-        ];
-        let here = known.iter().find(|(manager, _)| is_on_path(manager));
-        match here {
-            Some((_, mend)) => mend.clone(),
-            None => known.map(|(_, mend)| mend).join("`, or `"),
-        }
+        let _ = writeln!(text, "  {name:13} {} {is}", term::pad(&mark, 8));
+    }
+    text.push('\n');
+}
+
+/// Cargo, if it is not older than what the workspace asks for.
+fn rust(book: &Workbook) -> Finding {
+    let wanted = wanted_rust(book);
+    let is = match version(cargo(book).arg("--version")) {
+        Some(found) if is_at_least(&found, &wanted) => Ok(found),
+        Some(found) => Err(Lack {
+            is: "too old",
+            mend: format!(
+                "`rustup update stable`: {wanted} is needed, this is {found}"
+            ),
+        }),
+        None => Err(missing("https://rustup.rs")),
+    };
+    Finding { name: "Rust", is }
+}
+
+fn tool(name: &'static str, mends: [&str; 3]) -> Finding {
+    let found = version(Command::new(name).arg("--version"));
+    Finding { name, is: found.ok_or_else(|| missing(mend(mends))) }
+}
+
+fn server(program: &Program) -> Finding {
+    let found = program.find().map(|file| file.display().to_string());
+    let mends = [
+        format!("apt-get install {}", program.debian),
+        format!("dnf install {}", program.fedora),
+        format!("brew install {}", program.homebrew),
+    ];
+    let mends = mends.each_ref().map(String::as_str);
+    let is = found.ok_or_else(|| missing(mend(mends)));
+    Finding { name: program.name, is }
+}
+
+fn missing(mend: impl Into<String>) -> Lack {
+    Lack { is: "missing", mend: mend.into() }
+}
+
+/// The one for the package manager that is here, or all three.
+fn mend([debian, fedora, homebrew]: [&str; 3]) -> String {
+    let ways = [("apt-get", debian), ("dnf", fedora), ("brew", homebrew)];
+    match ways.iter().find(|(manager, _)| is_on_path(manager)) {
+        Some((_, way)) => format!("`{way}`"),
+        None => format!("`{debian}`, `{fedora}` or `{homebrew}`"),
     }
 }
 
@@ -178,15 +138,15 @@ fn version(command: &mut Command) -> Option<String> {
     Some(says.lines().next()?.trim().to_owned())
 }
 
-/// What the workspace asks for: `1.95`.
+/// `1.95`
 fn wanted_rust(book: &Workbook) -> String {
-    let file: PathBuf = book.root.join("Cargo.toml");
-    let text = fs::read_to_string(file).unwrap_or_default();
-    let table: toml::Table = toml::from_str(&text).unwrap_or_default();
+    let text = fs::read_to_string(book.root.join("Cargo.toml"));
+    let table: toml::Table =
+        toml::from_str(&text.unwrap_or_default()).unwrap_or_default();
     let version = table
         .get("workspace")
         .and_then(|it| it.get("package")?.get("rust-version")?.as_str());
-    version.unwrap_or("1.0").to_owned()
+    version.unwrap_or("1").to_owned()
 }
 
 /// `cargo 1.95.0 (f2d3ce0bd 2026-03-21)` is at least `1.95`.

@@ -73,14 +73,13 @@ fn the_doctor_says_what_is_here_and_what_is_not() {
     }
     // Whatever the machine: all three ways.
     doctor().shows(&[
-        "make          missing  no make: `apt-get install make`",
-        "`dnf install make`",
-        "`xcode-select --install`",
+        "make          missing  `apt-get install make`",
+        "`dnf install make` or `xcode-select --install`",
         "First of all",
     ]);
     std::fs::write(bin.join("dnf"), "").unwrap();
     doctor()
-        .shows(&["no make: `dnf install make`", "First of all"])
+        .shows(&["missing  `dnf install make`\n", "First of all"])
         .hides("apt-get install make");
 
     std::fs::remove_file(bin.join("redis-server")).ok();
@@ -93,9 +92,10 @@ fn the_doctor_wants_a_rust_that_is_new_enough() {
     let manifest = mini.read("Cargo.toml");
     let wanted = "\n[workspace.package]\nrust-version = \"9.9\"\n";
     mini.write("Cargo.toml", &format!("{manifest}{wanted}"));
-    mini.wb(&["doctor"])
-        .ends_with(1)
-        .shows(&["is too old", "First of all: `rustup update stable`"]);
+    mini.wb(&["doctor"]).ends_with(1).shows(&[
+        "Rust          too old  `rustup update stable`: 9.9 is needed",
+        "First of all:\n  `rustup update stable`",
+    ]);
 }
 
 #[test]

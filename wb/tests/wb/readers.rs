@@ -1,6 +1,9 @@
 //! What a reader sees of an attempt.
 
-use crate::mini::Mini;
+use std::fs;
+use std::process::Command;
+
+use crate::mini::{Mini, Said};
 use crate::tty::is_gone;
 
 #[test]
@@ -209,6 +212,46 @@ fn a_missing_server_stands_in_nobodys_way() {
 }
 
 #[test]
+fn a_save_while_the_compiler_runs_is_graded() {
+    let mini = Mini::new();
+    // The compiler waits for whoever writes to it.
+    let pipe = mini.path("attempts/week01/pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    mini.attempt(r#"let _ = include_str!("pipe"); u64::from(n)"#);
+    let check = mini.start(&["check", "backoff"]);
+    let writer = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    mini.attempt("if n < 7 { 10 << n } else { 1000 }");
+    drop(writer);
+    Said::new(check.wait_with_output().unwrap())
+        .ends_with(0)
+        .shows(&["passes"])
+        .hides("Your file has changed");
+    mini.wb(&[]).shows(&["passing"]);
+}
+
+#[test]
+fn a_verdict_on_what_was_saved_over_says_so() {
+    let mini = Mini::new();
+    mini.attempt(
+        r#"let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::fs::write(here.join("waits"), "").unwrap();
+    while !here.join("go").exists() { std::thread::yield_now() }
+    if n < 7 { 10 << n } else { 1000 }"#,
+    );
+    let check = mini.start(&["check", "backoff"]);
+    while !mini.path("attempts/week01/waits").exists() {
+        std::thread::yield_now();
+    }
+    mini.attempt("u64::from(n)");
+    mini.write("attempts/week01/go", "");
+    Said::new(check.wait_with_output().unwrap())
+        .ends_with(0)
+        .shows(&["passes", "Your file has changed since"]);
+    mini.wb(&[]).shows(&["changed since it passed"]);
+}
+
+#[test]
 fn an_unfinished_attempt_is_in_no_other_ones_way() {
     let mini = Mini::new();
     mini.attempt("n");
@@ -219,7 +262,7 @@ fn an_unfinished_attempt_is_in_no_other_ones_way() {
     );
     mini.wb(&["check", "pause"]).ends_with(0).shows(&["passes"]);
 
-    let test = std::process::Command::new(env!("CARGO"))
+    let test = Command::new(env!("CARGO"))
         .arg("test")
         .current_dir(mini.path(""))
         .env("CARGO_TARGET_DIR", mini.path("target"))

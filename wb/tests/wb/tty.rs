@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::num::NonZero;
 use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -28,6 +29,8 @@ pub(crate) struct Tty {
 struct Shown {
     parser: Mutex<Parser>,
     has_changed: Condvar,
+    /// No program is left that could write.
+    is_all: AtomicBool,
 }
 
 impl Tty {
@@ -52,6 +55,7 @@ impl Tty {
         let shown = Arc::new(Shown {
             parser: Mutex::new(Parser::new(rows(24), rows(80), 0)),
             has_changed: Condvar::new(),
+            is_all: AtomicBool::new(false),
         });
         let (from, to) = (Arc::downgrade(&pty), Arc::clone(&shown));
         thread::spawn(move || {
@@ -67,6 +71,10 @@ impl Tty {
                 to.parser.lock().unwrap().process(&buffer[..n]);
                 to.has_changed.notify_all();
             }
+            let parser = to.parser.lock();
+            to.is_all.store(true, Ordering::Release);
+            to.has_changed.notify_all();
+            drop(parser);
         });
         Self { pty, child, shown }
     }
@@ -141,9 +149,13 @@ impl Tty {
             assert!(Instant::now() < deadline, "it does not end:\n{text}");
             thread::yield_now();
         };
-        self.shows_when("a cursor on the first screen", |screen| {
-            !screen.alternate_screen() && !screen.hide_cursor()
+        let shown = Arc::clone(&self.shown);
+        self.shows_when("the last of it", |_| {
+            shown.is_all.load(Ordering::Acquire)
         });
+        let screen = self.screen();
+        assert!(!screen.alternate_screen(), "{}", screen.contents());
+        assert!(!screen.hide_cursor(), "{}", screen.contents());
         self.is_cooked();
         (status, self.text())
     }
