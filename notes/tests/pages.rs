@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag};
 
 /// The languages of fences. `rust` alone is compiled and run.
-const LANGUAGES: [&str; 9] = [
+const LANGUAGES: [&str; 10] = [
     "console",
     "go",
+    "proto",
     "json",
     "rust",
     "rust,ignore",

@@ -1,0 +1,456 @@
+//! The book as `render` writes it: every link leads somewhere, every exercise
+//! is told in full, and nothing comes from another host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use notes::book;
+use pulldown_cmark::{Event, Parser, Tag};
+use scraper::{ElementRef, Html, Selector};
+use tempfile::TempDir;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Rendered once for all tests.
+static BOOK: LazyLock<Rendered> = LazyLock::new(Rendered::new);
+
+struct Rendered {
+    folder: TempDir,
+    /// By their paths in the book: `week02/no_rows.html`.
+    pages: BTreeMap<String, Page>,
+    /// What mdBook warned of.
+    warnings: String,
+}
+
+struct Page {
+    html: String,
+    ids: BTreeSet<String>,
+    links: Vec<Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    element: String,
+    target: String,
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_place_in_it() {
+    let mut links = 0;
+    for (path, page) in &BOOK.pages {
+        let local = page.links.iter().filter(|link| !is_outside(&link.target));
+        for Link { target, .. } in local {
+            let (file, place) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { path } else { &beside(path, file) };
+            assert!(
+                BOOK.folder.path().join(file).is_file(),
+                "{path} links {target}: there is no {file}"
+            );
+            if !place.is_empty() {
+                assert!(
+                    BOOK.pages[file].ids.contains(place),
+                    "{path} links {target}: no such place in {file}"
+                );
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 100, "only {links} links were found");
+}
+
+#[test]
+fn nothing_but_what_the_reader_follows_is_elsewhere() {
+    for (path, page) in &BOOK.pages {
+        for Link { element, target } in &page.links {
+            assert!(
+                element == "a" || !is_outside(target),
+                "{path} loads {target} into its <{element}>"
+            );
+        }
+    }
+    let styles = files(BOOK.folder.path());
+    let styles = styles.iter().filter(|file| has_extension(file, "css"));
+    let mut urls = 0;
+    for style in styles {
+        let text = fs::read_to_string(style).unwrap();
+        let shown = style.display();
+        assert!(!text.contains("@import"), "{shown} imports");
+        for url in text.split("url(").skip(1) {
+            let url = url.trim_start_matches(['"', '\'']);
+            let url = url.split([')', '"', '\'']).next().unwrap();
+            let file = style.with_file_name(url);
+            let is_here = url.starts_with("data:") || file.is_file();
+            assert!(is_here, "{shown} loads {url}");
+            urls += 1;
+        }
+    }
+    assert!(urls > 0, "no style names a font");
+}
+
+#[test]
+fn every_listing_stands_in_its_page() {
+    let mut listings = 0;
+    for source in sources() {
+        let text = fs::read_to_string(pages().join(&source)).unwrap();
+        let html = html(&source);
+        assert!(!BOOK.pages[&html].html.contains("{{#"), "{html} has a {{{{#");
+        let page = parsed(&html);
+        let code: Vec<_> =
+            select(&page, "pre code").iter().map(text_of).collect();
+        for include in text.split("{{#include ").skip(1) {
+            let target = include.split("}}").next().unwrap().trim();
+            let (file, part) = target.split_once(':').unwrap_or((target, ""));
+            let file = pages().join(&source).with_file_name("").join(file);
+            let listing = fs::read_to_string(&file).unwrap();
+            let stands = |part: &str| {
+                code.iter().any(|code| code.contains(part.trim_end()))
+            };
+            let is_there = match part {
+                "" => stands(&listing),
+                _ => {
+                    listing.lines().any(|line| line.len() > 20 && stands(line))
+                }
+            };
+            assert!(is_there, "{html} does not show {target}");
+            listings += 1;
+        }
+    }
+    assert!(listings > 0, "no page includes a listing");
+}
+
+#[test]
+fn every_exercise_is_asked_and_every_foil_shown() {
+    let mut exercises = 0;
+    for (week, name, toml) in tomls() {
+        let path = format!("{week}/{name}.html");
+        let page = parsed(&path);
+        let asked = select(&page, "h1 + .exercise p");
+        let asked: Vec<_> = asked.iter().map(text_of).collect();
+        for (n, language) in ["en", "zh"].into_iter().enumerate() {
+            let question = toml["question"][language].as_str().unwrap();
+            let question = question.replace('`', "");
+            assert_eq!(asked[n], question, "{path}: question.{language}");
+        }
+        for part in [
+            format!("{} minutes", toml["minutes"]),
+            format!("on the path {}", toml["path"].as_str().unwrap()),
+            format!("cargo wb start {name}"),
+            format!(
+                "cargo run -p {week} --example {}",
+                toml["example"].as_str().unwrap()
+            ),
+        ] {
+            assert!(asked[2].contains(&part), "{path} does not say {part:?}");
+        }
+
+        let foils = toml["foils"].as_table().unwrap();
+        let folds = select(&page, "#what-the-foils-teach ~ details.foil");
+        let names = select(&page, "details.foil > summary > strong");
+        let names: Vec<_> = names
+            .iter()
+            .map(|name| text_of(name).replace(':', "").replace(' ', "_"))
+            .collect();
+        let keys: Vec<_> = foils.keys().cloned().collect();
+        assert_eq!(names, keys, "{path} (left) and its toml (right)");
+        assert_eq!(folds.len(), keys.len(), "{path}: folds elsewhere");
+        for ((key, foil), fold) in foils.iter().zip(folds) {
+            let at = format!("{path}, foil {key}");
+            let diff = fold.select(&css("pre > code.language-diff")).next();
+            let diff = diff.map(|diff| text_of(&diff)).unwrap_or_default();
+            let is_change = |line: &str| line.starts_with(['+', '-']);
+            assert!(diff.lines().any(is_change), "{at}: no diff");
+            let text = text_of(&fold);
+            for part in ["lesson", "tempts"] {
+                let part = foil[part].as_str().unwrap().replace('`', "");
+                assert!(text.contains(&part), "{at} does not say {part:?}");
+            }
+            let tests = foil["caught_by"].as_array().unwrap().len();
+            assert_eq!(fold.select(&css("li")).count(), tests, "{at}: tests");
+        }
+        exercises += 1;
+    }
+    assert!(exercises > 0, "no week has exercises");
+}
+
+#[test]
+fn every_week_lists_its_exercises() {
+    let mut weeks = 0;
+    for folder in week_folders() {
+        let toml = workbook().join(&folder).join("exercises/week.toml");
+        let Ok(toml) = fs::read_to_string(toml) else { continue };
+        let toml: toml::Table = toml::from_str(&toml).unwrap();
+        let names = toml["exercises"].as_array().unwrap();
+        let path = format!("{folder}/index.html");
+        let page = parsed(&path);
+        let links: Vec<_> = select(&page, "main td:first-child > a")
+            .iter()
+            .map(|link| link.attr("href").unwrap().to_owned())
+            .collect();
+        let expected: Vec<_> = names
+            .iter()
+            .map(|name| format!("{}.html", name.as_str().unwrap()))
+            .collect();
+        assert!(
+            links.windows(expected.len()).any(|links| links == expected),
+            "{path} lists {links:?}, and week.toml {expected:?}"
+        );
+        weeks += 1;
+    }
+    assert!(weeks > 0, "no week has exercises");
+}
+
+#[test]
+fn every_figure_is_shown() {
+    let mut shown = BTreeSet::new();
+    for source in sources() {
+        let path = html(&source);
+        let page = parsed(&path);
+        let images = select(&page, "main img");
+        let targets = images.iter().map(|image| image.attr("src").unwrap());
+        shown.extend(targets.map(|target| beside(&path, target)));
+    }
+    for figure in files(&pages().join("figures")) {
+        let figure = figure.strip_prefix(pages()).unwrap().display();
+        let figure = figure.to_string();
+        assert!(shown.contains(&figure), "no page shows {figure}");
+    }
+}
+
+#[test]
+fn listings_are_highlighted_and_none_is_run() {
+    let mut listings = 0;
+    for path in BOOK.pages.keys() {
+        let page = parsed(path);
+        let run = select(&page, ".playground, .play-button, .editable");
+        assert!(run.is_empty(), "{path} has a listing that runs");
+        listings += select(&page, "pre > code.language-rust").len();
+    }
+    assert!(listings > 0, "no listing is Rust");
+}
+
+#[test]
+fn every_page_is_found_by_the_search() {
+    let index = script("searchindex");
+    let (_, json) = index.split_once("JSON.parse('").unwrap();
+    let (json, _) = json.rsplit_once("')").unwrap();
+    let json = json.replace("\\'", "'").replace("\\\\", "\\");
+    let index: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let urls = index["doc_urls"].as_array().unwrap();
+    let found: BTreeSet<_> = urls
+        .iter()
+        .map(|url| url.as_str().unwrap().split('#').next().unwrap())
+        .collect();
+    for source in sources() {
+        let path = html(&source);
+        assert!(found.contains(&*path), "the search does not know {path}");
+    }
+}
+
+#[test]
+fn every_page_is_in_the_sidebar() {
+    let sidebar = script("toc-");
+    let without_scripts: BTreeSet<_> =
+        BOOK.pages["toc.html"].links.iter().map(|link| &link.target).collect();
+    for source in sources() {
+        let path = html(&source);
+        let link = format!("href=\"{path}\"");
+        assert!(sidebar.contains(&link), "the sidebar has no {path}");
+        assert!(without_scripts.contains(&path), "toc.html has no {path}");
+    }
+}
+
+#[test]
+fn mdbook_warns_of_nothing() {
+    assert_eq!(BOOK.warnings, "");
+}
+
+impl Rendered {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let log = Log::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_writer(log.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            book::render(&workbook(), folder.path()).unwrap();
+        });
+        let html = files(folder.path());
+        let html = html.into_iter().filter(|file| has_extension(file, "html"));
+        let pages = html.map(|file| {
+            let path = file.strip_prefix(folder.path()).unwrap();
+            (path.display().to_string(), Page::read(&file))
+        });
+        let warnings = String::from_utf8(log.0.lock().unwrap().clone());
+        Self { pages: pages.collect(), warnings: warnings.unwrap(), folder }
+    }
+}
+
+impl Page {
+    fn read(file: &Path) -> Self {
+        let html = fs::read_to_string(file).unwrap();
+        let parsed = Html::parse_document(&html);
+        let ids = select(&parsed, "[id]").into_iter();
+        let ids = ids.map(|id| id.attr("id").unwrap().to_owned()).collect();
+        let mut links = Vec::new();
+        for attribute in ["href", "src", "srcset", "data"] {
+            for element in select(&parsed, &format!("[{attribute}]")) {
+                // The page for what is missing stands anywhere.
+                if element.value().name() == "base" {
+                    continue;
+                }
+                links.push(Link {
+                    element: element.value().name().to_owned(),
+                    target: element.attr(attribute).unwrap().to_owned(),
+                });
+            }
+        }
+        Self { ids, links, html }
+    }
+}
+
+fn parsed(page: &str) -> Html {
+    let Some(page) = BOOK.pages.get(page) else { panic!("there is no {page}") };
+    Html::parse_document(&page.html)
+}
+
+fn select<'a>(page: &'a Html, selector: &str) -> Vec<ElementRef<'a>> {
+    page.select(&css(selector)).collect()
+}
+
+fn css(selector: &str) -> Selector {
+    Selector::parse(selector).unwrap()
+}
+
+fn text_of(element: &ElementRef) -> String {
+    element.text().collect()
+}
+
+fn is_outside(target: &str) -> bool {
+    let scheme = target.split(['/', '?', '#']).next().unwrap();
+    target.starts_with("//") || scheme.contains(':')
+}
+
+/// Where `target` leads from `page`, both in the book.
+fn beside(page: &str, target: &str) -> String {
+    let mut parts: Vec<_> = page.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            ".." => assert!(parts.pop().is_some(), "{page} links {target}"),
+            "." => {}
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// The text of the one script whose name starts so.
+fn script(start: &str) -> String {
+    let mut scripts = files(BOOK.folder.path());
+    scripts.retain(|file| {
+        let name = file.file_name().unwrap().to_string_lossy();
+        name.starts_with(start) && name.ends_with(".js")
+    });
+    assert_eq!(scripts.len(), 1, "{scripts:?}");
+    fs::read_to_string(&scripts[0]).unwrap()
+}
+
+/// The pages of the summary: `week02/no_rows.md`.
+fn sources() -> Vec<String> {
+    let summary = fs::read_to_string(pages().join("SUMMARY.md")).unwrap();
+    let sources: Vec<_> = Parser::new(&summary)
+        .filter_map(|event| match event {
+            Event::Start(Tag::Link { dest_url, .. }) => Some(dest_url.into()),
+            _ => None,
+        })
+        .collect();
+    assert!(!sources.is_empty(), "the summary is empty");
+    sources
+}
+
+fn html(source: &str) -> String {
+    source.replace(".md", ".html")
+}
+
+/// Week, name and text of each exercise.
+fn tomls() -> Vec<(String, String, toml::Table)> {
+    let mut tomls = Vec::new();
+    for week in week_folders() {
+        for file in files(&workbook().join(&week).join("exercises")) {
+            let name = file.file_stem().unwrap().to_string_lossy();
+            if name != "week" {
+                let text = fs::read_to_string(&file).unwrap();
+                let toml = toml::from_str(&text).unwrap();
+                tomls.push((week.clone(), name.into_owned(), toml));
+            }
+        }
+    }
+    tomls
+}
+
+fn week_folders() -> Vec<String> {
+    let entries = fs::read_dir(workbook()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> =
+        names.map(|name| name.into_string().unwrap()).collect();
+    names.retain(|name| {
+        name.starts_with("week") && workbook().join(name).is_dir()
+    });
+    names.sort_unstable();
+    names
+}
+
+fn workbook() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn pages() -> PathBuf {
+    workbook().join("notes/pages")
+}
+
+/// All files below `folder`; none, where there is none.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.sort_unstable();
+    files
+}
+
+fn has_extension(file: &Path, extension: &str) -> bool {
+    file.extension().is_some_and(|other| other == extension)
+}
+
+/// A log that is kept.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(text)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
