@@ -7,11 +7,12 @@
 //! ```
 
 use std::error::Error as StdError;
-use std::io::{IsTerminal, Write, stdin, stdout};
+use std::io::stdout;
 use std::iter::successors;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use lab::guess;
 use lab::servers::Postgres;
 use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
@@ -54,15 +55,15 @@ async fn main() -> anyhow::Result<()> {
     let pool = open(&url, setup).await?;
 
     println!("Seven requests. Three succeed, and four fail in different ways.");
-    let guess = predict("How many lines will the log have?")?;
+    let guess = guess::ask("How many lines will the log have?")?;
 
     requests(&pool).await?;
 
     let lines = LINES.load(Relaxed);
-    let guess = guess.map_or_else(String::new, |it| format!("You said {it}. "));
+    let guess = guess::remark(guess.as_deref(), lines);
     println!(
-        "\n{guess}{lines} lines: one for each request that failed, none for the layers \
-         that\nthe errors came through, and none for the author who is gone."
+        "\n{lines} lines.{guess} One for each request that failed, none for the \
+         layers that\nthe errors came through, and none for the author who is gone."
     );
     pool.close().await;
     Ok(())
@@ -192,17 +193,4 @@ async fn open(url: &str, setup: &'static str) -> anyhow::Result<AnyPool> {
         sqlx::query(statement).execute(&pool).await?;
     }
     Ok(pool)
-}
-
-/// Leaves a moment to think, where there is somebody to think.
-fn predict(question: &str) -> std::io::Result<Option<usize>> {
-    println!("{question}");
-    if !stdin().is_terminal() {
-        return Ok(None);
-    }
-    print!("Your guess, then Enter: ");
-    stdout().flush()?;
-    let mut guess = String::new();
-    stdin().read_line(&mut guess)?;
-    Ok(guess.trim().parse().ok())
 }

@@ -1,0 +1,93 @@
+//! An error group: tasks that end together.
+
+use std::any::Any;
+use std::panic;
+use std::sync::{Arc, Mutex};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Tasks that end together.
+#[derive(Debug)]
+pub struct Group<E> {
+    tasks: Vec<Task>,
+    first: Arc<Mutex<Option<E>>>,
+    token: CancellationToken,
+}
+
+/// Aborted on drop.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<E> Drop for Group<E> {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
+}
+
+/// Cancels the token unless its task ends well.
+struct Alarm {
+    token: CancellationToken,
+    is_well: bool,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if !self.is_well {
+            self.token.cancel();
+        }
+    }
+}
+
+impl<E: Send + Sync + 'static> Group<E> {
+    /// A group below `parent`.
+    pub fn new(parent: &CancellationToken) -> Self {
+        let token = parent.child_token();
+        Self { tasks: Vec::new(), first: Arc::default(), token }
+    }
+
+    /// Is cancelled when the tasks should stop.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
+    /// Starts `task`.
+    pub fn spawn<F>(&mut self, task: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+    {
+        let first = Arc::clone(&self.first);
+        let mut alarm = Alarm { token: self.token.clone(), is_well: false };
+        let task = async move {
+            match task.await {
+                Ok(()) => alarm.is_well = true,
+                Err(error) => {
+                    let mut first = first.lock().expect("nobody panics in it");
+                    first.get_or_insert(error);
+                }
+            }
+        };
+        self.tasks.push(Task(tokio::spawn(task)));
+    }
+
+    /// Waits until no task is left.
+    pub async fn wait(mut self) -> Result<(), E> {
+        let mut panicked: Option<Box<dyn Any + Send>> = None;
+        for Task(task) in &mut self.tasks {
+            if let Err(error) = task.await {
+                panicked = panicked.or(error.try_into_panic().ok());
+            }
+        }
+        if let Some(payload) = panicked {
+            panic::resume_unwind(payload);
+        }
+        let mut first = self.first.lock().expect("nobody panics in it");
+        first.take().map_or(Ok(()), Err)
+    }
+}
