@@ -180,8 +180,11 @@ impl Tty {
 impl Drop for Tty {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // It ends what it has started.
+            // It ends what it has started. A shell does not.
             let _ = kill_process(self.id(), Signal::TERM);
+            if !is_gone(&self.child.id().to_string()) {
+                let _ = self.child.kill();
+            }
             let _ = self.child.wait();
         }
     }
