@@ -3,7 +3,9 @@
 //! | Exercise | Question |
 //! |----------|----------|
 //! | [`group`] | One of several tasks fails. How do the others end with it? |
+//! | [`drain`] | How does an HTTP server stop without losing a request? |
 
 #![forbid(unsafe_code)]
 
+pub mod drain;
 pub mod group;

@@ -1,3 +1,4 @@
 //! The graders of week 3, one module an exercise.
 
+mod drain;
 mod group;
