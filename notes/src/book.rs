@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use mdbook_driver::MDBook;
 use mdbook_driver::book::{Book, BookItem, Chapter};
 use mdbook_driver::config::Config;
@@ -91,11 +91,30 @@ impl Exercises {
             // From the end, as an insertion moves what follows it.
             let folds = foils::folds(&self.root, &week, &name, &exercise)?;
             insert(text, end_of(text, FOILS), &folds);
+            let file = format!("{week}/src/{name}.rs");
+            fold(text, &listing(&self.root, &file)?, &file);
             let at = introduction(text).start;
-            insert(text, at, &exercise.block(&week, &name));
+            insert(text, at, &exercise.block(&name));
         }
         Ok(())
     }
+}
+
+/// What a listing of the whole `file` looks like on a page.
+fn listing(root: &Path, file: &str) -> Result<String> {
+    let text = fs::read_to_string(root.join(file))
+        .with_context(|| format!("cannot read {file}"))?;
+    Ok(format!("```rust,ignore\n{}\n```", text.trim_end()))
+}
+
+/// Closes the answer, for whoever still wants to find it.
+fn fold(text: &mut String, listing: &str, file: &str) {
+    let folded = format!(
+        "<details class=\"answer\">\n\
+         <summary>The answer: <code>{file}</code></summary>\n\n\
+         {listing}\n\n</details>"
+    );
+    *text = text.replacen(listing, &folded, 1);
 }
 
 /// As a paragraph of its own.

@@ -58,7 +58,7 @@ pub(crate) struct Foil {
 
 impl Exercise {
     /// The question, and what to type: below the title of the page.
-    pub(crate) fn block(&self, week: &str, name: &str) -> String {
+    pub(crate) fn block(&self, name: &str) -> String {
         let Self { question, minutes, example, .. } = self;
         format!(
             "<div class=\"exercise\">\n\
@@ -66,7 +66,7 @@ impl Exercise {
              <p lang=\"zh\">{}</p>\n\
              <p>{minutes} minutes, on the path <em>{}</em>. \
              To solve it: <code>cargo wb start {name}</code>. To see it: \
-             <code>cargo run -p {week} --example {example}</code></p>\n\
+             <code>cargo wb demo {example}</code></p>\n\
              </div>",
             html(&question.en),
             html(&question.zh),

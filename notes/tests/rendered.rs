@@ -137,13 +137,17 @@ fn every_exercise_is_asked_and_every_foil_shown() {
             format!("{} minutes", toml["minutes"]),
             format!("on the path {}", toml["path"].as_str().unwrap()),
             format!("cargo wb start {name}"),
-            format!(
-                "cargo run -p {week} --example {}",
-                toml["example"].as_str().unwrap()
-            ),
+            format!("cargo wb demo {}", toml["example"].as_str().unwrap()),
         ] {
             assert!(asked[2].contains(&part), "{path} does not say {part:?}");
         }
+
+        let answers = select(&page, "#the-code ~ details.answer pre code");
+        assert_eq!(answers.len(), 1, "{path} has no answer in a fold");
+        let answer = workbook().join(&week).join("src").join(&name);
+        let answer = fs::read_to_string(answer.with_extension("rs")).unwrap();
+        let shown = text_of(&answers[0]);
+        assert_eq!(shown.trim_end(), answer.trim_end(), "{path}");
 
         let foils = toml["foils"].as_table().unwrap();
         let folds = select(&page, "#what-the-foils-teach ~ details.foil");

@@ -23,7 +23,7 @@ fn the_question_stands_between_the_title_and_the_incident() {
         content[1],
         "How long does pause wait? 要等多久？ 45 minutes, on the path course, \
          starred. To solve it: cargo wb start pause. To see it: \
-         cargo run -p week01 --example clock"
+         cargo wb demo clock"
     );
     assert_eq!(content[2], "The incident.");
     assert_eq!(all(&page, "[lang=zh]"), ["要等多久？"]);

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::process::Group;
 use crate::status::Status;
+use crate::term;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
 
@@ -85,9 +86,12 @@ pub(crate) fn graders(
         .env("WB_SUBJECT", format!("{}={}", exercise.name, subject.display()))
         .env("WB_SUBJECT_HASH", text);
     status.say(&format!("compiling {}", exercise.id()));
+    // The attempt itself and its grader are always built.
     let build = build(&mut command, &exercise.package(), |done, name| {
         let week = &exercise.week;
-        status.say(&format!("building {week} ({done} done: {name})"));
+        if done > 2 {
+            status.say(&format!("building {week} ({done} done: {name})"));
+        }
     })?;
 
     if build.is_done {
@@ -98,7 +102,16 @@ pub(crate) fn graders(
     if !build.of_package.is_empty() {
         // As a reader would type it, and short enough to read.
         let root = format!("{}/", book.root.display());
-        let rendered = build.of_package.concat().replace(&root, "");
+        let mut rendered = build.of_package.concat().replace(&root, "");
+        if build.of_package.iter().all(|error| is_in_a_grader(error)) {
+            let name = &exercise.name;
+            let why = format!(
+                "Your file lacks something that the grader calls: keep the \
+                 names and signatures of the stub. `cargo wb reset {name}` \
+                 hands it out again, and keeps yours.\n\n"
+            );
+            rendered.insert_str(0, &term::wrap(&why, 0));
+        }
         return Ok(Compiled::Not { rendered });
     }
     Err(build.trouble(&exercise.week))
@@ -174,6 +187,13 @@ pub(crate) fn build(
     build.cargo = stderr.join().unwrap_or_default();
     build.is_done = status.success();
     Ok(build)
+}
+
+/// `--> week02/tests/grade/no_rows.rs:4:5` is not the reader's to mend.
+fn is_in_a_grader(error: &str) -> bool {
+    let text = console::strip_ansi_codes(error);
+    let at = text.lines().find_map(|line| line.trim().strip_prefix("--> "));
+    at.is_some_and(|at| at.contains("/tests/"))
 }
 
 /// "aborting due to 2 previous errors"

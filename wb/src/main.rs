@@ -69,7 +69,12 @@ enum Word {
         name: Option<String>,
     },
     /// One more hint, of three
-    Hint { name: Option<String> },
+    Hint {
+        name: Option<String>,
+        /// Only those that you have seen
+        #[arg(long)]
+        again: bool,
+    },
     /// The attempt beside the answer and its variants, once it passes
     Compare {
         name: Option<String>,
@@ -78,7 +83,12 @@ enum Word {
         spoil: bool,
     },
     /// Back to the stub; the attempt is kept as a numbered copy
-    Reset { name: String },
+    Reset {
+        /// Else the one you are at
+        name: Option<String>,
+    },
+    /// The map, and no more
+    List,
     /// Which exercises are on the map
     Path { route: Option<Route> },
     /// List the examples, or run one
@@ -122,7 +132,7 @@ fn run(arguments: Arguments) -> Result<u8, Trouble> {
         None if watch::is_possible() => {
             watch::watch(&book, None, watch::From::TheMap)?;
         }
-        None => commands::map::map(&book)?,
+        None | Some(Word::List) => commands::map::map(&book)?,
         Some(Word::Start { name }) => {
             commands::start::start(&book, name.as_deref())?;
         }
@@ -147,13 +157,15 @@ fn run(arguments: Arguments) -> Result<u8, Trouble> {
         Some(Word::Prepare { name }) => {
             commands::prepare::prepare(&book, &name)?;
         }
-        Some(Word::Hint { name }) => {
-            commands::hint::hint(&book, name.as_deref())?;
+        Some(Word::Hint { name, again }) => {
+            commands::hint::hint(&book, name.as_deref(), again)?;
         }
         Some(Word::Compare { name, spoil }) => {
             commands::compare::compare(&book, name.as_deref(), spoil)?;
         }
-        Some(Word::Reset { name }) => commands::reset::reset(&book, &name)?,
+        Some(Word::Reset { name }) => {
+            commands::reset::reset(&book, name.as_deref())?;
+        }
         Some(Word::Path { route }) => commands::path::path(&book, route)?,
         Some(Word::Verify(plan)) => return verify::verify(&book, &plan),
     }

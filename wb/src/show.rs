@@ -11,23 +11,20 @@ use crate::workbook::Exercise;
 /// assertion shows what it expected.
 const MESSAGE: (usize, usize) = (8, 5);
 
-/// How many lines of what the attempt printed.
-const PRINTED: usize = 10;
+/// How many lines of what the attempt printed: on one screen, and in the report.
+const PRINTED: (usize, usize) = (10, 200);
 
 /// The whole report. Messages stop at the first rung that is not climbed: what
 /// is above it rests on it.
 pub(crate) fn report(grade: &Grade, exercise: &Exercise) -> String {
+    format!("{}\n{}", findings(grade, exercise), next(grade, exercise))
+}
+
+/// The report, without what to do next.
+pub(crate) fn findings(grade: &Grade, exercise: &Exercise) -> String {
     let mut text = format!("{}\n", heading(grade, exercise));
     if let Some(compiler) = &grade.compiler {
-        let _ = write!(text, "\n{}\n\n", compiler.trim_end());
-        text += &term::wrap(
-            &format!(
-                "It does not compile yet. `cargo wb hint {}` if the task is \
-                 not clear.",
-                exercise.name
-            ),
-            0,
-        );
+        let _ = write!(text, "\n{}\n", compiler.trim_end());
         return text;
     }
     let mut is_next = true;
@@ -42,7 +39,7 @@ pub(crate) fn report(grade: &Grade, exercise: &Exercise) -> String {
             } else if said == Some(&property.message) {
                 text += &term::dim(&format!("{:15}as above\n", ""));
             } else {
-                text += &details(property);
+                text += &details(property, PRINTED.1);
                 said = Some(&property.message);
             }
         }
@@ -60,14 +57,12 @@ pub(crate) fn report(grade: &Grade, exercise: &Exercise) -> String {
     if let Some(foil) = &grade.like_foil {
         let _ = writeln!(
             text,
-            "\nThis fails like the foil “{}”. It may be something else:",
+            "\nThis fails like a known mistake, “{}”. It may be another one:",
             foil.name
         );
         text += &term::wrap(&foil.lesson, 2);
         text += &term::wrap(&format!("What tempts: {}", foil.tempts), 2);
     }
-    text.push('\n');
-    text += &next(grade, exercise);
     text
 }
 
@@ -96,7 +91,7 @@ pub(crate) fn screen(
     lines.push(line(first).trim_end().to_owned());
     let foil = grade.like_foil.as_ref().map_or_else(Vec::new, |foil| {
         let text = format!(
-            "It fails like the foil “{}”. It may be something else. {}",
+            "It fails like a known mistake, “{}”. It may be another one. {}",
             foil.name, foil.lesson
         );
         let text = term::wrap(&text, 0);
@@ -106,7 +101,7 @@ pub(crate) fn screen(
     // The message gives way to the foil, and the others to the message.
     let kept = lines.len() + foil.len() + 2;
     let room = rows.saturating_sub(kept).max(3);
-    let details = details(first);
+    let details = details(first, PRINTED.0);
     let details = details.lines().map(str::to_owned).collect();
     lines.extend(shortened(details, room));
     lines.extend(foil);
@@ -131,13 +126,11 @@ pub(crate) fn screen(
 /// The rungs, each with how many of its properties hold.
 fn climbed(grade: &Grade) -> String {
     let rung = |rung: &Rung| {
-        let run = rung.properties.iter();
-        let run = run.filter(|p| {
-            !matches!(p.verdict, Verdict::NotRun | Verdict::NotReached)
-        });
-        let (held, all) = run.fold((0, 0), |(held, all), property| {
-            (held + usize::from(!property.verdict.fails()), all + 1)
-        });
+        let count = |is: &dyn Fn(Verdict) -> bool| {
+            rung.properties.iter().filter(|it| is(it.verdict)).count()
+        };
+        let held = count(&|verdict| verdict == Verdict::Holds);
+        let all = count(&|verdict| verdict != Verdict::NotRun);
         let text = match all {
             0 => format!("{} not run", rung.name),
             _ => format!("{} {held} of {all}", rung.name),
@@ -236,7 +229,7 @@ fn line(property: &Property) -> String {
     format!("    {}{}", term::pad(&paint(word), 9), &sentence[13..])
 }
 
-fn details(property: &Property) -> String {
+fn details(property: &Property, most: usize) -> String {
     let mut text = String::new();
     let message = property.message.replacen("not yet implemented: ", "", 1);
     let lines: Vec<_> = message.lines().collect();
@@ -256,7 +249,10 @@ fn details(property: &Property) -> String {
     let printed: Vec<_> = property.printed.lines().collect();
     if !printed.is_empty() {
         let _ = writeln!(text, "{:15}{}", "", term::dim("it printed:"));
-        let from = printed.len().saturating_sub(PRINTED);
+        let from = printed.len().saturating_sub(most);
+        if from > 0 {
+            let _ = writeln!(text, "{:17}… {from} lines before these …", "");
+        }
         for line in &printed[from..] {
             text += &term::wrap(line, 17);
         }
@@ -267,8 +263,12 @@ fn details(property: &Property) -> String {
 /// What is missing here, and that it stands in nobody's way.
 fn not_run(grade: &Grade) -> String {
     let mut text = String::new();
-    if grade.properties().any(|p| p.verdict == Verdict::NotReached) {
-        text.push_str("\nWhat comes after two that hang is not run.\n");
+    let verdicts = grade.properties().map(|property| property.verdict);
+    match verdicts.filter(|it| *it == Verdict::NotReached).count() {
+        0 => {}
+        n => {
+            let _ = writeln!(text, "\n{n} were not run, since two hung.");
+        }
     }
     for server in missing_servers(grade) {
         let program = lab::servers::Program::named(server);

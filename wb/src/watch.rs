@@ -13,6 +13,7 @@ use crossterm::event::{self, KeyEvent, KeyEventKind};
 
 use self::desk::{Desk, Page};
 use self::job::News;
+use crate::progress::Progress;
 use crate::trouble::Trouble;
 use crate::workbook::Workbook;
 use crate::{current, term, terminal};
@@ -58,7 +59,14 @@ pub(crate) fn watch(
         return Err(Trouble::new("this is no terminal to watch in")
             .mend("`cargo wb check` grades once"));
     }
-    let exercise = current::chosen(book, name)?;
+    let exercise = match from {
+        From::TheMap => current::open(book, &Progress::read(book)?),
+        From::TheVerdict => None,
+    };
+    let exercise = match exercise {
+        Some(open) => open,
+        None => current::chosen(book, name)?,
+    };
     let no_terminal = |error: io::Error| {
         Trouble::new(format!("cannot use the terminal: {error}"))
     };

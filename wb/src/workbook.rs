@@ -61,9 +61,11 @@ impl Workbook {
         self.weeks.iter().flat_map(|week| &week.exercises)
     }
 
-    /// By `name`, or by `week/name` where two weeks share a name.
+    /// By `name`, or by `week/name` where two weeks share a name, or by the file
+    /// of the attempt.
     pub(crate) fn exercise(&self, name: &str) -> Result<&Exercise, Trouble> {
-        let name = name.trim_end_matches(".rs");
+        let name = name.trim_start_matches("./").trim_end_matches(".rs");
+        let name = name.strip_prefix("attempts/").unwrap_or(name);
         let found: Vec<_> = self
             .exercises()
             .filter(|exercise| exercise.name == name || exercise.id() == name)
@@ -81,9 +83,9 @@ impl Workbook {
     fn unknown(&self, name: &str) -> Trouble {
         let trouble = Trouble::new(format!("no exercise `{name}`"));
         let names = self.exercises().map(|exercise| &*exercise.name);
-        match nearest(names, name) {
+        match nearest(names, &name.to_lowercase()) {
             Some(near) => trouble.mend(format!("did you mean `{near}`?")),
-            None => trouble.mend("`cargo wb` lists them"),
+            None => trouble.mend("`cargo wb list` shows them"),
         }
     }
 

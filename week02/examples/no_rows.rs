@@ -63,7 +63,8 @@ async fn main() -> anyhow::Result<()> {
     let guess = guess::remark(guess.as_deref(), lines);
     println!(
         "\n{lines} lines.{guess} One for each request that failed, none for the \
-         layers that\nthe errors came through, and none for the author who is gone."
+         layers that\nthe errors came through, and none for the author who is gone. (Where a \
+         text\nstands twice, it is the driver that repeats its own source.)"
     );
     pool.close().await;
     Ok(())

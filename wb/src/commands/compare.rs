@@ -87,7 +87,7 @@ pub(crate) fn text(exercise: &Exercise) -> Result<String, Trouble> {
         let _ = writeln!(
             text,
             "\n{}, comments aside\n",
-            term::bold("Yours and the answer")
+            term::bold("- yours  + the answer")
         );
         text += &difference(yours, &answer);
     }

@@ -1,4 +1,5 @@
-//! `hint [NAME]`: three levels, one more at each call.
+//! `hint [NAME]`: three levels, one more at each call, or those again that were
+//! seen.
 
 use crate::current;
 use crate::progress::Progress;
@@ -6,10 +7,27 @@ use crate::term;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
 
-pub(crate) fn hint(book: &Workbook, name: Option<&str>) -> Result<(), Trouble> {
+pub(crate) fn hint(
+    book: &Workbook,
+    name: Option<&str>,
+    again: bool,
+) -> Result<(), Trouble> {
     let exercise = current::chosen(book, name)?;
-    term::print(&one_more(book, exercise)?);
+    let text =
+        if again { seen(book, exercise) } else { one_more(book, exercise) };
+    term::print(&text?);
     Ok(())
+}
+
+/// The hints seen so far, or else the first.
+pub(crate) fn seen(
+    book: &Workbook,
+    exercise: &Exercise,
+) -> Result<String, Trouble> {
+    match Progress::read(book)?.hints(exercise) {
+        0 => one_more(book, exercise),
+        seen => Ok(text(exercise, seen)),
+    }
 }
 
 /// The hints seen so far, and the next.
@@ -17,22 +35,31 @@ pub(crate) fn one_more(
     book: &Workbook,
     exercise: &Exercise,
 ) -> Result<String, Trouble> {
-    let hints = &exercise.spec.hints;
-    let seen = Progress::read(book)?.hints(exercise).min(hints.len());
-    let now = (seen + 1).min(hints.len());
+    let asked = Progress::read(book)?.hints(exercise) + 1;
+    let seen = asked.min(exercise.spec.hints.len());
+    Progress::update(book, |progress| progress.set_hints(exercise, seen))?;
+    Ok(text(exercise, asked))
+}
 
+/// Whether there is one that was not seen.
+pub(crate) fn is_one_left(progress: &Progress, exercise: &Exercise) -> bool {
+    progress.hints(exercise) < exercise.spec.hints.len()
+}
+
+/// So many hints, and what to do where there are no more.
+fn text(exercise: &Exercise, asked: usize) -> String {
+    let hints = &exercise.spec.hints;
     let mut text = String::new();
-    for (level, hint) in (1..).zip(&hints[..now]) {
+    for (level, hint) in (1..).zip(hints.iter().take(asked)) {
         let head = term::bold(&format!("Hint {level} of {}", hints.len()));
         text += &format!("{head}\n{}\n", term::wrap(hint.trim(), 2));
     }
-    if seen == hints.len() {
+    if asked > hints.len() {
         text += &format!(
             "That is all of them. `cargo wb compare {} --spoil` shows the \
              answer.\n",
             exercise.name
         );
     }
-    Progress::update(book, |progress| progress.set_hints(exercise, now))?;
-    Ok(text)
+    text
 }

@@ -1,4 +1,4 @@
-//! `reset NAME`: back to the stub. The old attempt is kept.
+//! `reset [NAME]`: back to the stub. The old attempt is kept.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use crate::commands::start;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
-use crate::{lock, term};
+use crate::{current, lock, term};
 
-pub(crate) fn reset(book: &Workbook, name: &str) -> Result<(), Trouble> {
-    let exercise = book.exercise(name)?;
+pub(crate) fn reset(
+    book: &Workbook,
+    name: Option<&str>,
+) -> Result<(), Trouble> {
+    let exercise = current::chosen(book, name)?;
     let attempt = exercise.attempt();
     let _lock = lock::wait_for(book, "grading")?;
     if !attempt.exists() {
@@ -18,6 +21,10 @@ pub(crate) fn reset(book: &Workbook, name: &str) -> Result<(), Trouble> {
             book.short(&attempt)
         ))
         .mend(format!("`cargo wb start {}`", exercise.name)));
+    }
+    if fs::read(&attempt).ok() == fs::read(exercise.stub()).ok() {
+        term::print(&format!("{} is the stub\n", book.short(&attempt)));
+        return Ok(());
     }
     let kept = keep(exercise)?;
     start::hand_out(exercise)?;

@@ -67,7 +67,7 @@ pub(crate) fn question(book: &Workbook, exercise: &Exercise) -> String {
     let _ = writeln!(text, "{:13}{}", "your file:", show::attempt(exercise));
     let notes = exercise.notes();
     let shown = term::link(&notes, &book.short(&notes).to_string());
-    let _ = writeln!(text, "{:13}{shown}", "the notes:");
+    let _ = writeln!(text, "{:13}{shown} (and the answer)", "the notes:");
     let _ = writeln!(text, "{:13}cargo wb demo {}", "to see it:", spec.example);
     text
 }

@@ -67,6 +67,7 @@ pub(super) enum Kind {
     Hints,
     Report,
     Compare,
+    Keys,
 }
 
 /// The book, as its pages are asked for.
@@ -148,8 +149,7 @@ impl<'a> Desk<'a> {
             self.verdict = None;
             return Ok(());
         }
-        let is_compiling = |check: &Job| !check.says.starts_with("grading");
-        if self.check.as_ref().is_some_and(is_compiling) {
+        if self.check.as_ref().is_some_and(|check| !check.is_grading()) {
             return Ok(());
         }
         self.check = None;
@@ -300,13 +300,36 @@ impl<'a> Desk<'a> {
             }
             return Ok(());
         }
-        match key.code {
+        // On the map, a key is for the exercise that is chosen there.
+        if let Page::Map(chosen) = self.page {
+            match key.code {
+                KeyCode::Enter => self.go_to(chosen)?,
+                KeyCode::Esc | KeyCode::Backspace => {
+                    self.page = Page::Verdict;
+                }
+                KeyCode::Char('o' | 'q' | '?') => {
+                    self.key_anywhere(key.code)?
+                }
+                other => self.move_on_page(other)?,
+            }
+            return Ok(());
+        }
+        self.key_anywhere(key.code)
+    }
+
+    fn key_anywhere(&mut self, key: KeyCode) -> Result<(), Trouble> {
+        match key {
             KeyCode::Char('q') => self.is_done = true,
+            KeyCode::Char('?') => self.turn_to(page::all_keys(), Kind::Keys),
             KeyCode::Char('a') => self.show_report(),
             KeyCode::Char('c') => self.show_comparison()?,
+            // Not by chance, before one has begun.
+            KeyCode::Char('h') if self.seen == Text::Missing => {}
             KeyCode::Char('h') => {
-                let text = hint::one_more(self.book, self.exercise)?;
-                self.turn_to(text, Kind::Hints);
+                let is_open =
+                    matches!(self.page, Page::Long { kind: Kind::Hints, .. });
+                let show = if is_open { hint::one_more } else { hint::seen };
+                self.turn_to(show(self.book, self.exercise)?, Kind::Hints);
             }
             KeyCode::Char('l') => self.page = Page::Map(self.exercise),
             KeyCode::Char('n') => self.go_on()?,
@@ -322,15 +345,18 @@ impl<'a> Desk<'a> {
                 self.grade()?;
             }
             KeyCode::Char('s') => {
-                start::hand_out(self.exercise)?;
+                let is_new = start::hand_out(self.exercise)?;
                 self.show_question()?;
                 self.look()?;
+                let does =
+                    if is_new { "edit and save it" } else { "yours, kept" };
+                let attempt = self.exercise.attempt();
+                let attempt = self.book.short(&attempt);
+                self.remark = format!("{attempt}: {does}");
             }
-            KeyCode::Enter => match self.page {
-                Page::Map(exercise) => self.go_to(exercise)?,
-                _ => self.page = Page::Verdict,
-            },
-            KeyCode::Esc | KeyCode::Backspace => self.page = Page::Verdict,
+            KeyCode::Enter | KeyCode::Esc | KeyCode::Backspace => {
+                self.page = Page::Verdict;
+            }
             other => self.move_on_page(other)?,
         }
         Ok(())
@@ -344,7 +370,7 @@ impl<'a> Desk<'a> {
 
     fn show_report(&mut self) {
         if let Some(Verdict::Of(grade)) = &self.verdict {
-            let text = show::report(grade, self.exercise);
+            let text = show::findings(grade, self.exercise);
             self.turn_to(text, Kind::Report);
         }
     }

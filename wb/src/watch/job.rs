@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::Command;
 use std::sync::mpsc::Sender;
 use std::thread;
+use std::time::Instant;
 
 use super::Event;
 use crate::process::Group;
@@ -16,8 +17,9 @@ use crate::workbook::Workbook;
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) id: u64,
-    /// What it said last of what it does.
-    pub(super) says: String,
+    /// What it said last of what it does, and when it began with that.
+    step: String,
+    since: Instant,
     /// What stopped it.
     pub(super) trouble: Option<String>,
     /// What it wrote to stdout.
@@ -59,8 +61,14 @@ impl Job {
             let _ = steps.join();
             let _ = events.send(Event::Job(id, News::Ended));
         });
-        let (says, out) = (String::new(), String::new());
-        Ok(Self { id, says, trouble: None, out, group })
+        Ok(Self {
+            id,
+            step: String::new(),
+            since: Instant::now(),
+            trouble: None,
+            out: String::new(),
+            group,
+        })
     }
 
     /// A line of stderr: a step, or the trouble at the end.
@@ -72,14 +80,30 @@ impl Job {
             }
             None => match line.strip_prefix("cargo wb: ") {
                 Some(trouble) => self.trouble = Some(trouble.to_owned()),
-                None => self.says = line,
+                None => {
+                    self.step = line;
+                    self.since = Instant::now();
+                }
             },
+        }
+    }
+
+    /// Whether it has its tests by now, and needs no compiler any more.
+    pub(super) fn is_grading(&self) -> bool {
+        self.step.starts_with("grading")
+    }
+
+    /// What it does, and for how long where one wonders.
+    pub(super) fn says(&self) -> String {
+        match self.since.elapsed().as_secs() {
+            0 | 1 => self.step.clone(),
+            seconds => format!("{} {seconds} s", self.step),
         }
     }
 
     /// What stopped it, in a line.
     pub(super) fn remark(&self) -> String {
-        let trouble = self.trouble.as_ref().unwrap_or(&self.says);
+        let trouble = self.trouble.as_ref().unwrap_or(&self.step);
         trouble.lines().next().unwrap_or_default().to_owned()
     }
 

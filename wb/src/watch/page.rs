@@ -99,11 +99,41 @@ pub(super) fn status(parts: &[String], columns: usize) -> String {
     term::dim(&console::truncate_str(&line, columns, "…"))
 }
 
-/// Each key stands out from what it does.
-pub(super) fn keys(keys: &[&str]) -> String {
+/// Each key stands out from what it does. The last one stays where there is not
+/// enough room for all.
+pub(super) fn keys(keys: &[&str], columns: usize) -> String {
     let key = |text: &&str| {
         let (key, does) = text.rsplit_once(' ').unwrap_or((text, ""));
         format!("{} {does}", term::bold(key))
     };
-    keys.iter().map(key).collect::<Vec<_>>().join("   ")
+    let line =
+        |keys: &[&str]| keys.iter().map(key).collect::<Vec<_>>().join("   ");
+    let mut shown = keys.to_vec();
+    while shown.len() > 1 && term::columns(&line(&shown)) > columns {
+        shown.remove(shown.len() - 2);
+    }
+    line(&shown)
 }
+
+/// What there is to press.
+pub(super) fn all_keys() -> String {
+    format!(
+        "{}\n\n{KEYS}",
+        term::bold("Keys. They do nothing where they make no sense.")
+    )
+}
+
+const KEYS: &str = "\
+  s  starts the exercise: its stub becomes your file
+  h  the hints that you have seen; once more: the next one
+  a  the whole report
+  r  checks again
+  c  compares yours with the answer, once it passes
+  n  goes on to the next exercise, once it passes
+  l  the list of exercises; enter goes to the one that is chosen
+  o  builds the notes and serves them on this machine
+  q  ends this, as does Ctrl-C; Ctrl-Z: the shell, and `fg` comes back
+
+  ↑ ↓ or j k, page up and down or b and space, home and end or g and G
+  enter, escape or backspace: back to the verdict
+";

@@ -1,9 +1,10 @@
 //! What the reader sees of the desk.
 
 use super::desk::{Desk, Kind, Notes, Page, Verdict};
+use super::job::Job;
 use super::page;
 use super::saves::Text;
-use crate::commands::{map, start};
+use crate::commands::{hint, map, start};
 use crate::grade::{Grade, Outcome};
 use crate::progress::{Progress, State};
 use crate::trouble::Trouble;
@@ -29,7 +30,7 @@ impl Desk<'_> {
         lines.resize(room, String::new());
         lines.push(page::rule(columns));
         lines.push(self.says(columns));
-        lines.push(self.keys(&progress)?);
+        lines.push(self.keys(&progress, columns)?);
         // Of a screen of two lines, the last two: what goes on, and the keys.
         Ok(lines.split_off(lines.len().saturating_sub(rows)))
     }
@@ -61,22 +62,21 @@ impl Desk<'_> {
 
     /// One line: what was done, what is going on.
     fn says(&self, columns: usize) -> String {
-        if !self.remark.is_empty() {
-            return term::open(&self.remark);
-        }
         let mut parts = Vec::new();
-        if let Some(check) = &self.check {
-            parts.push(check.says.clone());
+        if !self.remark.is_empty() {
+            parts.push(term::open(&self.remark));
         }
-        if let Some((ahead, _)) = &self.ahead {
-            parts.push(ahead.says.clone());
-        }
+        let jobs = [self.check.as_ref(), self.ahead.as_ref().map(|it| &it.0)];
+        parts.extend(jobs.into_iter().flatten().map(Job::says));
         match &self.notes {
             Notes::Unasked => {}
             Notes::Wanted => parts.push("the notes come next".to_owned()),
-            Notes::Building(job) => parts.push(job.says.clone()),
+            Notes::Building(job) => parts.push(job.says()),
             Notes::At(_, address) => {
-                let page = self.exercise.id();
+                let page = match self.page {
+                    Page::Map(chosen) => chosen.id(),
+                    _ => self.exercise.id(),
+                };
                 parts.push(format!("notes: {address}{page}.html"));
             }
         }
@@ -85,51 +85,75 @@ impl Desk<'_> {
             (&self.page, &self.verdict)
             && self.check.is_none()
         {
-            parts.push(show::outcome(grade));
+            let name = &self.exercise.name;
+            parts.push(format!("{name}: {}", show::outcome(grade)));
         }
         parts.retain(|part| !part.is_empty());
         page::status(&parts, columns)
     }
 
-    fn keys(&self, progress: &Progress) -> Result<String, Trouble> {
+    fn keys(
+        &self,
+        progress: &Progress,
+        columns: usize,
+    ) -> Result<String, Trouble> {
+        let is_missing = self.seen == Text::Missing;
         let passes = progress.state(self.exercise) == State::Passing;
-        Ok(match &self.page {
+        let next;
+        let keys: &[&str] = match &self.page {
             Page::Map(chosen) => {
-                let go = format!("enter {}", chosen.name);
-                page::keys(&["↑ ↓ choose", &go, "o notes", "q quit"])
+                next = format!("enter {}", chosen.name);
+                &["↑ ↓ choose", &next, "o notes", "? keys", "q quit"]
             }
-            Page::Long { kind: Kind::Hints, .. } => page::keys(&[
-                "↑ ↓ scroll",
-                "h one more",
-                "enter back",
-                "q quit",
-            ]),
-            Page::Verdict | Page::Long { kind: Kind::Question, .. }
-                if self.seen == Text::Missing =>
+            Page::Long { kind: Kind::Hints, .. }
+                if hint::is_one_left(progress, self.exercise) =>
             {
-                page::keys(&["s start", "l list", "o notes", "q quit"])
+                &["h one more", "enter back", "↑ ↓ scroll", "q quit"]
             }
-            Page::Long { kind: Kind::Question, .. } => page::keys(&[
+            Page::Verdict | Page::Long { kind: Kind::Question, .. }
+                if is_missing =>
+            {
+                &["s start", "l list", "o notes", "? keys", "q quit"]
+            }
+            Page::Long { kind: Kind::Question, .. } => &[
                 "enter verdict",
                 "h hint",
                 "l list",
                 "o notes",
+                "? keys",
                 "q quit",
-            ]),
-            Page::Long { .. } => {
-                page::keys(&["↑ ↓ scroll", "enter back", "q quit"])
+            ],
+            Page::Long { kind: Kind::Report, .. } => {
+                &["enter back", "↑ ↓ scroll", "h hint", "q quit"]
             }
-            Page::Verdict if passes => {
-                let next = self.next()?.map(|next| format!("n {}", next.name));
-                let mut keys: Vec<_> = next.as_deref().into_iter().collect();
-                keys.extend(["c compare", "a all", "l list"]);
-                keys.extend(["o notes", "q quit"]);
-                page::keys(&keys)
+            Page::Long { .. } => &["enter back", "↑ ↓ scroll", "q quit"],
+            Page::Verdict if passes => match self.next()? {
+                Some(exercise) => {
+                    next = format!("n {}", exercise.name);
+                    &[
+                        &next,
+                        "c compare",
+                        "a all",
+                        "l list",
+                        "o notes",
+                        "? keys",
+                        "q quit",
+                    ]
+                }
+                None => &[
+                    "c compare",
+                    "a all",
+                    "l list",
+                    "o notes",
+                    "? keys",
+                    "q quit",
+                ],
+            },
+            Page::Verdict => {
+                &["h hint", "a all", "l list", "o notes", "? keys", "q quit"]
             }
-            Page::Verdict => page::keys(&[
-                "h hint", "a all", "l list", "o notes", "n next", "q quit",
-            ]),
-        })
+        };
+        Ok(page::keys(keys, columns))
     }
 
     /// What stays in the terminal when the screen is gone.

@@ -130,7 +130,7 @@ fn after_two_hangs_nobody_waits_for_more() {
     assert!(others.iter().all(is_left), "{json:#}");
     mini.wb(&["check", "backoff"])
         .ends_with(3)
-        .shows(&["HANGS", "after two that hang is not run"]);
+        .shows(&["HANGS", "were not run, since two hung"]);
 }
 
 #[test]
@@ -158,6 +158,36 @@ fn a_hang_says_what_panicked_before_it() {
     mini.wb(&["check", "backoff"])
         .ends_with(3)
         .shows(&["no end after 5 s, but first: the real reason"]);
+}
+
+#[test]
+fn what_the_grader_does_not_find_is_told_by_the_attempt() {
+    let mini = Mini::new();
+    mini.write(
+        "attempts/week01/backoff.rs",
+        "pub fn wait(n: u32) -> u64 { 7 }",
+    );
+    mini.wb(&["check", "backoff"]).ends_with(4).shows(&[
+        "does not compile",
+        "Your file lacks something that the grader calls",
+        "`cargo wb reset backoff`",
+        "error[E0432]",
+    ]);
+    mini.attempt("n");
+    mini.wb(&["check", "backoff"])
+        .ends_with(4)
+        .shows(&["error[E0308]"])
+        .hides("the grader calls");
+}
+
+#[test]
+fn an_exercise_is_known_by_the_file_of_its_attempt() {
+    let mini = Mini::new();
+    mini.attempt("if n < 7 { 10 << n } else { 1000 }");
+    for name in ["attempts/week01/backoff.rs", "./attempts/week01/backoff.rs"] {
+        mini.wb(&["check", name]).ends_with(0).shows(&["passes"]);
+    }
+    mini.wb(&["list"]).ends_with(0).shows(&["backoff", "passing"]);
 }
 
 #[test]
@@ -284,6 +314,8 @@ fn start_and_reset_lose_no_attempt() {
     assert_eq!(mini.read("attempts/week01/backoff.rs"), stub);
     mini.attempt("2");
     mini.wb(&["reset", "backoff"]).ends_with(0).shows(&["backoff.2.rs"]);
+    // Nothing is worth a copy, and the one that one is at needs no name.
+    mini.wb(&["reset"]).ends_with(0).shows(&["is the stub"]).hides(".3.rs");
     assert!(mini.read("attempts/week01/backoff.1.rs").contains("    1\n"));
     assert!(mini.read("attempts/week01/backoff.2.rs").contains("    2\n"));
 }
@@ -296,6 +328,9 @@ fn each_call_gives_one_hint_more() {
     hint().shows(&["Hint 1 of 3", "Hint 2 of 3", "A shift"]).hides("10 << n");
     hint().shows(&["Hint 3 of 3", "10 << n"]).hides("--spoil");
     hint().shows(&["10 << n", "--spoil"]);
+    // What was seen is shown again, and nothing more.
+    let again = || mini.wb(&["hint", "backoff", "--again"]).ends_with(0);
+    again().shows(&["Hint 3 of 3", "10 << n"]).hides("--spoil");
 }
 
 #[test]

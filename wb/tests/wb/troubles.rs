@@ -19,7 +19,7 @@ fn an_unknown_exercise_is_told_its_nearest() {
     mini.wb(&["check", "something_else"])
         .ends_with(2)
         .in_one_line()
-        .shows(&["`cargo wb` lists them"]);
+        .shows(&["`cargo wb list` shows them"]);
     mini.wb(&["verify", "week09"])
         .ends_with(2)
         .in_one_line()

@@ -49,8 +49,16 @@ fn an_evening_in_a_terminal() {
     tty.shows(&["Week 1: Wait", "> backoff", "untouched", "enter backoff"]);
     tty.types("\r");
     tty.shows(&["How long does a client", "应该等待多久？", "s start"]);
+    // Nothing to give a hint on yet.
+    tty.types("hs");
+    tty.shows(&[
+        "How long does a client",
+        "attempts/week01/backoff.rs: edit and save it",
+        "backoff: rung 1 of 4",
+        "enter verdict   h hint",
+    ]);
     tty.types("s");
-    tty.shows(&["attempts/week01/backoff.rs", "rung 1 of 4", "enter verdict"]);
+    tty.shows(&["attempts/week01/backoff.rs: yours, kept"]);
     tty.types("\r");
     tty.shows(&[
         "rung 1 of 4",
@@ -67,8 +75,8 @@ fn an_evening_in_a_terminal() {
         "BROKEN   no wait is longer than a second",
         "milliseconds before try 7",
         "left: 1280",
-        "“no limit”",
-        "It waits for hours.",
+        "a known mistake, “no limit”",
+        "It waits for",
         "Next: edit attempts/week01/backoff.rs",
         "h hint",
     ]);
@@ -79,7 +87,15 @@ fn an_evening_in_a_terminal() {
     tty.types("a");
     tty.shows(&["holds    each wait doubles", "more lines", "enter back"]);
     tty.types("G");
-    tty.shows(&["What tempts", "Stuck?", "enter back"]);
+    tty.shows(&["What tempts", "enter back"]);
+    // Back to the hints: none is spent.
+    tty.types("h");
+    tty.shows(&["Hint 2 of 3", "h one more"]);
+    assert!(!tty.text().contains("Hint 3"), "{}", tty.text());
+    tty.types("h");
+    tty.shows(&["Hint 3 of 3", "enter back   ↑ ↓ scroll"]);
+    tty.types("?");
+    tty.shows(&["r  checks again", "enter back"]);
     tty.types("\r");
     tty.shows(&["rung 2 of 4", "h hint   a all"]);
     tty.types("n");
@@ -128,6 +144,13 @@ fn from_one_exercise_to_the_next() {
     tty.types("l");
     tty.shows(&["  backoff", "changed since it passed", "> pause"]);
     tty.types("\x1b[A");
+    tty.shows(&["> backoff", "  pause", "enter backoff"]);
+    // Keys are for what is chosen, or do nothing.
+    tty.types("hcnsar?");
+    tty.shows(&["r  checks again"]);
+    tty.types("\r");
+    tty.shows(&["week01/pause", "passes"]);
+    tty.types("l\x1b[A");
     tty.shows(&["> backoff", "  pause", "enter backoff"]);
     tty.types("\r");
     tty.shows(&["week01/backoff", "does not compile", "error[E0308]"]);
@@ -259,20 +282,24 @@ fn a_screen_of_any_size() {
     tty.shows(&["rung 2 of 4", "BROKEN", "more lines: a shows all", "h hint"]);
     tty.resize(1, 1);
     tty.resize(2, 7);
-    tty.shows(&["h hint"]);
+    tty.shows(&["q quit"]);
+    tty.resize(2, 30);
+    tty.shows(&["h hint   a all   q quit"]);
     tty.types("l");
     tty.shows(&["↑ ↓"]);
+    tty.types("\x1b");
+    tty.shows(&["h hint"]);
     tty.types("a");
     tty.resize(6, 80);
     tty.shows(&["more lines", "enter back"]);
     tty.types("G");
-    tty.shows(&["Stuck?", "enter back"]);
+    tty.shows(&["What tempts", "enter back"]);
     tty.types("k");
     tty.shows(&["… 2 more lines", "enter back"]);
     tty.types("\x1b[H");
     tty.shows(&["week01/backoff: Wait longer each time"]);
     tty.resize(50, 200);
-    tty.shows(&["week01/backoff: Wait longer each time", "Stuck?"]);
+    tty.shows(&["week01/backoff: Wait longer each time", "What tempts"]);
     tty.types("q");
     assert!(tty.ends().0.success());
 }
