@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod grade;
 pub(crate) mod hint;
 pub(crate) mod map;
 pub(crate) mod notes;

@@ -28,6 +28,8 @@ pub(crate) enum Compiled {
 pub(crate) struct Graders {
     pub(crate) tests: PathBuf,
     pub(crate) models: Option<PathBuf>,
+    /// What is graded in place of the subject: a command for the shell.
+    pub(crate) program: Option<String>,
 }
 
 /// A line of `cargo test --message-format json`.
@@ -97,7 +99,8 @@ pub(crate) fn graders(
     if build.is_done {
         let tests = build.executable("grade").unwrap_or_default();
         let models = build.executable("loom");
-        return Ok(Compiled::Ready(Graders { tests, models }));
+        let graders = Graders { tests, models, program: None };
+        return Ok(Compiled::Ready(graders));
     }
     if !build.of_package.is_empty() {
         // As a reader would type it, and short enough to read.

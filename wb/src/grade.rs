@@ -123,6 +123,28 @@ pub(crate) fn grade(
     subject: &Path,
     status: &Status,
 ) -> Result<Grade, Trouble> {
+    grade_with(book, exercise, subject, None, status)
+}
+
+/// Grades `program`, any command, by what the exercise asks of a process.
+pub(crate) fn grade_program(
+    book: &Workbook,
+    exercise: &Exercise,
+    program: &str,
+    status: &Status,
+) -> Result<Grade, Trouble> {
+    // The tests have to be built over something.
+    let subject = exercise.answer();
+    grade_with(book, exercise, &subject, Some(program), status)
+}
+
+fn grade_with(
+    book: &Workbook,
+    exercise: &Exercise,
+    subject: &Path,
+    program: Option<&str>,
+    status: &Status,
+) -> Result<Grade, Trouble> {
     let start = Instant::now();
     let read = || {
         Text::read(subject)
@@ -150,7 +172,8 @@ pub(crate) fn grade(
     };
     match compiled {
         Compiled::Not { rendered } => grade.compiler = Some(rendered),
-        Compiled::Ready(graders) => {
+        Compiled::Ready(mut graders) => {
+            graders.program = program.map(str::to_owned);
             status.say(&format!("grading {}", exercise.id()));
             let properties = properties::run_all(book, exercise, &graders)?;
             grade.rungs = climb(exercise, properties)?;

@@ -63,6 +63,13 @@ enum Word {
         #[arg(long, hide = true, conflicts_with = "json")]
         watched: bool,
     },
+    /// Grade any program by what an exercise asks of a process
+    Grade {
+        name: String,
+        /// A command for the shell: './my-server', 'python3 server.py'
+        #[arg(long)]
+        cmd: String,
+    },
     /// Grade an attempt each time you save it
     Watch {
         /// Else the one you are at
@@ -143,6 +150,9 @@ fn run(arguments: Arguments) -> Result<u8, Trouble> {
                 _ => Reader::Person,
             };
             return commands::check::check(&book, name.as_deref(), reader);
+        }
+        Some(Word::Grade { name, cmd }) => {
+            return commands::grade::grade(&book, &name, &cmd);
         }
         Some(Word::Watch { name }) => {
             watch::watch(&book, name.as_deref(), watch::From::TheVerdict)?;

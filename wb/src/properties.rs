@@ -53,7 +53,7 @@ pub(crate) fn run_all(
             let n = next.fetch_add(1, Ordering::Relaxed);
             let Some((binary, _, test)) = tests.get(n) else { break };
             let run = if hangs.load(Ordering::Relaxed) < HANGS {
-                run::run(binary, test, deadline)
+                run::run(binary, test, deadline, graders.program.as_deref())
             } else {
                 Ok(Run::without(Verdict::NotReached))
             };

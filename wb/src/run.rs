@@ -15,6 +15,9 @@ use crate::trouble::Trouble;
 /// How long a test binary may take to name its tests.
 const LISTING: Duration = Duration::from_secs(30);
 
+/// What a test prints where it cannot look at somebody's program.
+const NOT_ASKED: &str = "not asked of a program";
+
 /// One test of a binary.
 #[derive(Debug)]
 pub(crate) struct Test {
@@ -120,6 +123,7 @@ pub(crate) fn run(
     binary: &Path,
     test: &Test,
     deadline: Duration,
+    program: Option<&str>,
 ) -> Result<Run, Trouble> {
     if test.needs.as_deref().is_some_and(|server| !has(server)) {
         return Ok(Run::without(Verdict::NotRun));
@@ -129,8 +133,14 @@ pub(crate) fn run(
         .args(["--exact", &test.name, "--include-ignored", "--nocapture"])
         // A message is enough: a backtrace buries it.
         .env("RUST_BACKTRACE", "0");
+    if let Some(program) = program {
+        command.env("WB_PROGRAM", program);
+    }
     let start = Instant::now();
     let output = Group::piped(&mut command)?.output(deadline);
+    if program.is_some() && output.stdout.contains(NOT_ASKED) {
+        return Ok(Run::without(Verdict::NotRun));
+    }
     Ok(judge(&test.name, &output, deadline, start.elapsed()))
 }
 

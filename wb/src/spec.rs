@@ -37,6 +37,9 @@ pub(crate) struct Spec {
     /// How long one test may take before it is said to hang.
     #[serde(default = "ten_seconds")]
     pub(crate) deadline_s: u64,
+    /// Whether the grader can look at any program, by `WB_PROGRAM`.
+    #[serde(default)]
+    pub(crate) takes_program: bool,
     #[serde(default)]
     pub(crate) foils: BTreeMap<String, Foil>,
 }

@@ -4,8 +4,10 @@
 //! |----------|----------|
 //! | [`group`] | One of several tasks fails. How do the others end with it? |
 //! | [`drain`] | How does an HTTP server stop without losing a request? |
+//! | [`signals`] | What does a process do at each signal, and what does its exit code say? |
 
 #![forbid(unsafe_code)]
 
 pub mod drain;
 pub mod group;
+pub mod signals;

@@ -373,3 +373,27 @@ fn json_says_what_the_report_says() {
     assert_eq!(json["outcome"], "does_not_compile");
     assert!(json["compiler"].as_str().unwrap().contains("E0308"));
 }
+
+#[test]
+fn a_program_is_graded_where_the_exercise_looks_at_one() {
+    let mini = Mini::new();
+    mini.wb(&["grade", "backoff", "--cmd", "true"])
+        .ends_with(2)
+        .in_one_line()
+        .shows(&["backoff looks at no process"]);
+    mini.change(
+        "week01/exercises/pause.toml",
+        "minutes =",
+        "takes_program = true\nminutes =",
+    );
+    mini.change(
+        "week01/tests/grade/pause.rs",
+        "assert!(",
+        "let program = std::env::var(\"WB_PROGRAM\").unwrap();
+        assert_eq!(program, \"./server --fast\");
+        assert!(",
+    );
+    let grade = |cmd: &str| mini.wb(&["grade", "pause", "--cmd", cmd]);
+    grade("./server --fast").ends_with(0).shows(&["passes", "pause.md"]);
+    grade("other").ends_with(1).shows(&["BROKEN", "left: \"other\""]);
+}
