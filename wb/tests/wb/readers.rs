@@ -386,13 +386,12 @@ fn a_program_is_graded_where_the_exercise_looks_at_one() {
         "minutes =",
         "takes_program = true\nminutes =",
     );
-    mini.change(
-        "week01/tests/grade/pause.rs",
-        "assert!(",
-        "let program = std::env::var(\"WB_PROGRAM\").unwrap();
-        assert_eq!(program, \"./server --fast\");
-        assert!(",
+    let grader = mini.read("week01/tests/grade/pause.rs").replace(
+        "() {\n",
+        "() {\n        let program = std::env::var(\"WB_PROGRAM\").unwrap();
+        assert_eq!(program, \"./server --fast\");\n",
     );
+    mini.write("week01/tests/grade/pause.rs", &grader);
     let grade = |cmd: &str| mini.wb(&["grade", "pause", "--cmd", cmd]);
     grade("./server --fast").ends_with(0).shows(&["passes", "pause.md"]);
     grade("other").ends_with(1).shows(&["BROKEN", "left: \"other\""]);
