@@ -383,6 +383,7 @@ mod reloads {
             return; // Not every program can be made to.
         }
         let mut process = Process::start();
+        let slow = process.slow(SLOW);
         process.body("/trap");
         process.gets(Signal::HUP);
         let start = Instant::now();
@@ -390,6 +391,7 @@ mod reloads {
             assert!(start.elapsed() < DEADLINE, "no reload");
         }
         process.gets(Signal::TERM);
+        assert!(slow.answer().is_some(), "a request is lost by a reload");
         assert_eq!(process.ends(), exits_with(0), "after a panic in a reload");
     }
 }
