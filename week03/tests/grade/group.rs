@@ -183,7 +183,10 @@ mod errors {
         let polled =
             cancelled.as_mut().poll(&mut Context::from_waker(&telling));
         assert!(polled.is_pending(), "the token of a new group is cancelled");
-        group.spawn(Told { told, leave });
+        let (begin, begun) = mpsc::channel();
+        group.spawn(Told { begin, told, leave });
+        // So that it has a thread before the other one needs one.
+        let _ = begun.recv_timeout(PATIENCE);
         group.spawn(async { Err("broken") });
         assert_eq!(threads.block_on(group.wait()), Err("broken"));
     }
@@ -208,6 +211,7 @@ mod errors {
 
     /// Fails as soon as it is told, on a thread of its own.
     struct Told {
+        begin: mpsc::Sender<()>,
         told: mpsc::Receiver<()>,
         leave: mpsc::Sender<()>,
     }
@@ -219,6 +223,7 @@ mod errors {
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Self::Output> {
+            let _ = self.begin.send(());
             match self.told.recv_timeout(PATIENCE) {
                 Ok(()) => Poll::Ready(Err("was told to stop")),
                 Err(_) => Poll::Ready(Err("was not told to stop")),
