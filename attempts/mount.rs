@@ -31,6 +31,10 @@ fn main() -> io::Result<()> {
         subject += &inline("sync", &week.join("src/sync.rs"))?;
         loom += &inline("sync", &week.join("tests/loom/sync.rs"))?;
     }
+    let explore = grader(&week, "loom", "common");
+    if explore.exists() {
+        loom += &module("mod common", &explore);
+    }
     for (exercise, file) in subjects(&home, &week)? {
         let visible = format!("pub mod {exercise}");
         subject += &module(&visible, &file);

@@ -24,6 +24,9 @@ mod install;
 pub(crate) struct Plan {
     /// Only these, such as week02
     weeks: Vec<String>,
+    /// Only this exercise, and nothing of the house
+    #[arg(long, value_name = "NAME", conflicts_with = "weeks")]
+    exercise: Option<String>,
     /// Install the servers that are missing (Debian's packages)
     #[arg(long)]
     install: bool,
@@ -68,8 +71,10 @@ pub(crate) fn verify(book: &Workbook, plan: &Plan) -> Result<u8, Trouble> {
     }
 
     let start = Instant::now();
-    let exercises: Vec<_> =
-        weeks.iter().flat_map(|week| &week.exercises).collect();
+    let exercises: Vec<_> = match &plan.exercise {
+        Some(name) => vec![book.exercise(name)?],
+        None => weeks.iter().flat_map(|week| &week.exercises).collect(),
+    };
     let subjects = exercises.iter().map(|e| exercise::subjects(e)).sum();
     let bar = bar(subjects);
     for exercise in exercises {
@@ -79,7 +84,9 @@ pub(crate) fn verify(book: &Workbook, plan: &Plan) -> Result<u8, Trouble> {
     found.part("exercises", start);
     term::print(&exercise::table(&found.table));
 
-    house::verify(book, plan, &weeks, missing.is_empty(), &mut found)?;
+    if plan.exercise.is_none() {
+        house::verify(book, plan, &weeks, missing.is_empty(), &mut found)?;
+    }
 
     term::print(&found.summary(&missing, plan));
     let is_well =

@@ -5,9 +5,13 @@
 //! | [`group`] | One of several tasks fails. How do the others end with it? |
 //! | [`drain`] | How does an HTTP server stop without losing a request? |
 //! | [`signals`] | What does a process do at each signal, and what does its exit code say? |
+//! | [`swap`] | When may a value be freed that others may be reading? |
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod drain;
 pub mod group;
 pub mod signals;
+#[allow(unsafe_code, reason = "to reclaim memory is the exercise")]
+pub mod swap;
+mod sync;

@@ -29,6 +29,19 @@ fn a_good_workbook_has_no_faults_and_a_skip_is_said() {
 }
 
 #[test]
+fn one_exercise_is_held_to_its_promises_alone() {
+    let mini = Mini::new();
+    // A fault of the house, and none of the exercise.
+    mini.change("week01/src/lib.rs", "//!", "//!  ");
+    mini.wb(&["verify", "--allow-skips", "--exercise", "backoff"])
+        .ends_with(0)
+        .shows(&["week01/backoff", "no faults"]);
+    mini.wb(&["verify", "--exercise", "backof"])
+        .ends_with(2)
+        .shows(&["backoff"]);
+}
+
+#[test]
 fn each_kind_of_fault_in_an_exercise_is_found() {
     let mini = Mini::new();
     // A variant that is wrong.

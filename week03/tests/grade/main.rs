@@ -3,3 +3,4 @@
 mod drain;
 mod group;
 mod signals;
+mod swap;

@@ -1,0 +1,138 @@
+//! Two places for the value, each with a count of the guards that show it. A
+//! store fills the one that is free, switches over, and waits until nobody looks
+//! at the other any more.
+
+use std::ops::Deref;
+
+use crate::sync::{
+    Arc, AtomicBool, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Release},
+    UnsafeCell,
+};
+
+/// How often a store looks whether the guards are gone.
+const TRIES: usize = 100;
+
+pub struct Swap<T> {
+    shared: Arc<Shared<T>>,
+}
+
+pub struct Reader<T> {
+    shared: Arc<Shared<T>>,
+    place: usize,
+}
+
+pub struct Guard<'a, T> {
+    half: &'a Half<T>,
+}
+
+struct Shared<T> {
+    halves: [Half<T>; 2],
+    live: AtomicUsize,
+    writing: AtomicBool,
+    taken: Box<[AtomicBool]>,
+}
+
+struct Half<T> {
+    value: UnsafeCell<Option<T>>,
+    guards: AtomicUsize,
+}
+
+// SAFETY: `value` is written where no guard is counted, by one thread at a time.
+unsafe impl<T: Send + Sync> Sync for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync> Send for Shared<T> {}
+
+impl<T> Half<T> {
+    fn new(value: Option<T>) -> Self {
+        Self { value: UnsafeCell::new(value), guards: AtomicUsize::new(0) }
+    }
+
+    fn wait(&self) {
+        for _ in 0..TRIES {
+            if self.guards.fetch_add(0, AcqRel) == 0 {
+                return;
+            }
+        }
+        panic!("the guards do not go");
+    }
+
+    fn set(&self, value: Option<T>) {
+        // SAFETY: no guard is counted, and no other store writes.
+        drop(self.value.with_mut(|old| unsafe { old.replace(value) }));
+    }
+}
+
+impl<T: Send + Sync> Swap<T> {
+    pub fn new(value: T, readers: usize) -> Self {
+        let shared = Shared {
+            halves: [Half::new(Some(value)), Half::new(None)],
+            live: AtomicUsize::new(0),
+            writing: AtomicBool::new(false),
+            taken: (0..readers).map(|_| AtomicBool::new(false)).collect(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub fn reader(&self) -> Option<Reader<T>> {
+        let free = |taken: &AtomicBool| !taken.swap(true, Acquire);
+        let place = self.shared.taken.iter().position(free)?;
+        Some(Reader { shared: Arc::clone(&self.shared), place })
+    }
+
+    pub fn store(&self, value: T) {
+        let shared = &*self.shared;
+        let alone = (0..TRIES).any(|_| !shared.writing.swap(true, Acquire));
+        assert!(alone, "another store does not end");
+        let live = shared.live.load(Acquire);
+        let (old, new) = (&shared.halves[live], &shared.halves[1 - live]);
+        new.wait(); // for readers that came here too late
+        new.set(Some(value));
+        shared.live.swap(1 - live, AcqRel);
+        old.wait();
+        old.set(None);
+        shared.writing.store(false, Release);
+    }
+}
+
+impl<T> Reader<T> {
+    pub fn load(&mut self) -> Guard<'_, T> {
+        loop {
+            let live = self.shared.live.load(Acquire);
+            let half = &self.shared.halves[live];
+            half.guards.fetch_add(1, AcqRel);
+            if self.shared.live.load(Acquire) == live {
+                return Guard { half };
+            }
+            half.guards.fetch_sub(1, AcqRel);
+        }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: it is counted, so that nobody writes.
+        let value = self.half.value.with(|value| unsafe { &*value });
+        value.as_ref().expect("the half is live")
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        self.half.guards.fetch_sub(1, AcqRel);
+    }
+}
+
+impl<T> Drop for Reader<T> {
+    fn drop(&mut self) {
+        self.shared.taken[self.place].store(false, Release);
+    }
+}
+
+impl<T> Clone for Swap<T> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}

@@ -1,0 +1,26 @@
+//! What threads share with. `tests/loom` swaps it for loom's.
+
+#![allow(unused_imports, reason = "an attempt may need more than the answers")]
+
+pub(crate) use std::sync::Arc;
+pub(crate) use std::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence,
+};
+
+/// Plain memory that is shared. loom's looks whether two uses of it race.
+#[derive(Debug)]
+pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+impl<T> UnsafeCell<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(std::cell::UnsafeCell::new(value))
+    }
+
+    pub(crate) fn with<R>(&self, read: impl FnOnce(*const T) -> R) -> R {
+        read(self.0.get())
+    }
+
+    pub(crate) fn with_mut<R>(&self, write: impl FnOnce(*mut T) -> R) -> R {
+        write(self.0.get())
+    }
+}

@@ -1,0 +1,7 @@
+//! `crate::sync` under the model checker.
+
+pub(crate) use loom::cell::UnsafeCell;
+pub(crate) use loom::sync::Arc;
+pub(crate) use loom::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence,
+};
