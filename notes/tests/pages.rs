@@ -46,9 +46,24 @@ fn every_include_is_there() {
         let text = fs::read_to_string(&page).unwrap();
         for rest in text.split("{{#include ").skip(1) {
             let (target, _) = rest.split_once("}}").expect("an include ends");
-            let file = page.parent().unwrap().join(target.trim());
+            let (file, anchor) = match target.trim().split_once(':') {
+                Some((file, anchor)) => (file, Some(anchor)),
+                None => (target.trim(), None),
+            };
+            let file = page.parent().unwrap().join(file);
             let page = page.display();
             assert!(file.exists(), "{page} includes {target}: no such file");
+            let text = fs::read_to_string(file).unwrap();
+            let is_there = |anchor| {
+                let lines = [" ANCHOR: ", " ANCHOR_END: "];
+                lines
+                    .iter()
+                    .all(|line| text.contains(&format!("{line}{anchor}\n")))
+            };
+            assert!(
+                anchor.is_none_or(is_there),
+                "{page} includes {target}: no such part"
+            );
             includes += 1;
         }
     }

@@ -5,12 +5,16 @@
 //! | [`group`] | One of several tasks fails. How do the others end with it? |
 //! | [`drain`] | How does an HTTP server stop without losing a request? |
 //! | [`signals`] | What does a process do at each signal, and what does its exit code say? |
+//! | [`litmus`] | What may one thread see of another, and what has to be written for that? |
 //! | [`swap`] | When may a value be freed that others may be reading? |
 
 #![deny(unsafe_code)]
 
 pub mod drain;
 pub mod group;
+pub mod litmus;
+pub mod machine;
+pub mod memory_model;
 pub mod signals;
 #[allow(unsafe_code, reason = "to reclaim memory is the exercise")]
 pub mod swap;

@@ -4,7 +4,7 @@
 
 pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence,
+    AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence,
 };
 
 /// Plain memory that is shared. loom's looks whether two uses of it race.

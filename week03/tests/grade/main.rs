@@ -2,5 +2,6 @@
 
 mod drain;
 mod group;
+mod litmus;
 mod signals;
 mod swap;

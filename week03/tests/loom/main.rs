@@ -4,8 +4,14 @@
 #![allow(unused_imports, reason = "an answer uses what it needs")]
 
 mod common;
+mod in_loom;
+mod machines;
 mod sync;
 
+use week03::memory_model;
+
+#[path = "../../src/machine.rs"]
+pub mod machine;
 #[path = "../../src/swap.rs"]
 pub mod swap;
 

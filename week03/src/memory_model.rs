@@ -1,0 +1,464 @@
+//! The memory model of Rust's atomics, small enough to be run.
+//!
+//! *Question.* Which outcomes may a program of a few atomic operations have, on
+//! any machine and with any compiler, and which may it never have?
+//!
+//! *Idea.* Do not run it. Guess which write each load reads from, and in which
+//! order the writes to each location come, in every possible way; keep a guess
+//! that breaks none of the model's axioms. These are the axioms of C++20, which
+//! Rust has taken over, in the form of RC11 (Lahav, Vafeiadis, Kang, Hur, Dreyer:
+//! "Repairing Sequential Consistency in C/C++11", PLDI 2017), with the release
+//! sequences of C++20, and without RC11's ban on load buffering, which is not in
+//! the standard.
+//!
+//! *Guarantee.* [`outcomes`] are those that the axioms allow, all of them and no
+//! others, for programs without branches, in which no value is computed from
+//! another.
+//!
+//! *Cost.* Time exponential in the number of loads, factorial in the number of
+//! writes to a location. At most 32 operations and locations.
+//!
+//! ```
+//! use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+//!
+//! use week03::memory_model::{Program, load, outcomes, store};
+//!
+//! const DATA: usize = 0;
+//! const FLAG: usize = 1;
+//! let message = Program::new([
+//!     vec![store(DATA, 1, Relaxed), store(FLAG, 1, Release)],
+//!     vec![load(FLAG, Acquire), load(DATA, Relaxed)],
+//! ]);
+//! let outcomes = outcomes(&message);
+//! assert!(outcomes.contains(&vec![1, 1]));
+//! assert!(!outcomes.contains(&vec![1, 0]), "the flag, and not the data");
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Release, SeqCst};
+
+/// One atomic operation. Locations are numbered from 0, and hold 0 at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as in `std::sync::atomic`")]
+pub enum Op {
+    Load { at: usize, ordering: Ordering },
+    Store { at: usize, value: u8, ordering: Ordering },
+    Swap { at: usize, value: u8, ordering: Ordering },
+    Fence { ordering: Ordering },
+}
+
+/// `AtomicU8::load`.
+pub fn load(at: usize, ordering: Ordering) -> Op {
+    Op::Load { at, ordering }
+}
+
+/// `AtomicU8::store`.
+pub fn store(at: usize, value: u8, ordering: Ordering) -> Op {
+    Op::Store { at, value, ordering }
+}
+
+/// `AtomicU8::swap`.
+pub fn swap(at: usize, value: u8, ordering: Ordering) -> Op {
+    Op::Swap { at, value, ordering }
+}
+
+/// `std::sync::atomic::fence`.
+pub fn fence(ordering: Ordering) -> Op {
+    Op::Fence { ordering }
+}
+
+impl Op {
+    /// Of all but fences.
+    pub fn at(self) -> Option<usize> {
+        match self {
+            Self::Load { at, .. }
+            | Self::Store { at, .. }
+            | Self::Swap { at, .. } => Some(at),
+            Self::Fence { .. } => None,
+        }
+    }
+
+    /// Whatever the operation is.
+    pub fn ordering(self) -> Ordering {
+        match self {
+            Self::Load { ordering, .. }
+            | Self::Store { ordering, .. }
+            | Self::Swap { ordering, .. }
+            | Self::Fence { ordering } => ordering,
+        }
+    }
+
+    /// The same operation with another ordering.
+    #[must_use]
+    pub fn with(self, ordering: Ordering) -> Self {
+        match self {
+            Self::Load { at, .. } => load(at, ordering),
+            Self::Store { at, value, .. } => store(at, value, ordering),
+            Self::Swap { at, value, .. } => swap(at, value, ordering),
+            Self::Fence { .. } => fence(ordering),
+        }
+    }
+
+    /// Whether it returns a value: loads and swaps do.
+    pub fn reads(self) -> bool {
+        matches!(self, Self::Load { .. } | Self::Swap { .. })
+    }
+
+    /// What it writes, if it does.
+    pub fn writes(self) -> Option<u8> {
+        match self {
+            Self::Store { value, .. } | Self::Swap { value, .. } => Some(value),
+            Self::Load { .. } | Self::Fence { .. } => None,
+        }
+    }
+}
+
+/// What each thread does, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// A list of operations for each thread.
+    pub threads: Vec<Vec<Op>>,
+}
+
+/// What was read, by the first thread in its order, then by the second one.
+pub type Outcome = Vec<u8>;
+
+impl Program {
+    /// Of these threads.
+    pub fn new<const N: usize>(threads: [Vec<Op>; N]) -> Self {
+        Self { threads: threads.into() }
+    }
+
+    /// All operations, by thread.
+    pub fn ops(&self) -> impl Iterator<Item = Op> {
+        self.threads.iter().flatten().copied()
+    }
+
+    /// How many locations it has.
+    pub fn locations(&self) -> usize {
+        self.ops().filter_map(Op::at).max().map_or(0, |last| last + 1)
+    }
+}
+
+/// One line for each thread.
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, ops) in self.threads.iter().enumerate() {
+            write!(f, "{}thread {n}:", if n == 0 { "" } else { "\n" })?;
+            for op in ops {
+                let at = op.at().map_or('-', |at| char::from(b'x' + at as u8));
+                let ordering = op.ordering();
+                match op {
+                    Op::Load { .. } => write!(f, "  {at}.load({ordering:?})"),
+                    Op::Store { value, .. } => {
+                        write!(f, "  {at}.store({value}, {ordering:?})")
+                    }
+                    Op::Swap { value, .. } => {
+                        write!(f, "  {at}.swap({value}, {ordering:?})")
+                    }
+                    Op::Fence { .. } => write!(f, "  fence({ordering:?})"),
+                }?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every outcome that the memory model allows.
+///
+/// # Panics
+///
+/// When the program has more than 32 operations and locations in all.
+pub fn outcomes(program: &Program) -> BTreeSet<Outcome> {
+    Events::of(program).outcomes(|_| true)
+}
+
+/// Those for which no thread has to write before what it does first: RC11, which
+/// has no load buffering. A checker that runs a program in some order of its
+/// steps can show no others.
+///
+/// # Panics
+///
+/// As [`outcomes`].
+pub fn outcomes_in_order(program: &Program) -> BTreeSet<Outcome> {
+    let events = Events::of(program);
+    events.outcomes(|rf| events.sb.or(rf).closure().is_irreflexive())
+}
+
+/// An event, by its number. The first ones write a 0 to each location.
+type Event = usize;
+
+struct Events {
+    ops: Vec<Op>,
+    /// Sequenced before: in one thread, and the first writes before all.
+    sb: Relation,
+    locations: usize,
+}
+
+impl Events {
+    fn of(program: &Program) -> Self {
+        let locations = program.locations();
+        let first = (0..locations).map(|at| store(at, 0, Ordering::Relaxed));
+        let ops: Vec<_> = first.chain(program.ops()).collect();
+        assert!(ops.len() <= 32, "at most 32 operations and locations");
+        let mut sb = Relation::default();
+        for event in locations..ops.len() {
+            (0..locations).for_each(|first| sb.add(first, event));
+        }
+        let mut next = locations;
+        for thread in &program.threads {
+            let end = next + thread.len();
+            for event in next..end {
+                (event + 1..end).for_each(|later| sb.add(event, later));
+            }
+            next = end;
+        }
+        Self { ops, sb, locations }
+    }
+
+    fn outcomes(
+        &self,
+        may_read_from: impl Fn(Relation) -> bool,
+    ) -> BTreeSet<Outcome> {
+        let mut outcomes = BTreeSet::new();
+        for order in self.orders_of_writes() {
+            for sources in self.sources(&order) {
+                let mut rf = Relation::default();
+                for (read, source) in self.reads().zip(&sources) {
+                    rf.add(*source, read);
+                }
+                if may_read_from(rf) && self.are_consistent(&order, rf) {
+                    outcomes.insert(self.outcome(&sources));
+                }
+            }
+        }
+        outcomes
+    }
+
+    fn where_op(&self, holds: impl Fn(Op) -> bool) -> Set {
+        let events = 0..self.ops.len();
+        events.filter(|event| holds(self.ops[*event])).map(|e| 1 << e).sum()
+    }
+
+    fn writes_to(&self, at: usize) -> Vec<Event> {
+        let is_one = |op: Op| op.at() == Some(at) && op.writes().is_some();
+        (0..self.ops.len()).filter(|event| is_one(self.ops[*event])).collect()
+    }
+
+    /// In each of the results, a list of writes for each location.
+    fn orders_of_writes(&self) -> Vec<Vec<Vec<Event>>> {
+        let of_one = |at| {
+            let [first, others @ ..] = &self.writes_to(at)[..] else {
+                unreachable!("each location is written to at first")
+            };
+            let orders = permutations(others).into_iter();
+            orders.map(|order| [&[*first], &order[..]].concat()).collect()
+        };
+        product(&(0..self.locations).map(of_one).collect::<Vec<_>>())
+    }
+
+    fn reads(&self) -> impl Iterator<Item = Event> {
+        (0..self.ops.len()).filter(|event| self.ops[*event].reads())
+    }
+
+    /// In each of the results, the write that each read gets its value from.
+    fn sources(&self, order: &[Vec<Event>]) -> Vec<Vec<Event>> {
+        let of_one = |read: Event| {
+            let op = self.ops[read];
+            let writes = &order[op.at().expect("a read has a location")];
+            match writes.iter().position(|write| *write == read) {
+                // A read-modify-write reads what comes just before it.
+                Some(place) => vec![writes[place - 1]],
+                None => writes.clone(),
+            }
+        };
+        product(&self.reads().map(of_one).collect::<Vec<_>>())
+    }
+
+    fn outcome(&self, sources: &[Event]) -> Outcome {
+        let value = |source: &Event| self.ops[*source].writes();
+        sources.iter().filter_map(value).collect()
+    }
+
+    // ANCHOR: axioms
+    /// Whether none of the axioms is broken.
+    fn are_consistent(&self, order: &[Vec<Event>], rf: Relation) -> bool {
+        let sb = self.sb;
+        // The modification order of each location.
+        let mut mo = Relation::default();
+        for writes in order {
+            for (place, write) in writes.iter().enumerate() {
+                writes[place + 1..].iter().for_each(|w| mo.add(*write, *w));
+            }
+        }
+        // Reads-before: what a read has missed. A swap does not miss itself.
+        let rb = rf.inverse().then(mo).without_self();
+        let eco = rf.or(mo).or(rb).closure();
+
+        let acquires = self
+            .where_op(|op| matches!(op.ordering(), Acquire | AcqRel | SeqCst));
+        let releases = self
+            .where_op(|op| matches!(op.ordering(), Release | AcqRel | SeqCst));
+        let fences = self.where_op(|op| op.at().is_none());
+        let writes = self.where_op(|op| op.writes().is_some());
+        let swaps = self.where_op(|op| matches!(op, Op::Swap { .. }));
+
+        // A write, and the read-modify-writes that follow on it.
+        let sequence = rf.to(swaps).closure().or(Relation::SELF).of(writes);
+        // Synchronizes-with: from a release, or a release fence before the
+        // write, to an acquire, or an acquire fence after the read.
+        let before = sb.of(fences).or(Relation::SELF).of(releases);
+        let after = sb.to(fences).or(Relation::SELF).to(acquires);
+        let sw = before.then(sequence).then(rf).then(after);
+        let hb = sb.or(sw).closure();
+        let is_coherent = hb.then(eco).or(hb).is_irreflexive();
+
+        // The order of what is SeqCst.
+        let sc = self.where_op(|op| op.ordering() == SeqCst);
+        let same = self.same_location();
+        let far = sb.minus(same);
+        let scb = sb.or(far.then(hb).then(far)).or(hb.and(same)).or(mo).or(rb);
+        let hb_or_self = hb.or(Relation::SELF);
+        let from = Relation::SELF.of(sc).or(hb_or_self.of(sc & fences));
+        let to = Relation::SELF.of(sc).or(hb_or_self.to(sc & fences));
+        let between_fences = hb.or(hb.then(eco).then(hb));
+        let psc = from
+            .then(scb)
+            .then(to)
+            .or(between_fences.of(sc & fences).to(sc & fences));
+
+        is_coherent && psc.closure().is_irreflexive()
+    }
+    // ANCHOR_END: axioms
+
+    fn same_location(&self) -> Relation {
+        let mut same = Relation::default();
+        for a in 0..self.ops.len() {
+            for b in 0..self.ops.len() {
+                let at = self.ops[a].at();
+                if at.is_some() && at == self.ops[b].at() {
+                    same.add(a, b);
+                }
+            }
+        }
+        same
+    }
+}
+
+/// A set of events, a bit for each.
+type Set = u32;
+
+/// For each event, the set of those that it is related to.
+#[derive(Clone, Copy, Default)]
+struct Relation([Set; 32]);
+
+impl Relation {
+    const SELF: Self = {
+        let mut rows = [0; 32];
+        let mut event = 0;
+        while event < 32 {
+            rows[event] = 1 << event;
+            event += 1;
+        }
+        Self(rows)
+    };
+
+    fn add(&mut self, from: Event, to: Event) {
+        self.0[from] |= 1 << to;
+    }
+
+    fn map(self, row: impl Fn(Event, Set) -> Set) -> Self {
+        let mut rows = self.0;
+        for (event, set) in rows.iter_mut().enumerate() {
+            *set = row(event, *set);
+        }
+        Self(rows)
+    }
+
+    fn or(self, other: Self) -> Self {
+        self.map(|event, set| set | other.0[event])
+    }
+
+    fn and(self, other: Self) -> Self {
+        self.map(|event, set| set & other.0[event])
+    }
+
+    fn minus(self, other: Self) -> Self {
+        self.map(|event, set| set & !other.0[event])
+    }
+
+    fn without_self(self) -> Self {
+        self.minus(Self::SELF)
+    }
+
+    /// What begins in `events`.
+    fn of(self, events: Set) -> Self {
+        self.map(|event, set| if events >> event & 1 == 1 { set } else { 0 })
+    }
+
+    /// What ends in `events`.
+    fn to(self, events: Set) -> Self {
+        self.map(|_, set| set & events)
+    }
+
+    /// One step in `self` and one in `other`.
+    fn then(self, other: Self) -> Self {
+        self.map(|_, set| {
+            let next = (0..32).filter(|middle| set >> middle & 1 == 1);
+            next.fold(0, |all, middle: usize| all | other.0[middle])
+        })
+    }
+
+    fn inverse(self) -> Self {
+        let mut inverse = Self::default();
+        for (from, set) in self.0.iter().enumerate() {
+            let to = (0..32).filter(|to| set >> to & 1 == 1);
+            to.for_each(|to| inverse.add(to, from));
+        }
+        inverse
+    }
+
+    /// One step or more.
+    fn closure(self) -> Self {
+        let mut closure = self;
+        for middle in 0..32 {
+            let onward = closure.0[middle];
+            closure = closure.map(|_, set| {
+                if set >> middle & 1 == 1 { set | onward } else { set }
+            });
+        }
+        closure
+    }
+
+    fn is_irreflexive(self) -> bool {
+        self.and(Self::SELF).0.iter().all(|set| *set == 0)
+    }
+}
+
+/// Every way to take one of each.
+fn product<T: Clone>(choices: &[Vec<T>]) -> Vec<Vec<T>> {
+    choices.iter().fold(vec![Vec::new()], |ways, choice| {
+        let longer = |way: &Vec<T>| {
+            let way = way.clone();
+            choice.iter().map(move |one| {
+                let mut way = way.clone();
+                way.push(one.clone());
+                way
+            })
+        };
+        ways.iter().flat_map(longer).collect()
+    })
+}
+
+fn permutations(items: &[Event]) -> Vec<Vec<Event>> {
+    let [first, others @ ..] = items else { return vec![Vec::new()] };
+    let insert = |order: Vec<Event>| {
+        (0..=order.len()).map(move |place| {
+            let mut order = order.clone();
+            order.insert(place, *first);
+            order
+        })
+    };
+    permutations(others).into_iter().flat_map(insert).collect()
+}
