@@ -3,6 +3,7 @@
 //! | Exercise | Question |
 //! |----------|----------|
 //! | [`group`] | One of several tasks fails. How do the others end with it? |
+//! | [`limit`] | How do ten tasks run at a time, and none waits for ever? |
 //! | [`drain`] | How does an HTTP server stop without losing a request? |
 //! | [`signals`] | What does a process do at each signal, and what does its exit code say? |
 //! | [`litmus`] | What may one thread see of another, and what has to be written for that? |
@@ -12,6 +13,7 @@
 
 pub mod drain;
 pub mod group;
+pub mod limit;
 pub mod litmus;
 pub mod machine;
 pub mod memory_model;
@@ -19,3 +21,4 @@ pub mod signals;
 #[allow(unsafe_code, reason = "to reclaim memory is the exercise")]
 pub mod swap;
 mod sync;
+mod tasks;

@@ -2,6 +2,7 @@
 
 mod drain;
 mod group;
+mod limit;
 mod litmus;
 mod signals;
 mod swap;

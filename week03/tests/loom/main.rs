@@ -7,14 +7,18 @@ mod common;
 mod in_loom;
 mod machines;
 mod sync;
+mod tasks;
 
 use week03::memory_model;
 
+#[path = "../../src/limit.rs"]
+pub mod limit;
 #[path = "../../src/machine.rs"]
 pub mod machine;
 #[path = "../../src/swap.rs"]
 pub mod swap;
 
 mod models {
+    mod limit;
     mod swap;
 }

@@ -1,0 +1,13 @@
+//! What tasks are made of. `tests/loom` swaps it for shuttle's.
+
+#![allow(unused_imports, reason = "an attempt may need more than the answers")]
+
+pub(crate) use std::sync::{Arc, Mutex, MutexGuard};
+
+pub(crate) use tokio::sync::{
+    AcquireError, Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError,
+    oneshot,
+};
+pub(crate) use tokio::task::{Id, JoinHandle, try_id};
+pub(crate) use tokio::{spawn, task_local};
+pub(crate) use tokio_util::sync::{CancellationToken, DropGuard};

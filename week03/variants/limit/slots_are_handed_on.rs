@@ -1,0 +1,357 @@
+//! Slots without a semaphore: one is handed to the next who waits, through a
+//! channel. If nobody is left at the other end, it is dropped there, and goes on.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::num::NonZero;
+use std::panic::{self, AssertUnwindSafe};
+
+use futures_util::FutureExt;
+
+use crate::tasks::{
+    Arc, CancellationToken, DropGuard, Mutex, Notify, oneshot, spawn,
+    task_local,
+};
+
+/// Tasks that end together, so many at a time. Dropping it aborts them at their
+/// next `.await`, cancels the token, and refuses whoever still waits.
+pub struct Group<E> {
+    spawner: Spawner<E>,
+    _gone: [DropGuard; 2],
+}
+
+/// Starts tasks in a [`Group`]. Members may keep one; it may outlive the group.
+pub struct Spawner<E> {
+    shared: Arc<Shared<E>>,
+}
+
+/// A task that was not started.
+pub enum Refused<F> {
+    /// All slots are taken, and who asks must not wait.
+    Full(F),
+    /// The group was cancelled before there was a slot, or has ended.
+    Cancelled(F),
+}
+
+struct Shared<E> {
+    slots: Arc<Slots>,
+    /// A lock, since one decision needs all of it: whether this was the last
+    /// task, and whether another one may begin.
+    tasks: Mutex<Tasks<E>>,
+    /// Told when no task is left.
+    idle: Notify,
+    token: CancellationToken,
+    /// Cancelled when the group is gone: then members are dropped.
+    gone: CancellationToken,
+}
+
+struct Tasks<E> {
+    running: usize,
+    has_ended: bool,
+    /// The error that came first.
+    error: Option<E>,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+task_local! {
+    /// The group whose member is being polled, by its address.
+    static MEMBER_OF: usize;
+}
+
+impl<E: Send + 'static> Group<E> {
+    /// A group of `limit` tasks at a time, that is told to stop when `parent` is
+    /// cancelled.
+    pub fn new(parent: &CancellationToken, limit: NonZero<usize>) -> Self {
+        let (token, gone) = (parent.child_token(), CancellationToken::new());
+        let _gone = [token.clone().drop_guard(), gone.clone().drop_guard()];
+        let tasks =
+            Tasks { running: 0, has_ended: false, error: None, panic: None };
+        let shared = Arc::new(Shared {
+            slots: Slots::new(limit.get()),
+            tasks: Mutex::new(tasks),
+            idle: Notify::new(),
+            token,
+            gone,
+        });
+        Self { spawner: Spawner { shared }, _gone }
+    }
+
+    /// Is cancelled as soon as a task fails or panics, the parent is cancelled,
+    /// or the group has ended.
+    pub fn token(&self) -> CancellationToken {
+        self.spawner.shared.token.clone()
+    }
+
+    /// Starts tasks in this group, from wherever it is taken to.
+    pub fn spawner(&self) -> Spawner<E> {
+        self.spawner.clone()
+    }
+
+    /// Waits until no task is left. From then on all are refused.
+    ///
+    /// # Errors
+    ///
+    /// The error that came first in time.
+    ///
+    /// # Panics
+    ///
+    /// With what a task panicked with, also when another task failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped drops the group.
+    pub async fn wait(self) -> Result<(), E> {
+        let shared = &self.spawner.shared;
+        loop {
+            let idle = shared.idle.notified();
+            if shared.end_if_idle() {
+                break;
+            }
+            idle.await;
+        }
+        let mut tasks = shared.tasks.lock().expect("nobody panics with it");
+        let (error, panic) = (tasks.error.take(), tasks.panic.take());
+        drop(tasks);
+        if let Some(payload) = panic {
+            panic::resume_unwind(payload);
+        }
+        error.map_or(Ok(()), Err)
+    }
+}
+
+impl<E: Send + 'static> Spawner<E> {
+    /// Waits for a slot, and starts `task` in it. Starts it also when the group
+    /// is cancelled, if there is a slot; a member of the group never waits.
+    ///
+    /// # Errors
+    ///
+    /// `Full` to a member when no slot is free, `Cancelled` when the group is
+    /// cancelled and no slot is free, or when it has ended.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped drops the task, and takes no slot.
+    pub async fn spawn<F>(&self, task: F) -> Result<(), Refused<F>>
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+    {
+        let id = self.shared.id();
+        if MEMBER_OF.try_with(|group| *group == id).unwrap_or(false) {
+            return self.try_spawn(task);
+        }
+        let slot = tokio::select! {
+            biased;
+            slot = self.shared.slots.take() => slot,
+            () = self.shared.token.cancelled() => {
+                return Err(Refused::Cancelled(task));
+            }
+        };
+        self.start(slot, task)
+    }
+
+    /// Starts `task` if there is a slot.
+    ///
+    /// # Errors
+    ///
+    /// `Full` when no slot is free, `Cancelled` when the group has ended.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn try_spawn<F>(&self, task: F) -> Result<(), Refused<F>>
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+    {
+        match self.shared.slots.try_take() {
+            Some(slot) => self.start(slot, task),
+            // What holds the slots then is about to be dropped.
+            None if self.shared.has_ended() => Err(Refused::Cancelled(task)),
+            None => Err(Refused::Full(task)),
+        }
+    }
+
+    fn start<F>(&self, slot: Slot, task: F) -> Result<(), Refused<F>>
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+    {
+        let Some(running) = Running::begin(&self.shared) else {
+            return Err(Refused::Cancelled(task));
+        };
+        spawn(MEMBER_OF.scope(self.shared.id(), async move {
+            // Dropped last to first: the task, its slot, and only then is it
+            // none of those that run.
+            let running = running;
+            let _slot = slot;
+            let shared = &running.0;
+            let ended = tokio::select! {
+                biased;
+                () = shared.gone.cancelled() => return,
+                ended = AssertUnwindSafe(task).catch_unwind() => ended,
+            };
+            if let Ok(Ok(())) = ended {
+                return;
+            }
+            shared.keep(ended);
+            // The others are told when it is kept: what they fail with because
+            // of that comes later.
+            shared.token.cancel();
+        }));
+        Ok(())
+    }
+}
+
+impl<E> Shared<E> {
+    fn id(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
+
+    fn keep(&self, ended: Result<Result<(), E>, Box<dyn Any + Send>>) {
+        let mut tasks = self.tasks.lock().expect("nobody panics with it");
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => drop(tasks.error.get_or_insert(error)),
+            Err(payload) => drop(tasks.panic.get_or_insert(payload)),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.tasks.lock().expect("nobody panics with it").has_ended
+    }
+
+    fn end_if_idle(&self) -> bool {
+        let mut tasks = self.tasks.lock().expect("nobody panics with it");
+        tasks.has_ended |= tasks.running == 0;
+        tasks.has_ended
+    }
+}
+
+/// One of those that run.
+struct Running<E>(Arc<Shared<E>>);
+
+impl<E> Running<E> {
+    fn begin(shared: &Arc<Shared<E>>) -> Option<Self> {
+        let mut tasks = shared.tasks.lock().expect("nobody panics with it");
+        if tasks.has_ended {
+            return None;
+        }
+        tasks.running += 1;
+        Some(Self(Arc::clone(shared)))
+    }
+}
+
+impl<E> Drop for Running<E> {
+    fn drop(&mut self) {
+        let mut tasks = self.0.tasks.lock().expect("nobody panics with it");
+        tasks.running -= 1;
+        if tasks.running == 0 {
+            self.0.idle.notify_one();
+        }
+    }
+}
+
+impl<E> Drop for Group<E> {
+    fn drop(&mut self) {
+        let tasks = self.spawner.shared.tasks.lock();
+        // Not `expect`: this may run while a panic unwinds.
+        if let Ok(mut tasks) = tasks {
+            tasks.has_ended = true;
+        }
+    }
+}
+
+impl<E> Clone for Spawner<E> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<E> fmt::Debug for Group<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").finish_non_exhaustive()
+    }
+}
+
+impl<E> fmt::Debug for Spawner<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spawner").finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Debug for Refused<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Full(_) => "Full",
+            Self::Cancelled(_) => "Cancelled",
+        };
+        f.debug_tuple(name).finish_non_exhaustive()
+    }
+}
+
+struct Slots {
+    state: Mutex<State>,
+}
+
+struct State {
+    free: usize,
+    waiting: VecDeque<oneshot::Sender<Slot>>,
+}
+
+/// Goes to the next one who waits, or back, wherever it is dropped.
+struct Slot(Option<Arc<Slots>>);
+
+impl Slots {
+    fn new(free: usize) -> Arc<Self> {
+        let state = State { free, waiting: VecDeque::new() };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    fn try_take(self: &Arc<Self>) -> Option<Slot> {
+        let mut state = self.state.lock().expect("nobody panics with it");
+        state.free = state.free.checked_sub(1)?;
+        Some(Slot(Some(Arc::clone(self))))
+    }
+
+    async fn take(self: &Arc<Self>) -> Slot {
+        let next = {
+            let mut state = self.state.lock().expect("nobody panics with it");
+            if state.free > 0 {
+                state.free -= 1;
+                return Slot(Some(Arc::clone(self)));
+            }
+            let (sender, next) = oneshot::channel();
+            state.waiting.push_back(sender);
+            next
+        };
+        next.await.expect("a slot is passed on, or comes back")
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some(slots) = self.0.take() else { return };
+        loop {
+            let mut state = slots.state.lock().expect("nobody panics with it");
+            let Some(next) = state.waiting.pop_front() else {
+                state.free += 1;
+                return;
+            };
+            drop(state);
+            match next.send(Slot(Some(Arc::clone(&slots)))) {
+                Ok(()) => return,
+                // Has gone away.
+                Err(mut slot) => drop(slot.0.take()),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slot")
+    }
+}
