@@ -9,7 +9,7 @@
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io};
@@ -69,7 +69,9 @@ async fn main() -> Result<ExitCode> {
         "No signal comes: its server crashes, and the store does not.";
     let guess = guess::ask(&format!("\n3. {question} And now?"))?;
     story(LAME_DUCK, None, guess.as_deref()).await?;
-    println!("What has crashed serves nobody, but clients are sent elsewhere.");
+    println!(
+        "A crash loses them. But it is deregistered, and the store ends well."
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -91,9 +93,11 @@ async fn story(
     tokio::spawn(registry.serve(CancellationToken::new()));
 
     let lame_duck = lame_duck.as_millis().to_string();
-    let mut process = Command::new(env::current_exe()?)
-        .args(["serve", &address, &lame_duck])
-        .spawn()?;
+    let mut process = Process(
+        Command::new(env::current_exe()?)
+            .args(["serve", &address, &lame_duck])
+            .spawn()?,
+    );
     let mut entries = entry.subscribe();
     let api = *entries.wait_for(Option::is_some).await?;
     let api = api.expect("it has just been looked at");
@@ -103,15 +107,26 @@ async fn story(
     has_read.notified().await;
     has_read.notified().await;
     match signal {
-        Some(signal) => kill_process(Pid::from_child(&process), signal)?,
+        Some(signal) => kill_process(Pid::from_child(&process.0), signal)?,
         // It has no time to answer.
         None => drop(ask(api, "/crash").await),
     }
     let failed = client.await?;
-    let status = process.wait()?;
+    let status = process.0.wait()?;
     let guess = guess::remark(guess, failed);
     println!("{failed} requests failed, {status}.{guess}");
     Ok(())
+}
+
+/// Killed on drop.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended, unless something failed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Goes by what it has read in the registry, until nobody is there. Returns how

@@ -117,6 +117,7 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
             Undo::LameDuck => app.lame_duck().await,
             Undo::Stop(part, token) => {
                 token.cancel();
+                // Without a limit but the budget.
                 app.ends(&part, limits.budget).await;
             }
         }

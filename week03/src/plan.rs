@@ -80,7 +80,7 @@ pub struct Tasks {
 pub struct Report {
     /// In the order of ending: parts and hooks, `"register"` and `"deregister"`.
     pub steps: Vec<Step>,
-    /// The stop as a whole.
+    /// The stop as a whole, from its beginning.
     pub took: Duration,
 }
 
