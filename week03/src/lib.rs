@@ -6,17 +6,24 @@
 //! | [`limit`] | How do ten tasks run at a time, and none waits for ever? |
 //! | [`drain`] | How does an HTTP server stop without losing a request? |
 //! | [`signals`] | What does a process do at each signal, and what does its exit code say? |
+//! | [`app`] | In which order do the parts of an application start and stop, whatever ends it? |
 //! | [`litmus`] | What may one thread see of another, and what has to be written for that? |
 //! | [`swap`] | When may a value be freed that others may be reading? |
+//!
+//! Given, to be read rather than written: [`plan`] has the words of [`app`], what
+//! it starts and what it reports; [`memory_model`] says which outcomes a few
+//! atomic operations may have, and [`machine`] counts which ones they have here.
 
 #![deny(unsafe_code)]
 
+pub mod app;
 pub mod drain;
 pub mod group;
 pub mod limit;
 pub mod litmus;
 pub mod machine;
 pub mod memory_model;
+pub mod plan;
 pub mod signals;
 #[allow(unsafe_code, reason = "to reclaim memory is the exercise")]
 pub mod swap;

@@ -30,14 +30,14 @@
 //! # async fn main() {
 //! let one = NonZero::new(1).unwrap();
 //! let group = Group::<&str>::new(&CancellationToken::new(), one);
-//! let spawner = group.spawner();
-//! let started = group.spawner().spawn(async move {
+//! let (spawner, members) = (group.spawner(), group.spawner());
+//! let member = async move {
 //!     // The only slot is mine.
-//!     let refused = spawner.spawn(async { Ok(()) }).await;
+//!     let refused = members.spawn(async { Ok(()) }).await;
 //!     assert!(matches!(refused, Err(Refused::Full(_))));
 //!     Err("no such file")
-//! });
-//! assert!(started.await.is_ok());
+//! };
+//! assert!(spawner.spawn(member).await.is_ok());
 //! assert_eq!(group.wait().await, Err("no such file"));
 //! # }
 //! ```

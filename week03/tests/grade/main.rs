@@ -1,5 +1,6 @@
 //! The graders of week 3, one module an exercise.
 
+mod app;
 mod drain;
 mod group;
 mod limit;

@@ -1,0 +1,43 @@
+//! The life of an application: a start in order, and one way out. Your turn.
+//!
+//! The words are given, in `crate::plan`: read it first. What is graded, and
+//! nothing else:
+//!
+//! - *The start* goes through the entries in their order. The next one comes when
+//!   a part has said that it is ready, or a hook has returned `Ok`. An `OnStop`
+//!   is not called here. After the last one, `register` is called.
+//! - *The stop* begins when `stop` is cancelled, or when anything fails: an
+//!   `OnStart`, `register`, or a part, at any time, the start included. For a
+//!   part, to end before its own token is cancelled is to fail, also with `Ok`.
+//! - Once it has begun, nothing more is started or registered. A call that is
+//!   under way, as of `register`, is let end, within its limit. A part that is
+//!   not ready yet is stopped as any other.
+//! - The stop takes back what the start has done, in the reverse order, and one
+//!   after the other. First `deregister`, if `register` was called, however that
+//!   went; and then the lame duck, in which nothing is told to stop yet. It is
+//!   over early when no part is left. Then the entries that were reached: a part
+//!   has its own token cancelled, and is waited for; an `OnStop` is called.
+//! - What fails in the stop, in whatever way, does not keep the rest from being
+//!   stopped. A panic is a failure like any other, and is not raised.
+//! - *The limits.* A call that takes longer than `call` is cut off. The budget
+//!   counts once, from where the stop begins, also while a call of the start is
+//!   let end. When it is over, what is left is cut off: parts, calls, and the
+//!   lame duck. What has not begun by then counts as cut off as well.
+//! - `run` returns when the last task has ended, also one that was cut off.
+//! - *The report* has a step for each part that was started and each call that
+//!   was due, in the order of ending. In it, a call takes from its beginning to
+//!   its end, and a part from the moment in which it was told to stop.
+//! - When the future of `run` is dropped, all parts are aborted, and nothing is
+//!   called.
+//!
+//! Time is tokio's: a limit is exact to the millisecond.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::plan::{Plan, Report};
+
+/// Starts what `plan` says, serves until `stop` is cancelled or anything fails,
+/// and stops.
+pub async fn run(_plan: Plan, _stop: CancellationToken) -> Report {
+    todo!("what does each step of the start leave to be undone, and when?")
+}
