@@ -1,4 +1,4 @@
-//! What a load costs: of a `Swap`, of its peers, and of a bare pointer, on one
+//! What a load costs: of a `Swap`, of one by epochs, of their peers, and of a bare pointer, on one
 //! thread, and on two while a third one stores.
 
 use std::hint::{black_box, spin_loop};
@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hazarc::AtomicArc;
 use lab::ratio::{Plan, measure};
+use week03::epoch;
 use week03::swap::Swap;
 
 criterion_group!(benches, loads, ratios);
@@ -51,9 +52,12 @@ fn repeat(mut load: impl FnMut() -> u64 + Send + 'static) -> Loads {
     })
 }
 
-/// Ours, and then its peers.
+/// How many of the contenders are ours. They come first.
+const OURS: usize = 2;
+
 fn contenders() -> Vec<Contender> {
     let swap = Arc::new(Swap::new(VALUE, 8));
+    let epoch = Arc::new(epoch::Swap::new(VALUE));
     let arc_swap = Arc::new(ArcSwap::from_pointee(VALUE));
     let hazarc = Arc::new(AtomicArc::new(Arc::new(VALUE)));
     let lock = Arc::new(RwLock::new(Arc::new(VALUE)));
@@ -87,6 +91,23 @@ fn contenders() -> Vec<Contender> {
             },
             |swap: &Swap<Value>| swap.store(VALUE)
         ),
+        Contender {
+            name: "epoch::Swap",
+            reader: Box::new({
+                let epoch = Arc::clone(&epoch);
+                move || {
+                    let epoch = Arc::clone(&epoch);
+                    // Its readers stay in their threads.
+                    Box::new(move |times| {
+                        let reader = epoch.reader();
+                        (0..times).for_each(|_| {
+                            black_box(reader.load()[0]);
+                        });
+                    })
+                }
+            }),
+            store: Box::new(move || epoch.store(VALUE)),
+        },
         contender!(
             "ArcSwap",
             arc_swap,
@@ -181,25 +202,26 @@ fn loads(criterion: &mut Criterion) {
 
 fn ratios(_: &mut Criterion) {
     let plan = Plan { rounds: 51, sample: Duration::from_millis(20) };
-    let [ours, peers @ ..] = &contenders()[..] else {
-        unreachable!("there are seven")
-    };
-    for peer in peers {
-        let (mut our, mut their) = ((ours.reader)(), (peer.reader)());
-        let ratio = measure(plan, || our(LOADS), || their(LOADS));
-        println!("one thread: {} / {} = {ratio}", ours.name, peer.name);
-    }
-    for peer in peers {
-        let mut our = [(ours.reader)(), (ours.reader)()];
-        let mut their = [(peer.reader)(), (peer.reader)()];
-        let ratio = measure(
-            plan,
-            || together(&mut our, &ours.store),
-            || together(&mut their, &peer.store),
-        );
-        println!(
-            "two readers and a writer: {} / {} = {ratio}",
-            ours.name, peer.name
-        );
+    let contenders = contenders();
+    let (ours, peers) = contenders.split_at(OURS);
+    for ours in ours {
+        for peer in peers {
+            let (mut our, mut their) = ((ours.reader)(), (peer.reader)());
+            let ratio = measure(plan, || our(LOADS), || their(LOADS));
+            println!("one thread: {} / {} = {ratio}", ours.name, peer.name);
+        }
+        for peer in peers {
+            let mut our = [(ours.reader)(), (ours.reader)()];
+            let mut their = [(peer.reader)(), (peer.reader)()];
+            let ratio = measure(
+                plan,
+                || together(&mut our, &ours.store),
+                || together(&mut their, &peer.store),
+            );
+            println!(
+                "two readers and a writer: {} / {} = {ratio}",
+                ours.name, peer.name
+            );
+        }
     }
 }

@@ -9,6 +9,7 @@
 //! | [`app`] | In which order do the parts of an application start and stop, whatever ends it? |
 //! | [`litmus`] | What may one thread see of another, and what has to be written for that? |
 //! | [`swap`] | When may a value be freed that others may be reading? |
+//! | [`epoch`] | When may it be freed, if readers do not say what they read? |
 //!
 //! Given, to be read rather than written: [`plan`] has the words of [`app`], what
 //! it starts and what it reports; [`memory_model`] says which outcomes a few
@@ -18,6 +19,8 @@
 
 pub mod app;
 pub mod drain;
+#[allow(unsafe_code, reason = "to reclaim memory is the exercise")]
+pub mod epoch;
 pub mod group;
 pub mod limit;
 pub mod litmus;

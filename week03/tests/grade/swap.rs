@@ -1,61 +1,11 @@
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use week03::swap::{Reader, Swap};
 
-/// Nobody waits longer for what has to happen.
-const DEADLINE: Duration = Duration::from_secs(5);
-
-/// What `work` returns, on a thread of its own.
-fn soon<R: Send + 'static>(
-    what: &str,
-    work: impl FnOnce() -> R + Send + 'static,
-) -> R {
-    let (done, result) = mpsc::channel();
-    thread::spawn(move || done.send(work()));
-    match result.recv_timeout(DEADLINE) {
-        Ok(result) => result,
-        Err(RecvTimeoutError::Timeout) => panic!("{what} waits"),
-        Err(RecvTimeoutError::Disconnected) => panic!("{what} panics"),
-    }
-}
+use crate::common::{Ledger, soon};
 
 fn reader<T: Send + Sync>(swap: &Swap<T>) -> Reader<T> {
     swap.reader().expect("not all readers are taken")
-}
-
-/// Values by number, and how often each of them has been dropped.
-#[derive(Clone, Default)]
-struct Ledger(Arc<Mutex<Vec<usize>>>);
-
-struct Value {
-    number: usize,
-    ledger: Ledger,
-}
-
-impl Ledger {
-    fn value(&self) -> Value {
-        let mut drops = self.0.lock().unwrap();
-        drops.push(0);
-        Value { number: drops.len() - 1, ledger: self.clone() }
-    }
-
-    fn drops(&self) -> Vec<usize> {
-        self.0.lock().unwrap().clone()
-    }
-
-    /// How many are not dropped.
-    fn left(&self) -> usize {
-        self.drops().iter().filter(|drops| **drops == 0).count()
-    }
-}
-
-impl Drop for Value {
-    fn drop(&mut self) {
-        self.ledger.0.lock().unwrap()[self.number] += 1;
-    }
 }
 
 mod publishes {

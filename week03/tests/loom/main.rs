@@ -6,6 +6,7 @@
 mod common;
 mod in_loom;
 mod machines;
+mod stress;
 mod sync;
 mod tasks;
 

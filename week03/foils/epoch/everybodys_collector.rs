@@ -1,0 +1,113 @@
+//! The collector that crossbeam has for whoever asks.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+
+use crossbeam_epoch::{Atomic, Owned, unprotected};
+
+/// A value that is replaced as a whole. A clone shares it.
+pub struct Swap<T> {
+    shared: Arc<Shared<T>>,
+}
+
+/// Reads the value of a [`Swap`], in the thread that has made it.
+pub struct Reader<T> {
+    shared: Arc<Shared<T>>,
+}
+
+/// A value that is not dropped while this lives.
+pub struct Guard<'a, T> {
+    value: &'a T,
+    /// What `value` is borrowed from, in truth.
+    _pinned: crossbeam_epoch::Guard,
+}
+
+struct Shared<T> {
+    /// Never null.
+    current: Atomic<T>,
+}
+
+impl<T: Send + Sync + 'static> Swap<T> {
+    /// Holds `value` until another one is stored.
+    pub fn new(value: T) -> Self {
+        let current = Atomic::new(value);
+        let shared = Shared { current };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A reader for this thread. It may outlive the `Swap`.
+    pub fn reader(&self) -> Reader<T> {
+        let shared = Arc::clone(&self.shared);
+        Reader { shared }
+    }
+
+    /// Replaces the value. Never waits.
+    pub fn store(&self, value: T) {
+        let pinned = crossbeam_epoch::pin();
+        // Release: whoever loads it sees the value. Acquire: the old one may be
+        // another thread's.
+        let old = self.shared.current.swap(Owned::new(value), AcqRel, &pinned);
+        // SAFETY: taken out of `current`, by this thread alone. Who has it has
+        // loaded it before, and is pinned.
+        unsafe { pinned.defer_destroy(old) };
+        // Or it would wait in this thread until there are many.
+        pinned.flush();
+    }
+}
+
+impl<T> Reader<T> {
+    /// The current value. Never waits, and never repeats.
+    pub fn load(&self) -> Guard<'_, T> {
+        let pinned = crossbeam_epoch::pin();
+        // Acquire: the value behind the pointer.
+        let current = self.shared.current.load(Acquire, &pinned);
+        // SAFETY: never null. What is replaced from now on is kept while this
+        // thread is pinned, and it is: the guard takes `pinned` along.
+        let value = unsafe { &*current.as_raw() };
+        Guard { value, _pinned: pinned }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.value
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: nobody else is left. What was replaced, the collector drops.
+        unsafe {
+            let current = self.current.load(Relaxed, unprotected());
+            drop(current.into_owned());
+        }
+    }
+}
+
+impl<T> Clone for Swap<T> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<T> fmt::Debug for Swap<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swap").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Reader<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Guard").field(&self.value).finish()
+    }
+}

@@ -1,0 +1,127 @@
+//! What is put off is a closure that drops the value, and not the value: it may do
+//! more than that. A guard keeps the pointer, and looks behind it when it is asked.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+
+use crossbeam_epoch::{Atomic, Collector, LocalHandle, Owned, unprotected};
+
+/// A value that is replaced as a whole. A clone shares it.
+pub struct Swap<T> {
+    shared: Arc<Shared<T>>,
+}
+
+/// Reads the value of a [`Swap`], in the thread that has made it.
+pub struct Reader<T> {
+    handle: LocalHandle,
+    shared: Arc<Shared<T>>,
+}
+
+/// A value that is not dropped while this lives.
+pub struct Guard<'a, T> {
+    current: *const T,
+    reader: PhantomData<&'a T>,
+    _pinned: crossbeam_epoch::Guard,
+}
+
+struct Shared<T> {
+    /// Never null.
+    current: Atomic<T>,
+    /// Of its own: nobody else's guards hold it up.
+    collector: Collector,
+}
+
+impl<T: Send + Sync + 'static> Swap<T> {
+    /// Holds `value` until another one is stored.
+    pub fn new(value: T) -> Self {
+        let current = Atomic::new(value);
+        let shared = Shared { current, collector: Collector::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A reader for this thread. It may outlive the `Swap`.
+    pub fn reader(&self) -> Reader<T> {
+        let shared = Arc::clone(&self.shared);
+        Reader { handle: shared.collector.register(), shared }
+    }
+
+    /// Replaces the value. Never waits.
+    pub fn store(&self, value: T) {
+        let handle = self.shared.collector.register();
+        let pinned = handle.pin();
+        // Release: whoever loads it sees the value. Acquire: the old one may be
+        // another thread's.
+        let old = self.shared.current.swap(Owned::new(value), AcqRel, &pinned);
+        let old = Garbage(old.as_raw().cast_mut());
+        // SAFETY: taken out of `current`, by this thread alone.
+        unsafe { pinned.defer_unchecked(move || old.drop()) };
+        // Also what other stores have put aside.
+        pinned.flush();
+    }
+}
+
+impl<T> Reader<T> {
+    /// The current value. Never waits, and never repeats.
+    pub fn load(&self) -> Guard<'_, T> {
+        let pinned = self.handle.pin();
+        // Acquire: the value behind the pointer.
+        let current = self.shared.current.load(Acquire, &pinned);
+        let current = current.as_raw();
+        Guard { current, reader: PhantomData, _pinned: pinned }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: never null, and kept while this guard is pinned.
+        unsafe { &*self.current }
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: nobody else is left. What was replaced, the collector drops.
+        unsafe {
+            let current = self.current.load(Relaxed, unprotected());
+            drop(current.into_owned());
+        }
+    }
+}
+
+impl<T> Clone for Swap<T> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<T> fmt::Debug for Swap<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swap").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Reader<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Guard").field(&**self).finish()
+    }
+}
+
+struct Garbage<T>(*mut T);
+
+impl<T> Garbage<T> {
+    fn drop(self) {
+        // SAFETY: called once, when no guard can have it.
+        drop(unsafe { Box::from_raw(self.0) });
+    }
+}
