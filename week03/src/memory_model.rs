@@ -191,7 +191,8 @@ type Event = usize;
 
 struct Events {
     ops: Vec<Op>,
-    /// Sequenced before: in one thread, and the first writes before all.
+    /// Sequenced before, in one thread. Nothing leads to the first writes, so
+    /// that it does not matter what they come before.
     sb: Relation,
     locations: usize,
 }
@@ -203,9 +204,6 @@ impl Events {
         let ops: Vec<_> = first.chain(program.ops()).collect();
         assert!(ops.len() <= 32, "at most 32 operations and locations");
         let mut sb = Relation::default();
-        for event in locations..ops.len() {
-            (0..locations).for_each(|first| sb.add(first, event));
-        }
         let mut next = locations;
         for thread in &program.threads {
             let end = next + thread.len();

@@ -191,8 +191,61 @@ fn the_axioms_say_what_the_literature_says() {
         (store_buffer(Release, SeqCst), vec![0, 0], true),
         (readers(Release, Acquire, Acquire), disagree.clone(), true),
         (readers(SeqCst, SeqCst, SeqCst), disagree.clone(), false),
-        // IRIW-acq-sc, forbidden until C++20: section 2 of the RC11 paper.
+        // IRIW-acq-sc of the RC11 paper: forbidden until C++20.
         (readers(SeqCst, Acquire, SeqCst), disagree, true),
+        // Fences have an order among themselves, over what others have read.
+        (
+            Program::new([
+                vec![store(X, 1, Relaxed)],
+                vec![store(Y, 1, Relaxed)],
+                vec![load(X, Relaxed), fence(SeqCst), load(Y, Relaxed)],
+                vec![load(Y, Relaxed), fence(SeqCst), load(X, Relaxed)],
+            ]),
+            vec![1, 0, 1, 0],
+            false,
+        ),
+        // And with accesses that are SeqCst.
+        (
+            Program::new([
+                vec![store(X, 1, Relaxed), fence(SeqCst), load(Y, Relaxed)],
+                vec![store(Y, 1, SeqCst), load(X, SeqCst)],
+            ]),
+            vec![0, 0],
+            false,
+        ),
+        // Of two writes in each of two threads, one is the last: 2+2W.
+        (
+            Program::new([
+                vec![store(X, 1, SeqCst), store(Y, 2, SeqCst)],
+                vec![store(Y, 1, SeqCst), store(X, 2, SeqCst)],
+                vec![load(X, Relaxed), load(X, Relaxed)],
+                vec![load(Y, Relaxed), load(Y, Relaxed)],
+            ]),
+            vec![2, 1, 2, 1],
+            false,
+        ),
+        (
+            Program::new([
+                vec![store(X, 1, Release), store(Y, 2, Release)],
+                vec![store(Y, 1, Release), store(X, 2, Release)],
+                vec![load(X, Relaxed), load(X, Relaxed)],
+                vec![load(Y, Relaxed), load(Y, Relaxed)],
+            ]),
+            vec![2, 1, 2, 1],
+            true,
+        ),
+        // What was told counts in the order of what is SeqCst, too.
+        (
+            Program::new([
+                vec![store(X, 1, SeqCst), store(Z, 1, Release)],
+                vec![load(Z, Acquire), load(Y, SeqCst)],
+                vec![store(Y, 1, SeqCst), load(X, SeqCst)],
+            ]),
+            vec![1, 0, 0],
+            false,
+        ),
+        // Alone, it reads what was there.
+        (Program::new([vec![swap(X, 1, SeqCst)]]), vec![0], true),
         // A release sequence goes on over a swap, and ends at a store.
         (litmus::release_sequence(), vec![1, 2, 0], false),
         (
