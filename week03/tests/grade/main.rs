@@ -2,10 +2,12 @@
 
 mod app;
 mod common;
+mod config;
 mod drain;
 mod epoch;
 mod group;
 mod limit;
 mod litmus;
+mod reload;
 mod signals;
 mod swap;
