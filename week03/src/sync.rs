@@ -4,7 +4,8 @@
 
 pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence,
+    AtomicBool, AtomicI32, AtomicI64, AtomicIsize, AtomicPtr, AtomicU8,
+    AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
 /// Plain memory that is shared. loom's looks whether two uses of it race.

@@ -8,65 +8,104 @@
 //!   is dropped makes room for another. A reader outlives the last `Swap`.
 //! - A guard shows what was current when it was loaded, for as long as it lives.
 //! - Neither `load` nor `store` waits for a guard, however long it is kept.
-//! - What is replaced, and no guard shows, is dropped before the store returns.
-//!   What a guard has kept is dropped by a later store at the latest, so that
-//!   what is left is never more than a value for each reader, and the current
-//!   one. In the end each value has been dropped once.
+//! - While no other store and no load is under way: what is replaced, and no guard
+//!   shows, is dropped before the store returns, and what a guard has kept is
+//!   dropped by a later store. So what is left is at most a value for each reader,
+//!   and the current one. In the end each value has been dropped once.
 //! - All that holds for every interleaving of the threads and every value that a
-//!   load may return: the last rung is run by the model checker loom, on your
-//!   file. So take `Arc` and what is atomic from `crate::sync` and not from
-//!   `std`. There is no lock in it. What loom calls a *causality violation*: one
-//!   thread uses memory that another one writes to or frees, and no release that
-//!   an acquire has seen lies between the two.
+//!   load may return, as far as the model checker loom can see: the last rung runs
+//!   it on your file. So take `Arc`, what is atomic, and an `UnsafeCell` for plain
+//!   memory that threads hand to each other, from `crate::sync` and not from `std`.
+//!   There is no lock in it, and none is needed.
 //!
-//! A way there, a rung at a time: first publish, and never drop anything: one
-//! `AtomicPtr` from `Box::into_raw`. Then let a guard write into a slot of its
-//! reader what it shows, and a store drop what is in no slot. Then think of a
-//! reader that has loaded the pointer, and has not yet written it down.
+//! What loom calls a *causality violation*: one thread uses memory that another one
+//! writes to or frees, and no release that an acquire has seen lies between the two.
+//! And loom takes a `SeqCst` *access* for `AcqRel`, so that it finds mistakes where
+//! there are none: order two threads by fences, or by read-modify-writes of a word
+//! to which nothing else is written.
 //!
-//! `unsafe` is allowed: say in each block why it holds. Orderings count: what you
-//! may and may not weaken, `cargo wb check swap` tells you.
+//! A way there, a rung at a time: first publish, and never drop anything. Then let
+//! a guard write into the slot of its reader what it shows, and a store drop what
+//! is in no slot. Then think of a reader that has loaded the pointer, and has not
+//! yet written it down.
+//!
+//! What is here already: the parts, and how they are made and taken down in the end.
+//! Change them as you like. `unsafe` is allowed: say in each block why it holds.
 
-#![allow(unsafe_code, reason = "to reclaim memory is the exercise")]
+#![allow(
+    dead_code,
+    unsafe_code,
+    unused_imports,
+    reason = "to reclaim memory is the exercise, and it has just begun"
+)]
 
-use std::marker::PhantomData;
+use std::fmt;
 use std::ops::Deref;
+use std::ptr;
 
-use crate::sync::{Arc, AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::{
+    Arc, AtomicBool, AtomicPtr, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    UnsafeCell,
+};
 
 /// A value that is replaced as a whole. A clone shares it.
-#[derive(Debug)]
 pub struct Swap<T> {
     shared: Arc<Shared<T>>,
 }
 
 /// Reads the value of a [`Swap`], one guard at a time.
-#[derive(Debug)]
 pub struct Reader<T> {
     shared: Arc<Shared<T>>,
+    /// Its own among the slots.
+    slot: usize,
 }
 
-/// A value that is not dropped while this lives.
-#[derive(Debug)]
+/// A value that is not dropped while this lives. It stays in its thread, so that
+/// no task that may move to another one can keep it across an `.await`.
 pub struct Guard<'a, T> {
-    of: PhantomData<&'a T>,
+    slot: &'a Slot<T>,
+    node: *const Node<T>,
 }
 
-#[derive(Debug)]
 struct Shared<T> {
-    current: AtomicPtr<T>,
+    /// Never null.
+    current: AtomicPtr<Node<T>>,
+    /// A list of nodes that were announced when they were replaced.
+    retired: AtomicPtr<Node<T>>,
+    slots: Box<[Slot<T>]>,
+}
+
+struct Node<T> {
+    value: T,
+    /// After it in `retired`. Plain memory, and seen by the model checker.
+    next: UnsafeCell<*mut Node<T>>,
+}
+
+/// Alone on its two cache lines: on x86-64 they are fetched in pairs.
+#[repr(align(128))]
+struct Slot<T> {
+    /// What its reader may be looking at, or null.
+    announced: AtomicPtr<Node<T>>,
+    taken: AtomicBool,
 }
 
 impl<T: Send + Sync> Swap<T> {
-    /// Holds `value` until another one is stored, and has so many `readers` at
-    /// most at a time.
-    pub fn new(_value: T, _readers: usize) -> Self {
-        todo!("where does the value live, and where is it said who reads it?")
+    /// Holds `value` until another one is stored, and allows at most `readers`
+    /// readers at a time.
+    pub fn new(value: T, readers: usize) -> Self {
+        let shared = Shared {
+            current: AtomicPtr::new(Node::boxed(value)),
+            retired: AtomicPtr::new(ptr::null_mut()),
+            slots: (0..readers).map(|_| Slot::new()).collect(),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// A reader, for one thread or task, or none if all are taken.
+    /// A reader, for one thread or task, or none if all are taken. It may
+    /// outlive the `Swap`.
     pub fn reader(&self) -> Option<Reader<T>> {
-        todo!("two threads ask at once. Who gets the last one?")
+        todo!("two threads ask at once. Who gets the last slot?")
     }
 
     /// Replaces the value. Never waits.
@@ -76,9 +115,46 @@ impl<T: Send + Sync> Swap<T> {
 }
 
 impl<T> Reader<T> {
-    /// The current value. Never waits.
+    /// The current value. Never waits, and tries again each time that a store
+    /// comes in between.
     pub fn load(&mut self) -> Guard<'_, T> {
         todo!("between loading the pointer and saying so, what can happen?")
+    }
+}
+
+impl<T> Node<T> {
+    fn boxed(value: T) -> *mut Self {
+        let next = UnsafeCell::new(ptr::null_mut());
+        Box::into_raw(Box::new(Self { value, next }))
+    }
+
+    /// Puts `node` before `next`.
+    ///
+    /// # Safety
+    ///
+    /// It is not dropped, and no other thread puts it anywhere.
+    unsafe fn put(node: *mut Self, next: *mut Self) {
+        // SAFETY: by contract; readers do not look at it.
+        unsafe { (*node).next.with_mut(|below| *below = next) }
+    }
+
+    /// What comes after `node`.
+    ///
+    /// # Safety
+    ///
+    /// As for `put`.
+    unsafe fn next(node: *mut Self) -> *mut Self {
+        // SAFETY: by contract.
+        unsafe { (*node).next.with(|below| *below) }
+    }
+}
+
+impl<T> Slot<T> {
+    fn new() -> Self {
+        Self {
+            announced: AtomicPtr::new(ptr::null_mut()),
+            taken: AtomicBool::new(false),
+        }
     }
 }
 
@@ -92,12 +168,53 @@ impl<T> Deref for Guard<'_, T> {
 
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
-        // Not `todo!`: a panic here would hide the one above.
+        // What does it take back? (Not `todo!`: it would hide the one above.)
+    }
+}
+
+impl<T> Drop for Reader<T> {
+    fn drop(&mut self) {
+        // And this one?
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // Relaxed: nobody else is left.
+        let current = self.current.load(Relaxed);
+        // SAFETY: never null, and nobody else is left.
+        unsafe { Node::put(current, self.retired.load(Relaxed)) };
+        let mut node = current;
+        while !node.is_null() {
+            // SAFETY: each is in one place alone.
+            let next = unsafe { Node::next(node) };
+            // SAFETY: as above.
+            drop(unsafe { Box::from_raw(node) });
+            node = next;
+        }
     }
 }
 
 impl<T> Clone for Swap<T> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<T> fmt::Debug for Swap<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swap").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Reader<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Guard").field(&**self).finish()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use crate::sync::{
     Arc, AtomicBool, AtomicPtr,
@@ -24,7 +24,7 @@ pub struct Reader<T> {
 }
 
 /// A value that is not dropped while this lives. It stays in its thread, so that
-/// no task that is spawned can keep it across an `.await`.
+/// no task that may move to another one can keep it across an `.await`.
 pub struct Guard<'a, T> {
     slot: &'a Slot<T>,
     node: *const Node<T>,
@@ -33,14 +33,14 @@ pub struct Guard<'a, T> {
 struct Shared<T> {
     /// Never null.
     current: AtomicPtr<Node<T>>,
-    /// A stack of nodes that were announced when they were replaced.
+    /// A list of nodes that were announced when they were replaced.
     retired: AtomicPtr<Node<T>>,
     slots: Box<[Slot<T>]>,
 }
 
 struct Node<T> {
     value: T,
-    /// Below it in `retired`. Plain memory, and seen by the model checker.
+    /// After it in `retired`. Plain memory, and seen by the model checker.
     next: UnsafeCell<*mut Node<T>>,
 }
 
@@ -53,8 +53,8 @@ struct Slot<T> {
 }
 
 impl<T: Send + Sync> Swap<T> {
-    /// Holds `value` until another one is stored, and has so many `readers` at
-    /// most at a time.
+    /// Holds `value` until another one is stored, and allows at most `readers`
+    /// readers at a time.
     pub fn new(value: T, readers: usize) -> Self {
         let shared = Shared {
             current: AtomicPtr::new(Node::boxed(value)),
@@ -80,21 +80,26 @@ impl<T: Send + Sync> Swap<T> {
         // Release: whoever loads the node sees its value. Acquire: the value of
         // the old one may be another thread's.
         let mut node = current.swap(Node::boxed(value), AcqRel);
-        // SAFETY: it was taken out of `current`, by this thread alone, and
-        // readers do not look at `next`.
+        // SAFETY: it was taken out of `current`, by this thread alone.
         // Acquire: who took those out of `current`, and who has read them.
         unsafe { Node::put(node, retired.swap(ptr::null_mut(), Acquire)) };
+        let (mut kept, mut free) = (ptr::null_mut(), Vec::new());
         while !node.is_null() {
-            // SAFETY: as above; whole stacks are taken off `retired`.
+            // SAFETY: as above; whole lists are taken out of `retired`.
             let next = unsafe { Node::next(node) };
-            match self.shared.is_announced(node) {
-                true => self.shared.retire(node),
+            if self.shared.is_announced(node) {
+                // SAFETY: as above.
+                unsafe { Node::put(node, kept) };
+                kept = node;
+            } else {
                 // SAFETY: no reader has it, and none will: it is current no
                 // more, and a reader looks at that last.
-                false => drop(unsafe { Box::from_raw(node) }),
+                free.push(unsafe { Box::from_raw(node) });
             }
             node = next;
         }
+        self.shared.retire(kept);
+        // `free` is dropped last: that may run anybody's code.
     }
 }
 
@@ -111,7 +116,8 @@ impl<T> Reader<T> {
             // Acquire: the value of the node.
             let current = self.shared.current.load(Acquire);
             if current == node {
-                return Guard { slot, node };
+                // Not `node`: of the same address, it may be one that is gone.
+                return Guard { slot, node: current };
             }
             node = current;
         }
@@ -128,17 +134,23 @@ impl<T> Shared<T> {
         })
     }
 
-    /// Leaves `node` to the next store.
-    fn retire(&self, node: *mut Node<T>) {
-        let push = |top| {
-            // SAFETY: the caller's alone, until it is pushed.
-            unsafe { Node::put(node, top) };
-            Some(node)
-        };
-        // A node that comes back does not deceive it: nodes are not popped, the
-        // stack is taken off as a whole.
-        let pushed = self.retired.fetch_update(Release, Relaxed, push);
-        pushed.expect("`push` never gives up");
+    /// Leaves a list of nodes to the next store.
+    fn retire(&self, mut nodes: *mut Node<T>) {
+        while !nodes.is_null() {
+            // Release: who replaced them, and who has read them.
+            let others = self.retired.swap(nodes, Release);
+            if others.is_null() {
+                return;
+            }
+            // Another store has left its own. It is tempting to push one upon
+            // the other by compare-and-swap, but an address says nothing of what
+            // lives there now: take both out, and try again with one list.
+            // Acquire: of the others, too. Each swap goes on with the release
+            // sequence of the one before.
+            nodes = self.retired.swap(ptr::null_mut(), Acquire);
+            // SAFETY: both lists are this thread's alone.
+            nodes = unsafe { Node::join(nodes, others) };
+        }
     }
 }
 
@@ -148,7 +160,7 @@ impl<T> Node<T> {
         Box::into_raw(Box::new(Self { value, next }))
     }
 
-    /// Puts `node` on top of `next`.
+    /// Puts `node` before `next`.
     ///
     /// # Safety
     ///
@@ -158,7 +170,7 @@ impl<T> Node<T> {
         unsafe { (*node).next.with_mut(|below| *below = next) }
     }
 
-    /// What lies below `node`.
+    /// What comes after `node`.
     ///
     /// # Safety
     ///
@@ -166,6 +178,22 @@ impl<T> Node<T> {
     unsafe fn next(node: *mut Self) -> *mut Self {
         // SAFETY: by contract.
         unsafe { (*node).next.with(|below| *below) }
+    }
+
+    /// `list`, and after its last node `rest`.
+    ///
+    /// # Safety
+    ///
+    /// As for `put`, for each node of `list`.
+    unsafe fn join(list: *mut Self, rest: *mut Self) -> *mut Self {
+        let mut last = list;
+        // SAFETY: by contract.
+        while let Some(next) = NonNull::new(unsafe { Self::next(last) }) {
+            last = next.as_ptr();
+        }
+        // SAFETY: by contract.
+        unsafe { Self::put(last, rest) };
+        list
     }
 }
 

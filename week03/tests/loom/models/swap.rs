@@ -9,7 +9,7 @@ use crate::common::explore;
 use crate::swap::{Reader, Swap};
 
 /// How many values a model has at most.
-const VALUES: usize = 4;
+const VALUES: usize = 5;
 
 loom::lazy_static! {
     /// What is known of each value, kept outside of it: a value that has been
@@ -265,5 +265,29 @@ fn what_one_writer_leaves_another_may_drop() {
         reader.join().unwrap();
         drop(swap);
         all_are_dropped(3);
+    });
+}
+
+#[test]
+fn what_two_writers_leave_at_once_a_third_may_take() {
+    explore(Some(3), || {
+        let swap = Swap::new(Value::new(0), 2);
+        let (mut first, mut second) = (reader(&swap), reader(&swap));
+        let older = first.load();
+        swap.store(Value::new(1));
+        let newer = second.load();
+        // Each of the two has one of them to leave.
+        let writers = [2, 3].map(|number| {
+            let swap = swap.clone();
+            thread::spawn(move || swap.store(Value::new(number)))
+        });
+        swap.store(Value::new(4));
+        assert_eq!((older.read(), newer.read()), (0, 1));
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        drop((older, newer));
+        drop((first, second, swap));
+        all_are_dropped(5);
     });
 }
