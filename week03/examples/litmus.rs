@@ -24,7 +24,8 @@ mod machine;
 #[path = "../tests/loom/sync.rs"]
 mod sync;
 
-const RUNS: usize = 100_000;
+/// A multiple of what runs at a time.
+const RUNS: usize = 25 * 4096;
 
 const X: usize = 0;
 const Y: usize = 1;

@@ -48,7 +48,7 @@ impl Drop for Config {
 }
 
 fn main() -> io::Result<()> {
-    let config = Arc::new(Swap::new(Config::new(0), 3));
+    let config = Swap::new(Config::new(0), 3);
     let mut reader = config.reader().expect("one of three");
     let kept = reader.load();
 

@@ -12,11 +12,13 @@
 //!
 //! *Guarantee.* As for [`swap`](crate::swap), and a reader may have any number of
 //! guards. What is replaced is dropped within three more stores, if no guard is
-//! older than they are. What a guard has kept is dropped within as many stores
-//! as it has kept values, and the three.
+//! older than they are, and no load or other store gets in their way. What a
+//! guard has kept is dropped within as many stores as it has kept values, and
+//! the three.
 //!
 //! *Cost.* One guard that is kept keeps everything that is replaced after it
-//! began, without bound. A value is dropped late, and on any thread. And loom
+//! began, without bound; guards of one reader that overlap count as one. A value
+//! is dropped late, and on any thread. And loom
 //! cannot look into it: what is checked here is how it is used.
 //!
 //! ```
@@ -31,6 +33,7 @@
 //! ```
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -50,9 +53,12 @@ pub struct Reader<T> {
 
 /// A value that is not dropped while this lives.
 pub struct Guard<'a, T> {
-    value: &'a T,
-    /// What `value` is borrowed from, in truth.
+    /// Not a reference: that would promise to be valid until a call returns
+    /// which is given the guard, and `drop` unpins before that.
+    value: *const T,
+    /// Keeps the value.
     _pinned: crossbeam_epoch::Guard,
+    reader: PhantomData<&'a Reader<T>>,
 }
 
 struct Shared<T> {
@@ -78,7 +84,6 @@ impl<T: Send + Sync + 'static> Swap<T> {
 
     /// Replaces the value. Never waits.
     pub fn store(&self, value: T) {
-        // For this store alone: what it puts aside does not wait here for more.
         let handle = self.shared.collector.register();
         let pinned = handle.pin();
         // Release: whoever loads it sees the value. Acquire: the old one may be
@@ -87,6 +92,8 @@ impl<T: Send + Sync + 'static> Swap<T> {
         // SAFETY: taken out of `current`, by this thread alone. Who has it has
         // loaded it before, and is pinned.
         unsafe { pinned.defer_destroy(old) };
+        // It collects, too: also what other stores have put aside.
+        pinned.flush();
     }
 }
 
@@ -96,10 +103,8 @@ impl<T> Reader<T> {
         let pinned = self.handle.pin();
         // Acquire: the value behind the pointer.
         let current = self.shared.current.load(Acquire, &pinned);
-        // SAFETY: never null. What is replaced from now on is kept while this
-        // thread is pinned, and it is: the guard takes `pinned` along.
-        let value = unsafe { &*current.as_raw() };
-        Guard { value, _pinned: pinned }
+        let value = current.as_raw();
+        Guard { value, _pinned: pinned, reader: PhantomData }
     }
 }
 
@@ -107,7 +112,9 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value
+        // SAFETY: never null. What was replaced after this thread was pinned is
+        // kept while it is, and this guard keeps it pinned.
+        unsafe { &*self.value }
     }
 }
 
@@ -141,6 +148,6 @@ impl<T> fmt::Debug for Reader<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Guard").field(&self.value).finish()
+        f.debug_tuple("Guard").field(&**self).finish()
     }
 }

@@ -35,7 +35,7 @@ const X: usize = 0;
 const Y: usize = 1;
 const Z: usize = 2;
 
-/// Never: the second one of two reads sees an older value than the first one.
+/// Never 2, 1: the second one of two reads sees an older value than the first.
 pub fn coherence() -> Program {
     // Each location has an order of its own, whatever is asked for.
     Program::new([
@@ -44,7 +44,7 @@ pub fn coherence() -> Program {
     ])
 }
 
-/// Never: the flag (`Y`) is seen, and not the data (`X`).
+/// Never 1, 0: the flag (`Y`) is seen, and not the data (`X`).
 pub fn message_passing() -> Program {
     // The data itself needs nothing: the flag tells of it.
     Program::new([
@@ -53,7 +53,7 @@ pub fn message_passing() -> Program {
     ])
 }
 
-/// Never: each thread reads what the other one writes after its own read.
+/// Never 1, 1: each thread reads what the other one writes after its own read.
 pub fn load_buffering() -> Program {
     // One pair is enough: what tells of a read that came before it makes the
     // other one impossible. Which pair, is a matter of taste.
@@ -63,7 +63,8 @@ pub fn load_buffering() -> Program {
     ])
 }
 
-/// Never: the data is seen two threads further on, and the first word is not.
+/// Never 1, 1, 0: the third thread sees the flag that was handed on (`Z`), and
+/// not the data (`X`).
 pub fn relay() -> Program {
     // Each hand that it goes through has to pass it on.
     Program::new([
@@ -73,8 +74,8 @@ pub fn relay() -> Program {
     ])
 }
 
-/// Never: the second thread has swapped the flag (`Y`) from 1 to 2, the third
-/// one sees the 2, and not the data (`X`).
+/// Never 1, 2, 0: the second thread has swapped the flag (`Y`) from 1 to 2, the
+/// third one sees the 2, and not the data (`X`).
 pub fn release_sequence() -> Program {
     // A read-modify-write hands on what it has read: it belongs to the release
     // sequence. A store would end it.
@@ -85,8 +86,8 @@ pub fn release_sequence() -> Program {
     ])
 }
 
-/// Never: the flag (`Y`) is seen, and not the data (`X`). Loads and stores are
-/// relaxed here: what tells is a fence.
+/// Never 1, 0: the flag (`Y`) is seen, and not the data (`X`). Loads and stores
+/// are relaxed here: what tells is a fence.
 pub fn message_passing_by_fences() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), fence(Release), store(Y, 1, Relaxed)],
@@ -94,7 +95,7 @@ pub fn message_passing_by_fences() -> Program {
     ])
 }
 
-/// Never: neither thread sees what the other one has written.
+/// Never 0, 0: neither thread sees what the other one has written.
 pub fn store_buffering() -> Program {
     // Nobody reads from anybody in that outcome, so that no release can tell
     // anything. There has to be one order of all four.
@@ -104,8 +105,8 @@ pub fn store_buffering() -> Program {
     ])
 }
 
-/// Never: neither thread sees what the other one has written. Loads and stores
-/// are relaxed here.
+/// Never 0, 0: neither thread sees what the other one has written. Loads and
+/// stores are relaxed here.
 pub fn store_buffering_by_fences() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), fence(SeqCst), load(Y, Relaxed)],
@@ -113,8 +114,9 @@ pub fn store_buffering_by_fences() -> Program {
     ])
 }
 
-/// Never: neither thread sees what the other one has written. Loads and stores
-/// are relaxed here: between the two steps both swap a third word, `Z`.
+/// Never 0 by both loads: neither thread sees what the other one has written.
+/// Loads and stores are relaxed here: between the two steps both swap a third
+/// word, `Z`.
 pub fn meeting() -> Program {
     // Of two swaps one comes second, and reads what the first one wrote.
     Program::new([
@@ -123,13 +125,14 @@ pub fn meeting() -> Program {
     ])
 }
 
-/// Never: two threads see two independent writes in opposite orders.
+/// Never 1, 0, 1, 0: two threads see two independent writes in opposite orders.
 pub fn independent_reads() -> Program {
-    // Each reader is told by each writer, and still they could disagree: a
-    // release speaks to one, and only `SeqCst` to all.
+    // If each writer told each reader, they could still disagree: a release
+    // speaks to one, and only `SeqCst` to all. It is the readers who must agree:
+    // a load that misses a write comes before one that sees it.
     Program::new([
-        vec![store(X, 1, SeqCst)],
-        vec![store(Y, 1, SeqCst)],
+        vec![store(X, 1, Relaxed)],
+        vec![store(Y, 1, Relaxed)],
         vec![load(X, SeqCst), load(Y, SeqCst)],
         vec![load(Y, SeqCst), load(X, SeqCst)],
     ])

@@ -70,12 +70,19 @@ fn meet(arrived: &AtomicUsize, threads: usize) {
     }
 }
 
-/// How often each outcome was seen in about so many `runs`.
+/// How often each outcome was seen in so many `runs`, rounded up to a multiple of
+/// 4,096.
 ///
 /// # Panics
 ///
 /// Where an operation has an ordering that it cannot have.
 pub fn count(program: &Program, runs: usize) -> BTreeMap<Outcome, usize> {
+    // In this thread: one that panics while others wait for it hangs.
+    let once: Vec<_> =
+        (0..program.locations()).map(|_| Location::default()).collect();
+    for ops in &program.threads {
+        perform(ops, &once, drop);
+    }
     let width = program.locations();
     let mut counts = BTreeMap::new();
     for _ in 0..runs.div_ceil(COPIES) {

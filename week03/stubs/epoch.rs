@@ -9,15 +9,17 @@
 //! - A guard shows what was current when it was loaded, for as long as it lives.
 //!   Neither `load` nor `store` waits for it.
 //! - What is replaced is dropped within three more stores, if no guard is older
-//!   than they are. What a guard has kept is dropped within as many stores as it
-//!   has kept values, and the three.
+//!   than they are, and no load or other store gets in their way. What a guard
+//!   has kept is dropped within as many stores as it has kept values, and the three.
 //! - A reader without a guard keeps nothing, and neither does a guard of another
 //!   `Swap`. In the end each value has been dropped once.
 //!
 //! `crossbeam_epoch` does the work: a `Collector` has handles, a handle pins its
 //! thread, and what is deferred while one is pinned is done when nobody is that was
 //! pinned before. Its documentation says where garbage waits, and for what. loom
-//! cannot look into it, so that there is no rung of models.
+//! cannot look into it, so that there is no rung of models: no test here can tell
+//! whether you load before you pin. Read your `load` once more for that. Nor is a
+//! lock around an `Arc` found out. It would pass, and is not what was asked.
 
 #![allow(unsafe_code, reason = "to reclaim memory is the exercise")]
 

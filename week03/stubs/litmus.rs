@@ -1,7 +1,8 @@
 //! The weakest orderings that forbid an outcome. Your turn.
 //!
 //! Each function below is a program of a few atomic operations on the words `X`,
-//! `Y` and `Z`, which hold 0 at first, and says what must never come out of it.
+//! `Y` and `Z`, which hold 0 at first, and says what must never be read in it, by
+//! the first thread in its order, and then by the next ones.
 //! Put an ordering in the place of each `which(why)`. What is graded:
 //!
 //! - The memory model forbids the outcome.
@@ -30,7 +31,7 @@ const X: usize = 0;
 const Y: usize = 1;
 const Z: usize = 2;
 
-/// Never: the second one of two reads sees an older value than the first one.
+/// Never 2, 1: the second one of two reads sees an older value than the first.
 pub fn coherence() -> Program {
     let why = "does a location need help to have one order?";
     Program::new([
@@ -39,7 +40,7 @@ pub fn coherence() -> Program {
     ])
 }
 
-/// Never: the flag (`Y`) is seen, and not the data (`X`).
+/// Never 1, 0: the flag (`Y`) is seen, and not the data (`X`).
 pub fn message_passing() -> Program {
     let why = "which of the two tells of the other?";
     Program::new([
@@ -48,7 +49,7 @@ pub fn message_passing() -> Program {
     ])
 }
 
-/// Never: each thread reads what the other one writes after its own read.
+/// Never 1, 1: each thread reads what the other one writes after its own read.
 pub fn load_buffering() -> Program {
     let why = "which read has to be known of, and to whom?";
     Program::new([
@@ -57,7 +58,8 @@ pub fn load_buffering() -> Program {
     ])
 }
 
-/// Never: the data is seen two threads further on, and the first word is not.
+/// Never 1, 1, 0: the third thread sees the flag that was handed on (`Z`), and
+/// not the data (`X`).
 pub fn relay() -> Program {
     let why = "who passes on what was told?";
     Program::new([
@@ -67,8 +69,8 @@ pub fn relay() -> Program {
     ])
 }
 
-/// Never: the second thread has swapped the flag (`Y`) from 1 to 2, the third
-/// one sees the 2, and not the data (`X`).
+/// Never 1, 2, 0: the second thread has swapped the flag (`Y`) from 1 to 2, the
+/// third one sees the 2, and not the data (`X`).
 pub fn release_sequence() -> Program {
     let why = "does a swap pass on what it has read?";
     Program::new([
@@ -78,8 +80,8 @@ pub fn release_sequence() -> Program {
     ])
 }
 
-/// Never: the flag (`Y`) is seen, and not the data (`X`). Loads and stores are
-/// relaxed here: what tells is a fence.
+/// Never 1, 0: the flag (`Y`) is seen, and not the data (`X`). Loads and stores
+/// are relaxed here: what tells is a fence.
 pub fn message_passing_by_fences() -> Program {
     let why = "which way does each of them look?";
     Program::new([
@@ -88,7 +90,7 @@ pub fn message_passing_by_fences() -> Program {
     ])
 }
 
-/// Never: neither thread sees what the other one has written.
+/// Never 0, 0: neither thread sees what the other one has written.
 pub fn store_buffering() -> Program {
     let why =
         "who could tell anybody anything, if nobody reads what was written?";
@@ -98,8 +100,8 @@ pub fn store_buffering() -> Program {
     ])
 }
 
-/// Never: neither thread sees what the other one has written. Loads and stores
-/// are relaxed here.
+/// Never 0, 0: neither thread sees what the other one has written. Loads and
+/// stores are relaxed here.
 pub fn store_buffering_by_fences() -> Program {
     let why = "what do two of them have that two releases have not?";
     Program::new([
@@ -108,8 +110,9 @@ pub fn store_buffering_by_fences() -> Program {
     ])
 }
 
-/// Never: neither thread sees what the other one has written. Loads and stores
-/// are relaxed here: between the two steps both swap a third word, `Z`.
+/// Never 0 by both loads: neither thread sees what the other one has written.
+/// Loads and stores are relaxed here: between the two steps both swap a third
+/// word, `Z`.
 pub fn meeting() -> Program {
     let why = "what does the second one learn, and from what?";
     Program::new([
@@ -118,7 +121,7 @@ pub fn meeting() -> Program {
     ])
 }
 
-/// Never: two threads see two independent writes in opposite orders.
+/// Never 1, 0, 1, 0: two threads see two independent writes in opposite orders.
 pub fn independent_reads() -> Program {
     let why = "does it help that each reader is told by each writer?";
     Program::new([

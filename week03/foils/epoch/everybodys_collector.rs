@@ -1,6 +1,7 @@
 //! The collector that crossbeam has for whoever asks.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -19,9 +20,12 @@ pub struct Reader<T> {
 
 /// A value that is not dropped while this lives.
 pub struct Guard<'a, T> {
-    value: &'a T,
-    /// What `value` is borrowed from, in truth.
+    /// Not a reference: that would promise to be valid until a call returns
+    /// which is given the guard, and `drop` unpins before that.
+    value: *const T,
+    /// Keeps the value.
     _pinned: crossbeam_epoch::Guard,
+    reader: PhantomData<&'a Reader<T>>,
 }
 
 struct Shared<T> {
@@ -52,7 +56,7 @@ impl<T: Send + Sync + 'static> Swap<T> {
         // SAFETY: taken out of `current`, by this thread alone. Who has it has
         // loaded it before, and is pinned.
         unsafe { pinned.defer_destroy(old) };
-        // Or it would wait in this thread until there are many.
+        // It collects, too: also what other stores have put aside.
         pinned.flush();
     }
 }
@@ -63,10 +67,8 @@ impl<T> Reader<T> {
         let pinned = crossbeam_epoch::pin();
         // Acquire: the value behind the pointer.
         let current = self.shared.current.load(Acquire, &pinned);
-        // SAFETY: never null. What is replaced from now on is kept while this
-        // thread is pinned, and it is: the guard takes `pinned` along.
-        let value = unsafe { &*current.as_raw() };
-        Guard { value, _pinned: pinned }
+        let value = current.as_raw();
+        Guard { value, _pinned: pinned, reader: PhantomData }
     }
 }
 
@@ -74,7 +76,9 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value
+        // SAFETY: never null. What was replaced after this thread was pinned is
+        // kept while it is, and this guard keeps it pinned.
+        unsafe { &*self.value }
     }
 }
 
@@ -108,6 +112,6 @@ impl<T> fmt::Debug for Reader<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Guard").field(&self.value).finish()
+        f.debug_tuple("Guard").field(&**self).finish()
     }
 }

@@ -1,6 +1,7 @@
 //! The pointer is loaded while the thread is pinned, and then it is known.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -20,7 +21,10 @@ pub struct Reader<T> {
 
 /// A value that is not dropped while this lives.
 pub struct Guard<'a, T> {
-    value: &'a T,
+    /// Not a reference: that would promise to be valid until a call returns
+    /// which is given the guard, and `drop` unpins before that.
+    value: *const T,
+    reader: PhantomData<&'a Reader<T>>,
 }
 
 struct Shared<T> {
@@ -54,6 +58,8 @@ impl<T: Send + Sync + 'static> Swap<T> {
         // SAFETY: taken out of `current`, by this thread alone. Who has it has
         // loaded it before, and is pinned.
         unsafe { pinned.defer_destroy(old) };
+        // It collects, too: also what other stores have put aside.
+        pinned.flush();
     }
 }
 
@@ -63,9 +69,8 @@ impl<T> Reader<T> {
         let pinned = self.handle.pin();
         // Acquire: the value behind the pointer.
         let current = self.shared.current.load(Acquire, &pinned);
-        // SAFETY: it is loaded while this thread is pinned.
-        let value = unsafe { &*current.as_raw() };
-        Guard { value }
+        let value = current.as_raw();
+        Guard { value, reader: PhantomData }
     }
 }
 
@@ -73,7 +78,9 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value
+        // SAFETY: never null. What was replaced after this thread was pinned is
+        // kept while it is, and this guard keeps it pinned.
+        unsafe { &*self.value }
     }
 }
 
@@ -107,6 +114,6 @@ impl<T> fmt::Debug for Reader<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Guard").field(&self.value).finish()
+        f.debug_tuple("Guard").field(&**self).finish()
     }
 }

@@ -1,6 +1,7 @@
 //! A reader is pinned when it is made, and its loads are as cheap as a pointer's.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -21,7 +22,10 @@ pub struct Reader<T> {
 
 /// A value that is not dropped while this lives.
 pub struct Guard<'a, T> {
-    value: &'a T,
+    /// Not a reference: that would promise to be valid until a call returns
+    /// which is given the guard, and `drop` unpins before that.
+    value: *const T,
+    reader: PhantomData<&'a Reader<T>>,
 }
 
 struct Shared<T> {
@@ -56,6 +60,8 @@ impl<T: Send + Sync + 'static> Swap<T> {
         // SAFETY: taken out of `current`, by this thread alone. Who has it has
         // loaded it before, and is pinned.
         unsafe { pinned.defer_destroy(old) };
+        // It collects, too: also what other stores have put aside.
+        pinned.flush();
     }
 }
 
@@ -64,10 +70,8 @@ impl<T> Reader<T> {
     pub fn load(&self) -> Guard<'_, T> {
         // Acquire: the value behind the pointer.
         let current = self.shared.current.load(Acquire, &self.pinned);
-        // SAFETY: never null. What is replaced from now on is kept while this
-        // thread is pinned, and it is: the guard takes `pinned` along.
-        let value = unsafe { &*current.as_raw() };
-        Guard { value }
+        let value = current.as_raw();
+        Guard { value, reader: PhantomData }
     }
 }
 
@@ -75,7 +79,9 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value
+        // SAFETY: never null. What was replaced after this thread was pinned is
+        // kept while it is, and this guard keeps it pinned.
+        unsafe { &*self.value }
     }
 }
 
@@ -109,6 +115,6 @@ impl<T> fmt::Debug for Reader<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Guard").field(&self.value).finish()
+        f.debug_tuple("Guard").field(&**self).finish()
     }
 }

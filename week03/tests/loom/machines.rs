@@ -191,6 +191,8 @@ fn the_axioms_say_what_the_literature_says() {
         (store_buffer(Release, SeqCst), vec![0, 0], true),
         (readers(Release, Acquire, Acquire), disagree.clone(), true),
         (readers(SeqCst, SeqCst, SeqCst), disagree.clone(), false),
+        // By the standard's "coherence-ordered before"; RC11 allows it.
+        (readers(Relaxed, SeqCst, SeqCst), disagree.clone(), false),
         // IRIW-acq-sc of the RC11 paper: forbidden until C++20.
         (readers(SeqCst, Acquire, SeqCst), disagree, true),
         // Fences have an order among themselves, over what others have read.
@@ -242,6 +244,16 @@ fn the_axioms_say_what_the_literature_says() {
                 vec![store(Y, 1, SeqCst), load(X, SeqCst)],
             ]),
             vec![1, 0, 0],
+            false,
+        ),
+        // The same over one word: RC11 allows it, the standard does not.
+        (
+            Program::new([
+                vec![store(X, 1, SeqCst), store(X, 2, Release)],
+                vec![load(X, Acquire), load(Y, SeqCst)],
+                vec![store(Y, 1, SeqCst), load(X, SeqCst)],
+            ]),
+            vec![2, 0, 0],
             false,
         ),
         // Alone, it reads what was there.

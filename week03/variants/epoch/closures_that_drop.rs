@@ -1,5 +1,5 @@
 //! What is put off is a closure that drops the value, and not the value: it may do
-//! more than that. A guard keeps the pointer, and looks behind it when it is asked.
+//! more than that.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -22,9 +22,12 @@ pub struct Reader<T> {
 
 /// A value that is not dropped while this lives.
 pub struct Guard<'a, T> {
-    current: *const T,
-    reader: PhantomData<&'a T>,
+    /// Not a reference: that would promise to be valid until a call returns
+    /// which is given the guard, and `drop` unpins before that.
+    value: *const T,
+    /// Keeps the value.
     _pinned: crossbeam_epoch::Guard,
+    reader: PhantomData<&'a Reader<T>>,
 }
 
 struct Shared<T> {
@@ -58,7 +61,7 @@ impl<T: Send + Sync + 'static> Swap<T> {
         let old = Garbage(old.as_raw().cast_mut());
         // SAFETY: taken out of `current`, by this thread alone.
         unsafe { pinned.defer_unchecked(move || old.drop()) };
-        // Also what other stores have put aside.
+        // It collects, too: also what other stores have put aside.
         pinned.flush();
     }
 }
@@ -69,8 +72,8 @@ impl<T> Reader<T> {
         let pinned = self.handle.pin();
         // Acquire: the value behind the pointer.
         let current = self.shared.current.load(Acquire, &pinned);
-        let current = current.as_raw();
-        Guard { current, reader: PhantomData, _pinned: pinned }
+        let value = current.as_raw();
+        Guard { value, _pinned: pinned, reader: PhantomData }
     }
 }
 
@@ -78,8 +81,9 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: never null, and kept while this guard is pinned.
-        unsafe { &*self.current }
+        // SAFETY: never null. What was replaced after this thread was pinned is
+        // kept while it is, and this guard keeps it pinned.
+        unsafe { &*self.value }
     }
 }
 

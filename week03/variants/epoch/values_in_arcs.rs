@@ -3,6 +3,7 @@
 //! that keep the value.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -22,8 +23,12 @@ pub struct Reader<T> {
 
 /// A value that is not dropped while this lives.
 pub struct Guard<'a, T> {
-    arc: &'a Arc<T>,
+    /// Not a reference: that would promise to be valid until a call returns
+    /// which is given the guard, and `drop` unpins before that.
+    arc: *const Arc<T>,
+    /// Keeps the value.
     _pinned: crossbeam_epoch::Guard,
+    reader: PhantomData<&'a Reader<T>>,
 }
 
 struct Shared<T> {
@@ -61,6 +66,8 @@ impl<T: Send + Sync + 'static> Swap<T> {
         // SAFETY: taken out of `current`, by this thread alone. Who has it has
         // loaded it before, and is pinned.
         unsafe { pinned.defer_destroy(old) };
+        // It collects, too: also what other stores have put aside.
+        pinned.flush();
     }
 }
 
@@ -70,9 +77,8 @@ impl<T> Reader<T> {
         let pinned = self.handle.pin();
         // Acquire: the value behind the pointer.
         let current = self.shared.current.load(Acquire, &pinned);
-        // SAFETY: never null, and kept while this thread is pinned.
-        let arc = unsafe { &*current.as_raw() };
-        Guard { arc, _pinned: pinned }
+        let arc = current.as_raw();
+        Guard { arc, _pinned: pinned, reader: PhantomData }
     }
 }
 
@@ -80,7 +86,9 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.arc
+        // SAFETY: never null. What was replaced after this thread was pinned is
+        // kept while it is, and this guard keeps it pinned.
+        unsafe { &*self.arc }
     }
 }
 
@@ -114,6 +122,6 @@ impl<T> fmt::Debug for Reader<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Guard").field(&self.arc).finish()
+        f.debug_tuple("Guard").field(&**self).finish()
     }
 }

@@ -97,8 +97,8 @@ pub fn meeting() -> Program {
 pub fn independent_reads() -> Program {
     let read = |at| r(at, SeqCst);
     program(&[
-        &[w(X, 1, SeqCst)],
-        &[w(Y, 1, SeqCst)],
+        &[w(X, 1, Relaxed)],
+        &[w(Y, 1, Relaxed)],
         &[read(X), read(Y)],
         &[read(Y), read(X)],
     ])
