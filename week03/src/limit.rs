@@ -11,7 +11,7 @@
 //! somebody who waits for one, nobody ever gets one. So it is refused.
 //!
 //! *Guarantee.* No more than `limit` tasks run at any time. Of those who wait the
-//! first is served first, and none when the group is cancelled. A slot comes back
+//! first is served first, and none once the group is cancelled. A slot comes back
 //! from every task: from one that returns, fails, panics, or is dropped. What is
 //! refused is given back. [`wait`](Group::wait) returns when no task is left and
 //! none can begin.
@@ -161,13 +161,13 @@ impl<E: Send + 'static> Group<E> {
 }
 
 impl<E: Send + 'static> Spawner<E> {
-    /// Waits for a slot, and starts `task` in it. Starts it also when the group
-    /// is cancelled, if there is a slot; a member of the group never waits.
+    /// Waits for a slot, and starts `task` in it. A member of the group never
+    /// waits.
     ///
     /// # Errors
     ///
     /// `Full` to a member when no slot is free, `Cancelled` when the group is
-    /// cancelled and no slot is free, or when it has ended.
+    /// cancelled, before or meanwhile, or has ended.
     ///
     /// # Panics
     ///
@@ -182,19 +182,24 @@ impl<E: Send + 'static> Spawner<E> {
     {
         let id = self.shared.id();
         if MEMBER_OF.try_with(|group| *group == id).unwrap_or(false) {
-            return self.try_spawn(task);
+            return match self.shared.token.is_cancelled() {
+                true => Err(Refused::Cancelled(task)),
+                false => self.try_spawn(task),
+            };
         }
         let slot = tokio::select! {
+            // In this order: who fails tells the others, and frees its slot.
             biased;
-            slot = Arc::clone(&self.shared.slots).acquire_owned() => slot,
             () = self.shared.token.cancelled() => {
                 return Err(Refused::Cancelled(task));
             }
+            slot = Arc::clone(&self.shared.slots).acquire_owned() => slot,
         };
         self.start(slot.expect("it is never closed"), task)
     }
 
-    /// Starts `task` if there is a slot.
+    /// Starts `task` if there is a slot, also when the group is cancelled: to
+    /// clean up, for one.
     ///
     /// # Errors
     ///
@@ -226,11 +231,10 @@ impl<E: Send + 'static> Spawner<E> {
         let Some(running) = Running::begin(&self.shared) else {
             return Err(Refused::Cancelled(task));
         };
+        let member = Member { task, slot, running };
         spawn(MEMBER_OF.scope(self.shared.id(), async move {
-            // Dropped last to first: the task, its slot, and only then is it
-            // none of those that run.
-            let running = running;
-            let _slot = slot;
+            // Dropped last to first.
+            let Member { running, slot: _slot, task } = member;
             let shared = &running.0;
             let ended = tokio::select! {
                 biased;
@@ -249,6 +253,17 @@ impl<E: Send + 'static> Spawner<E> {
     }
 }
 
+/// Keeps `new` where there is none, or else hands it back.
+fn keep_first<T>(first: &mut Option<T>, new: Option<T>) -> Option<T> {
+    match first {
+        Some(_) => new,
+        None => {
+            *first = new;
+            None
+        }
+    }
+}
+
 impl<E> Shared<E> {
     fn id(self: &Arc<Self>) -> usize {
         Arc::as_ptr(self).addr()
@@ -256,11 +271,17 @@ impl<E> Shared<E> {
 
     fn keep(&self, ended: Result<Result<(), E>, Box<dyn Any + Send>>) {
         let mut tasks = self.tasks.lock().expect("nobody panics with it");
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => drop(tasks.error.get_or_insert(error)),
-            Err(payload) => drop(tasks.panic.get_or_insert(payload)),
-        }
+        let (error, panic) = match ended {
+            Ok(ended) => (ended.err(), None),
+            Err(payload) => (None, Some(payload)),
+        };
+        let surplus = (
+            keep_first(&mut tasks.error, error),
+            keep_first(&mut tasks.panic, panic),
+        );
+        // To drop them runs anybody's code: not under the lock.
+        drop(tasks);
+        drop(surplus);
     }
 
     fn has_ended(&self) -> bool {
@@ -272,6 +293,14 @@ impl<E> Shared<E> {
         tasks.has_ended |= tasks.running == 0;
         tasks.has_ended
     }
+}
+
+/// A task that has not begun. Its parts are dropped in this order, also if it
+/// never does: it runs until it has nothing left, and then its slot is free.
+struct Member<F, E> {
+    task: F,
+    slot: OwnedSemaphorePermit,
+    running: Running<E>,
 }
 
 /// One of those that run.

@@ -11,15 +11,16 @@
 //!   just come.
 //! - A member of the group that spawns never waits: if no slot is free, it is
 //!   refused with `Full`. A member of another group waits like everybody else.
-//! - When the group is cancelled, whoever waits is refused with `Cancelled`, and so
-//!   is who would have to wait. A slot that is free is still given.
+//! - Once the group is cancelled, `spawn` refuses with `Cancelled`: whoever waits, at
+//!   once, even if a slot comes free in the same moment; and whoever comes later,
+//!   members as well. `try_spawn` still gives a slot that is free, to clean up.
 //! - When the group has ended, by `wait` or by being dropped, `spawn` and
 //!   `try_spawn` refuse with `Cancelled`. A task is either refused or waited for.
 //! - What is refused is given back.
 //! - As in `group`: the first error in time is what `wait` returns, and it is kept
-//!   before the others are told; a panic tells the others, too, is raised by
-//!   `wait`, and hides no less than an error; a group that is dropped drops its
-//!   tasks; what happens in it does not cancel the parent.
+//!   before the others are told; a panic tells the others, too, and `wait` raises
+//!   it, also when another task has failed before; a group that is dropped drops
+//!   its tasks; what happens in it does not cancel the parent.
 //! - All that holds in whichever order the steps of tasks come: the last rung runs
 //!   your file under shuttle. So take what tasks are made of from `crate::tasks`.
 //!
@@ -136,13 +137,13 @@ impl<E: Send + 'static> Group<E> {
 }
 
 impl<E: Send + 'static> Spawner<E> {
-    /// Waits for a slot, and starts `task` in it. Starts it also when the group
-    /// is cancelled, if there is a slot; a member of the group never waits.
+    /// Waits for a slot, and starts `task` in it. A member of the group never
+    /// waits.
     ///
     /// # Errors
     ///
     /// `Full` to a member when no slot is free, `Cancelled` when the group is
-    /// cancelled and no slot is free, or when it has ended.
+    /// cancelled, before or meanwhile, or has ended.
     pub async fn spawn<F>(&self, _task: F) -> Result<(), Refused<F>>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -150,7 +151,7 @@ impl<E: Send + 'static> Spawner<E> {
         todo!("who must not wait? What ends the wait of the others?")
     }
 
-    /// Starts `task` if there is a slot.
+    /// Starts `task` if there is a slot, also when the group is cancelled.
     ///
     /// # Errors
     ///

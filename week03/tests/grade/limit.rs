@@ -235,7 +235,8 @@ mod bounds {
 mod frees {
     use super::*;
 
-    /// One slot, which `task` takes. Then it is free.
+    /// One slot, which `task` takes. Then it is free, also for what `try_spawn`
+    /// starts in a group that is cancelled by now.
     async fn frees_its_slot<F>(group: &Group<&'static str>, task: F)
     where
         F: Future<Output = Result<(), &'static str>> + Send + 'static,
@@ -244,7 +245,8 @@ mod frees {
         accepted(&spawner, task).await;
         settle().await;
         for _ in 0..3 {
-            accepted(&spawner, ready(Ok(()))).await;
+            let spawned = spawner.try_spawn(ready(Ok(())));
+            assert!(spawned.is_ok(), "{spawned:?}, and a slot is free");
             settle().await;
         }
     }
@@ -280,7 +282,8 @@ mod frees {
         let spawner = group.spawner();
         accepted(&spawner, ready(Err("failed"))).await;
         settle().await;
-        accepted(&spawner, async { panic!("a bug") }).await;
+        let spawned = spawner.try_spawn(async { panic!("a bug") });
+        assert!(spawned.is_ok(), "{spawned:?}, and a slot is free");
         let wait = AssertUnwindSafe(group.wait()).catch_unwind();
         let raised = soon("`wait`", wait).await.expect_err("a panic");
         assert_eq!(raised.downcast_ref(), Some(&"a bug"));
@@ -438,17 +441,38 @@ mod refuses {
         let waiting = [(); 3].map(|()| spawning(&spawner, pending()));
         settle().await;
         fail.send(()).unwrap();
-        settle().await;
-        let refused = waiting.iter().filter(|spawn| spawn.is_finished());
-        assert_eq!(refused.count(), 3, "of three that waited have an answer");
+        for waiting in waiting {
+            // Also the first, whose turn it would be: there is a free slot.
+            let answer = soon("who waits", waiting).await.unwrap();
+            assert!(matches!(answer, Err(Refused::Cancelled(_))), "{answer:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_free_slot_is_given_also_when_the_group_is_cancelled() {
+    async fn in_a_cancelled_group_spawn_refuses_and_try_spawn_does_not() {
         let group = group(1);
+        let spawner = group.spawner();
         group.token().cancel();
-        accepted(&group.spawner(), ready(Err("it ran"))).await;
+        let refused = soon("a spawn", spawner.spawn(ready(Ok(())))).await;
+        assert!(matches!(refused, Err(Refused::Cancelled(_))), "{refused:?}");
+        let cleanup = spawner.try_spawn(ready(Err("it ran")));
+        assert!(cleanup.is_ok(), "{cleanup:?}, and a slot is free");
         assert_eq!(soon("`wait`", group.wait()).await, Err("it ran"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_of_a_cancelled_group_is_refused_too() {
+        let group = group(2);
+        let (spawner, token) = (group.spawner(), group.token());
+        accepted(&group.spawner(), async move {
+            token.cancel();
+            match spawner.spawn(ready(Ok(()))).await {
+                Err(Refused::Cancelled(_)) => Ok(()),
+                _ => Err("not refused"),
+            }
+        })
+        .await;
+        assert_eq!(soon("`wait`", group.wait()).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

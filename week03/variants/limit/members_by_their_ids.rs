@@ -121,13 +121,13 @@ impl<E: Send + 'static> Group<E> {
 }
 
 impl<E: Send + 'static> Spawner<E> {
-    /// Waits for a slot, and starts `task` in it. Starts it also when the group
-    /// is cancelled, if there is a slot; a member of the group never waits.
+    /// Waits for a slot, and starts `task` in it. A member of the group never
+    /// waits.
     ///
     /// # Errors
     ///
     /// `Full` to a member when no slot is free, `Cancelled` when the group is
-    /// cancelled and no slot is free, or when it has ended.
+    /// cancelled, before or meanwhile, or has ended.
     ///
     /// # Panics
     ///
@@ -141,19 +141,24 @@ impl<E: Send + 'static> Spawner<E> {
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
         if self.shared.has_this_task() {
-            return self.try_spawn(task);
+            return match self.shared.token.is_cancelled() {
+                true => Err(Refused::Cancelled(task)),
+                false => self.try_spawn(task),
+            };
         }
         let slot = tokio::select! {
+            // In this order: who fails tells the others, and frees its slot.
             biased;
-            slot = Arc::clone(&self.shared.slots).acquire_owned() => slot,
             () = self.shared.token.cancelled() => {
                 return Err(Refused::Cancelled(task));
             }
+            slot = Arc::clone(&self.shared.slots).acquire_owned() => slot,
         };
         self.start(slot.expect("it is never closed"), task)
     }
 
-    /// Starts `task` if there is a slot.
+    /// Starts `task` if there is a slot, also when the group is cancelled: to
+    /// clean up, for one.
     ///
     /// # Errors
     ///
@@ -185,9 +190,10 @@ impl<E: Send + 'static> Spawner<E> {
         let Some(running) = Running::begin(&self.shared) else {
             return Err(Refused::Cancelled(task));
         };
+        let member = Member { task, slot, running };
         spawn(async move {
-            // Dropped last to first: the task, its slot, and only then is it
-            // none of those that run.
+            // Dropped last to first.
+            let Member { running, slot, task } = member;
             let running = running.of_this_task();
             let _slot = slot;
             let shared = &running.shared;
@@ -208,6 +214,17 @@ impl<E: Send + 'static> Spawner<E> {
     }
 }
 
+/// Keeps `new` where there is none, or else hands it back.
+fn keep_first<T>(first: &mut Option<T>, new: Option<T>) -> Option<T> {
+    match first {
+        Some(_) => new,
+        None => {
+            *first = new;
+            None
+        }
+    }
+}
+
 impl<E> Shared<E> {
     fn has_this_task(&self) -> bool {
         let tasks = self.tasks.lock().expect("nobody panics with it");
@@ -216,11 +233,17 @@ impl<E> Shared<E> {
 
     fn keep(&self, ended: Result<Result<(), E>, Box<dyn Any + Send>>) {
         let mut tasks = self.tasks.lock().expect("nobody panics with it");
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => drop(tasks.error.get_or_insert(error)),
-            Err(payload) => drop(tasks.panic.get_or_insert(payload)),
-        }
+        let (error, panic) = match ended {
+            Ok(ended) => (ended.err(), None),
+            Err(payload) => (None, Some(payload)),
+        };
+        let surplus = (
+            keep_first(&mut tasks.error, error),
+            keep_first(&mut tasks.panic, panic),
+        );
+        // To drop them runs anybody's code: not under the lock.
+        drop(tasks);
+        drop(surplus);
     }
 
     fn has_ended(&self) -> bool {
@@ -232,6 +255,14 @@ impl<E> Shared<E> {
         tasks.has_ended |= tasks.running == 0;
         tasks.has_ended
     }
+}
+
+/// A task that has not begun. Its parts are dropped in this order, also if it
+/// never does: it runs until it has nothing left, and then its slot is free.
+struct Member<F, E> {
+    task: F,
+    slot: OwnedSemaphorePermit,
+    running: Running<E>,
 }
 
 /// One of those that run.
