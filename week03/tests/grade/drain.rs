@@ -46,7 +46,8 @@ async fn in_time<F: Future>(future: F) -> Option<F::Output> {
 struct Site {
     address: SocketAddr,
     stop: CancellationToken,
-    served: JoinHandle<Stopped>,
+    /// With the handlers that were left when `serve` returned.
+    served: JoinHandle<(Stopped, usize)>,
     gates: Gates,
 }
 
@@ -85,15 +86,22 @@ impl Gates {
         "waited"
     }
 
-    /// `/quick`, `/big`, `/panics`, and `/waits`, which waits to be let go on.
+    /// `/quick`, `/big`, `/panics`, and what waits to be let go on: `/waits`, and
+    /// `/waits_and_panics`.
     fn router(&self) -> Router {
         let gates = self.clone();
         let panics = async || -> &'static str { panic!("a handler's bug") };
+        let late = self.clone();
+        let panics_late = async || -> &'static str {
+            late.wait().await;
+            panic!("a handler's bug")
+        };
         Router::new()
             .route("/quick", get(async || "quick"))
             .route("/big", get(async || "x".repeat(BIG)))
             .route("/panics", get(panics))
             .route("/waits", get(move || gates.clone().wait()))
+            .route("/waits_and_panics", get(panics_late))
     }
 }
 
@@ -103,7 +111,13 @@ impl Site {
         let server = bound(gates.router(), drain).await;
         let address = server.local_addr().expect("it has an address");
         let stop = CancellationToken::new();
-        let served = tokio::spawn(server.serve(stop.clone()));
+        let serving = server.serve(stop.clone());
+        let inside = Arc::clone(&gates.inside);
+        let served = tokio::spawn(async move {
+            let stopped = serving.await;
+            // At once: a moment later they may have gone by themselves.
+            (stopped, inside.load(Relaxed))
+        });
         Self { address, stop, served, gates }
     }
 
@@ -113,8 +127,12 @@ impl Site {
 
     /// A client whose request is in its handler.
     async fn client_that_waits(&self) -> Client {
+        self.client_inside("/waits").await
+    }
+
+    async fn client_inside(&self, path: &str) -> Client {
         let mut client = self.client().await;
-        client.asks("/waits").await;
+        client.asks(path).await;
         let begun = in_time(self.gates.begun.acquire()).await;
         begun.expect("the handler begins").expect("it stays open").forget();
         client
@@ -129,8 +147,13 @@ impl Site {
     }
 
     async fn stopped(self) -> Stopped {
-        let stopped = in_time(self.served).await;
-        stopped.expect("`serve` returns").expect("`serve` does not panic")
+        let (stopped, _left) = self.stopped_and_left().await;
+        stopped
+    }
+
+    async fn stopped_and_left(self) -> (Stopped, usize) {
+        let stopped = in_time(self.served).await.expect("`serve` returns");
+        stopped.expect("`serve` does not panic")
     }
 }
 
@@ -302,6 +325,20 @@ mod drains {
     }
 
     #[tokio::test]
+    async fn a_panic_meanwhile_takes_nobody_along() {
+        let site = Site::open(LONG).await;
+        // The first one to wait is the first one to be let go on.
+        let mut unlucky = site.client_inside("/waits_and_panics").await;
+        let mut other = site.client_that_waits().await;
+        site.stops().await;
+        site.gates.go_on.add_permits(1);
+        assert!(unlucky.is_left().await, "its connection ends");
+        site.gates.go_on.add_permits(1);
+        assert_eq!(text(other.answer().await), said(200, "waited"));
+        assert_eq!(site.stopped().await, Stopped { aborted: 0 });
+    }
+
+    #[tokio::test]
     async fn after_the_stop_nobody_is_let_in() {
         let site = Site::open(LONG).await;
         let mut client = site.client_that_waits().await;
@@ -343,17 +380,24 @@ mod aborts {
 
     #[tokio::test]
     async fn a_request_that_takes_too_long_is_cut_off() {
-        let site = Site::open(SHORT).await;
+        let (site, start) = (Site::open(SHORT).await, Instant::now());
         let mut clients = Vec::new();
         for _ in 0..3 {
             clients.push(site.client_that_waits().await);
         }
-        let (inside, start) = (Arc::clone(&site.gates.inside), Instant::now());
+        let mut quick = site.client().await;
+        // For longer than it drains: that is counted from the stop.
+        while start.elapsed() < SHORT {
+            quick.asks("/quick").await;
+            assert_eq!(text(quick.answer().await), said(200, "quick"));
+        }
+        let start = Instant::now();
         site.stop.cancel();
-        assert_eq!(site.stopped().await, Stopped { aborted: 3 });
+        let (stopped, left) = site.stopped_and_left().await;
+        assert_eq!(stopped, Stopped { aborted: 3 });
+        assert_eq!(left, 0, "handlers that still run");
         let took = start.elapsed();
         assert!(took >= SHORT, "cut off after {took:?} of {SHORT:?}");
-        assert_eq!(inside.load(Relaxed), 0, "handlers that still run");
         for mut client in clients {
             assert!(client.is_left().await, "each connection ends");
         }

@@ -270,16 +270,36 @@ mod errors {
 
     #[tokio::test(start_paused = true)]
     async fn a_group_hears_its_parent() {
+        for is_late in [false, true] {
+            let parent = CancellationToken::new();
+            if is_late {
+                parent.cancel();
+            }
+            let mut group = Group::<&str>::new(&parent);
+            let token = group.token();
+            group.spawn(async move {
+                token.cancelled().await;
+                Ok(())
+            });
+            parent.cancel();
+            let ended = timeout(TOO_LONG, group.wait()).await;
+            assert_eq!(ended, Ok(Ok(())), "to be told to stop is no failure");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_after_the_parent_is_cancelled_has_failed() {
         let parent = CancellationToken::new();
-        let mut group = Group::<&str>::new(&parent);
+        let mut group = Group::new(&parent);
         let token = group.token();
         group.spawn(async move {
             token.cancelled().await;
-            Ok(())
+            sleep(seconds(1)).await; // to flush
+            Err("the disk is full")
         });
         parent.cancel();
         let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Ok(())), "to be told to stop is no failure");
+        assert_eq!(ended, Ok(Err("the disk is full")));
     }
 
     #[tokio::test(start_paused = true)]
