@@ -10,8 +10,9 @@
 //! - The token is cancelled as soon as a task fails or panics: while the others
 //!   run, and whether or not somebody waits by then. A task that ends well
 //!   cancels nothing.
-//! - It is cancelled with the parent, too, which by itself is no error. What
-//!   happens in the group does not cancel the parent.
+//! - It is cancelled with the parent, too, also one that was cancelled before. By
+//!   itself that is no error; what a task fails with then is one. What happens in
+//!   the group does not cancel the parent.
 //! - Once the group has ended, or is dropped, its token is cancelled.
 //! - A task can be started after a failure. It runs, and is waited for.
 //! - What a task panics with is raised again from `wait`, as it was, once all

@@ -5,15 +5,18 @@
 //!
 //! - The first SIGTERM, SIGINT or SIGQUIT cancels the token that `start` was
 //!   given. When all parts have ended, the code is 0. That holds from the moment
-//!   in which `start` is called: a start that is told to stop may return no parts.
+//!   in which `start` is called: a start that is told to stop ends by itself, and
+//!   may return no parts.
 //! - A second one of them ends the process at once, with 128 + its number,
-//!   whatever the parts do.
-//! - If a part fails, the token is cancelled, the others are waited for, and the
-//!   code is 1. So it is if a part returns `Ok` and was not asked to stop.
+//!   whatever the parts wait for. A failure does not count as the first one.
+//! - If a part fails, also after it was asked to stop, the token is cancelled, the
+//!   others are waited for, and the code is 1. So it is if a part returns `Ok` and
+//!   was not asked to stop.
 //! - If `start` fails, the code is 1.
-//! - Each SIGHUP calls `reload`. A `reload` that panics changes nothing: the
-//!   process serves on, and hears its signals.
-//! - All other signals do what they did before.
+//! - Each SIGHUP calls `reload`, also while the parts end, and does nothing else.
+//!   A `reload` that panics changes nothing: the process serves on, and hears its
+//!   signals.
+//! - All other signals do what they did before: they kill, or nothing.
 //!
 //! The grader starts a process of two parts, and looks at it from outside, over
 //! sockets and with signals. `crate::group` is the answer to `group`, or yours.

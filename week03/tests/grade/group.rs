@@ -1,8 +1,9 @@
 use std::future::{pending, ready};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use tokio::runtime::Builder;
@@ -170,28 +171,34 @@ mod errors {
 
     #[test]
     fn an_error_is_kept_before_the_others_are_told() {
-        // The other thread may be late with what it fails with. Seldom.
-        for _ in 0..20 {
-            fails_while_it_tells();
-        }
-    }
-
-    /// On two threads: whoever is told fails before the telling is over.
-    fn fails_while_it_tells() {
-        let threads = Builder::new_multi_thread().worker_threads(2).build();
-        let threads = threads.expect("a runtime");
+        // Two threads: one tells, and is kept in it until the other one, which
+        // was told and has failed, has nothing left to do.
+        let told_on = Arc::new(OnceLock::new());
+        let (leave, gone) = mpsc::channel();
+        let leaves = {
+            let told_on = Arc::clone(&told_on);
+            move || {
+                if told_on.get() == Some(&thread::current().id()) {
+                    let _ = leave.send(());
+                }
+            }
+        };
+        let threads = Builder::new_multi_thread()
+            .worker_threads(2)
+            .on_thread_park(leaves)
+            .build()
+            .expect("a runtime");
         let _on_them = threads.enter();
         let mut group = group();
         let mut cancelled = Box::pin(group.token().cancelled_owned());
         let (tell, told) = mpsc::channel();
-        let (leave, gone) = mpsc::channel();
         let telling =
             Waker::from(Arc::new(Telling { tell, gone: gone.into() }));
         let polled =
             cancelled.as_mut().poll(&mut Context::from_waker(&telling));
         assert!(polled.is_pending(), "the token of a new group is cancelled");
         let (begin, begun) = mpsc::channel();
-        group.spawn(Told { begin, told, leave });
+        group.spawn(Told { begin, told, told_on });
         // So that it has a thread before the other one needs one.
         let _ = begun.recv_timeout(PATIENCE);
         group.spawn(async { Err("broken") });
@@ -201,8 +208,9 @@ mod errors {
     /// Far longer than a thread needs to be heard.
     const PATIENCE: Duration = seconds(3);
 
-    /// Is woken where the token is cancelled, and returns when the other task
-    /// is gone.
+    /// Is woken where the token is cancelled, and returns when what the other
+    /// task has failed with is wherever it is kept. Or after a while: whoever
+    /// tells under a lock lets nothing be kept before.
     struct Telling {
         tell: mpsc::Sender<()>,
         gone: Mutex<mpsc::Receiver<()>>,
@@ -212,7 +220,7 @@ mod errors {
         fn wake(self: Arc<Self>) {
             // It fails where that task has ended before.
             let _ = self.tell.send(());
-            let _ = self.gone.lock().unwrap().recv_timeout(PATIENCE);
+            let _ = self.gone.lock().unwrap().recv_timeout(seconds(1));
         }
     }
 
@@ -220,7 +228,8 @@ mod errors {
     struct Told {
         begin: mpsc::Sender<()>,
         told: mpsc::Receiver<()>,
-        leave: mpsc::Sender<()>,
+        /// The thread that it fails on.
+        told_on: Arc<OnceLock<ThreadId>>,
     }
 
     impl Future for Told {
@@ -231,16 +240,12 @@ mod errors {
             _: &mut Context<'_>,
         ) -> Poll<Self::Output> {
             let _ = self.begin.send(());
-            match self.told.recv_timeout(PATIENCE) {
+            let told = self.told.recv_timeout(PATIENCE);
+            let _ = self.told_on.set(thread::current().id());
+            match told {
                 Ok(()) => Poll::Ready(Err("was told to stop")),
                 Err(_) => Poll::Ready(Err("was not told to stop")),
             }
-        }
-    }
-
-    impl Drop for Told {
-        fn drop(&mut self) {
-            let _ = self.leave.send(());
         }
     }
 
@@ -265,16 +270,36 @@ mod errors {
 
     #[tokio::test(start_paused = true)]
     async fn a_group_hears_its_parent() {
+        for is_late in [false, true] {
+            let parent = CancellationToken::new();
+            if is_late {
+                parent.cancel();
+            }
+            let mut group = Group::<&str>::new(&parent);
+            let token = group.token();
+            group.spawn(async move {
+                token.cancelled().await;
+                Ok(())
+            });
+            parent.cancel();
+            let ended = timeout(TOO_LONG, group.wait()).await;
+            assert_eq!(ended, Ok(Ok(())), "to be told to stop is no failure");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_after_the_parent_is_cancelled_has_failed() {
         let parent = CancellationToken::new();
-        let mut group = Group::<&str>::new(&parent);
+        let mut group = Group::new(&parent);
         let token = group.token();
         group.spawn(async move {
             token.cancelled().await;
-            Ok(())
+            sleep(seconds(1)).await; // to flush
+            Err("the disk is full")
         });
         parent.cancel();
         let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Ok(())), "to be told to stop is no failure");
+        assert_eq!(ended, Ok(Err("the disk is full")));
     }
 
     #[tokio::test(start_paused = true)]

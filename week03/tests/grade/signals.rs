@@ -1,22 +1,41 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-use std::{env, fmt, thread};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use std::{env, fmt, iter, thread};
 
 use axum::Router;
-use axum::extract::RawQuery;
 use axum::routing::get;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use week03::drain::Server;
 use week03::signals::{BoxError, Part, run};
 
-/// Nothing that has to happen takes longer.
+/// Nothing that has to happen takes longer. Counted in turns, which a machine
+/// that is slow takes more slowly.
+const TURN: Duration = Duration::from_millis(5);
+const TURNS: u32 = 500;
+
+/// A process that starts is read from a disk, and somebody's program may have
+/// more to do.
+const MORE_TURNS: u32 = 2000;
+
+/// No answer takes longer, and none that is graded comes near.
 const DEADLINE: Duration = Duration::from_secs(8);
+
+/// Looks once a turn. Whether it has come true.
+fn in_time(turns: u32, mut is_true: impl FnMut() -> bool) -> bool {
+    (0..turns).any(|_| {
+        let is_true = is_true();
+        if !is_true {
+            thread::park_timeout(TURN);
+        }
+        is_true
+    })
+}
 
 /// A program of one's own to grade, in place of this one.
 const PROGRAM: &str = "WB_PROGRAM";
@@ -24,10 +43,17 @@ const PROGRAM: &str = "WB_PROGRAM";
 /// Where the program listens.
 const ADDRESS: &str = "ADDRESS";
 
-/// This program is the child, and starts so: at once, or when it is told to stop.
+/// This program is the child, and of this kind: it serves at once, or does not
+/// before it is told to stop, or has a part that fails then.
 const CHILD: &str = "WB_SIGNALS_CHILD";
-const AT_ONCE: &str = "at once";
-const NEVER: &str = "never";
+const SERVES: &str = "serves";
+const STARTS: &str = "starts";
+const FAILS: &str = "fails";
+
+/// What it says once it has begun to start, has ended that, and has reloaded.
+const STARTING: &str = "starting";
+const STARTED: &str = "started";
+const RELOADED: &str = "reloaded";
 
 /// The test that is the child where it is asked to.
 const IS_CHILD: &str = "signals::stops::a_process_that_is_idle_ends_at_once";
@@ -36,6 +62,10 @@ const IS_CHILD: &str = "signals::stops::a_process_that_is_idle_ends_at_once";
 struct Process {
     child: Child,
     address: SocketAddr,
+    /// The lines that it prints.
+    said: mpsc::Receiver<String>,
+    /// How long it may take to do what it has to.
+    turns: u32,
 }
 
 impl Process {
@@ -58,28 +88,57 @@ impl Process {
                 shell.args(["-c", &format!("exec {program}")]);
                 shell
             }
-            Err(_) => own_child(AT_ONCE),
+            Err(_) => own_child(SERVES),
         };
         Self::spawn(&mut command, address)
     }
 
     fn spawn(command: &mut Command, address: SocketAddr) -> Self {
         let command = command.env(ADDRESS, address.to_string());
-        let child = command.stdout(Stdio::piped()).spawn();
-        Self { child: child.expect("it starts"), address }
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = child.spawn().expect("it starts");
+        let stdout = child.stdout.take().expect("it is piped");
+        let (say, said) = mpsc::channel();
+        thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines();
+            // To the end, so that it can go on printing.
+            lines.map_while(Result::ok).for_each(|line| drop(say.send(line)));
+        });
+        Self { child, address, said, turns: MORE_TURNS }
     }
 
     /// Waits until its port is open, or it has ended.
     fn serves(&mut self) -> bool {
-        let start = Instant::now();
-        while TcpStream::connect(self.address).is_err() {
-            if self.child.try_wait().expect("a child of ours").is_some() {
-                return false;
-            }
-            assert!(start.elapsed() < DEADLINE, "it does not open {ADDRESS}");
-            thread::yield_now();
+        let mut has_ended = false;
+        let has_begun = in_time(self.turns, || {
+            let ended = self.child.try_wait().expect("a child of ours");
+            has_ended = ended.is_some();
+            has_ended || TcpStream::connect(self.address).is_ok()
+        });
+        assert!(has_begun, "it does not open {ADDRESS}");
+        self.is_ready();
+        !has_ended
+    }
+
+    /// It has started: what is asked of it from now on, it does at once.
+    fn is_ready(&mut self) {
+        if !is_foreign() {
+            self.turns = TURNS;
         }
-        true
+    }
+
+    /// One of ours, which has begun to start.
+    fn starts(kind: &str) -> Self {
+        let mut process = Self::spawn(&mut own_child(kind), free_port());
+        assert!(process.says(STARTING), "it does not start");
+        process.is_ready();
+        process
+    }
+
+    /// Waits until one of ours says this.
+    fn says(&self, what: &str) -> bool {
+        let mut said = iter::from_fn(|| self.said.recv_timeout(DEADLINE).ok());
+        said.any(|line| line.ends_with(what))
     }
 
     fn gets(&self, signal: Signal) {
@@ -103,33 +162,52 @@ impl Process {
         answer.trim().to_owned()
     }
 
-    /// A request that has begun, and takes so long.
-    fn slow(&self, takes: Duration) -> Request {
-        let slow = self.request(&format!("/slow?ms={}", takes.as_millis()));
-        // It was sent before this one, which has been answered.
-        self.body("/version");
-        slow
+    /// A request that has begun, and ends when it is let go on.
+    fn slow(&self) -> Request {
+        // Of somebody's program by itself: nobody can tell it.
+        self.begun(if is_foreign() { "/slow?ms=1000" } else { "/waits" })
+    }
+
+    /// One that does not end.
+    fn very_slow(&self) -> Request {
+        self.begun(if is_foreign() { "/slow?ms=60000" } else { "/waits" })
+    }
+
+    fn begun(&self, path: &str) -> Request {
+        let request = self.request(path);
+        if is_foreign() {
+            // It was sent before all these, which have been answered.
+            (0..20).for_each(|_| drop(self.body("/version")));
+        } else {
+            let has_begun = in_time(self.turns, || self.body("/begun") == "1");
+            assert!(has_begun, "a request is not let in");
+        }
+        request
+    }
+
+    fn lets_go_on(&mut self) {
+        if !is_foreign() {
+            // The end of its input says so.
+            drop(self.child.stdin.take());
+        }
     }
 
     /// Waits until nobody is let in any more.
     fn closes(&self) {
-        let start = Instant::now();
-        while TcpStream::connect(self.address).is_ok() {
-            assert!(start.elapsed() < DEADLINE, "it still lets clients in");
-            thread::yield_now();
-        }
+        let is_closed =
+            in_time(self.turns, || TcpStream::connect(self.address).is_err());
+        assert!(is_closed, "it still lets clients in");
     }
 
     /// Waits for its end.
     fn ends(&mut self) -> Ended {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("our child") {
-                break Ended(status.code());
-            }
-            assert!(start.elapsed() < DEADLINE, "it runs on for {DEADLINE:?}");
-            thread::yield_now();
-        }
+        let mut ended = None;
+        let has_ended = in_time(self.turns, || {
+            ended = self.child.try_wait().expect("our child");
+            ended.is_some()
+        });
+        assert!(has_ended, "it runs on");
+        Ended(ended.and_then(|status| status.code()))
     }
 }
 
@@ -209,7 +287,7 @@ fn is_ours() -> bool {
 /// thread starts just then has it open for a moment longer.
 fn free_port() -> SocketAddr {
     static TRIED: AtomicU32 = AtomicU32::new(0);
-    let ports = std::iter::repeat_with(|| {
+    let ports = iter::repeat_with(|| {
         let n = std::process::id() + 997 * TRIED.fetch_add(1, Relaxed);
         let port = 20_000 + u16::try_from(n % 10_000).expect("it is small");
         SocketAddr::from(([127, 0, 0, 1], port))
@@ -218,12 +296,6 @@ fn free_port() -> SocketAddr {
     free.next().expect("there is always another")
 }
 
-/// Slower than all that happens at once.
-const SLOW: Duration = Duration::from_secs(1);
-
-/// Slower than any test.
-const VERY_SLOW: Duration = Duration::from_secs(60);
-
 mod stops {
     use super::*;
 
@@ -231,9 +303,10 @@ mod stops {
     fn the_first_signal_lets_requests_end_and_the_code_is_0() {
         for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
             let mut process = Process::start();
-            let slow = process.slow(SLOW);
+            let slow = process.slow();
             process.gets(signal);
             process.closes();
+            process.lets_go_on();
             let answer = slow.answer();
             assert!(answer.is_some(), "{signal:?}: half an answer, or none");
             assert_eq!(process.ends(), exits_with(0), "{signal:?}");
@@ -255,17 +328,20 @@ mod stops {
         if !is_ours() {
             return; // Nobody knows how long it starts.
         }
-        let mut child = own_child(NEVER);
-        let mut process = Process::spawn(&mut child, free_port());
-        let stdout = process.child.stdout.take().expect("it is piped");
-        let lines = BufReader::new(stdout).lines();
-        let mut lines = lines.map_while(Result::ok);
-        assert!(
-            lines.any(|line| line.ends_with(STARTING)),
-            "it does not start"
-        );
+        let mut process = Process::starts(STARTS);
         process.gets(Signal::TERM);
         assert_eq!(process.ends(), exits_with(0));
+    }
+
+    #[test]
+    fn a_start_that_is_told_to_stop_ends_by_itself() {
+        if !is_ours() {
+            return; // Nor what it does in its start.
+        }
+        let mut process = Process::starts(STARTS);
+        process.gets(Signal::TERM);
+        let _ = process.ends();
+        assert!(process.says(STARTED), "its start is not run to its end");
     }
 
     #[test]
@@ -279,6 +355,18 @@ mod stops {
         process.gets(Signal::TERM);
         assert_eq!(process.ends(), exits_with(0));
     }
+
+    #[test]
+    fn what_kills_by_default_kills() {
+        if !is_ours() {
+            return; // It may have a use for them.
+        }
+        for signal in [Signal::USR1, Signal::USR2, Signal::ALARM] {
+            let mut process = Process::start();
+            process.gets(signal);
+            assert_eq!(process.ends(), Ended(None), "{signal:?}");
+        }
+    }
 }
 
 mod insists {
@@ -287,7 +375,7 @@ mod insists {
     /// A process that was asked, and then told.
     fn insisted(first: Signal, second: Signal) -> Ended {
         let mut process = Process::start();
-        let _slow = process.slow(VERY_SLOW);
+        let _slow = process.very_slow();
         process.gets(first);
         process.closes();
         process.gets(second);
@@ -317,6 +405,21 @@ mod insists {
             assert_eq!(ended, code, "after {first:?} and {second:?}");
         }
     }
+
+    #[test]
+    fn a_hangup_does_not_insist() {
+        if !is_ours() {
+            return; // Nobody sees when it has reloaded.
+        }
+        let mut process = Process::start();
+        let _slow = process.very_slow();
+        process.gets(Signal::TERM);
+        process.closes();
+        process.gets(Signal::HUP);
+        assert!(process.says(RELOADED), "it does not reload");
+        process.gets(Signal::INT);
+        assert_eq!(process.ends(), exits_with(128 + Signal::INT.as_raw()));
+    }
 }
 
 mod fails {
@@ -333,10 +436,11 @@ mod fails {
     #[test]
     fn one_part_fails_and_the_others_end_in_good_order() {
         let mut process = Process::start();
-        let slow = process.slow(SLOW);
+        let slow = process.slow();
         // Whether this is answered is its own affair.
         let _ = process.request("/crash").answer();
         process.closes();
+        process.lets_go_on();
         assert!(slow.answer().is_some(), "the other part cuts off its request");
         has_failed(&process.ends());
     }
@@ -347,10 +451,41 @@ mod fails {
             return; // Not every program has such a part.
         }
         let mut process = Process::start();
-        let slow = process.slow(SLOW);
+        let slow = process.slow();
         let _ = process.request("/leave").answer();
         process.closes();
+        process.lets_go_on();
         assert!(slow.answer().is_some(), "the other part cuts off its request");
+        assert_eq!(process.ends(), exits_with(1));
+    }
+
+    #[test]
+    fn a_part_that_fails_when_it_is_told_to_stop_has_failed() {
+        if !is_ours() {
+            return; // Nor such a one.
+        }
+        let mut process = Process::starts(FAILS);
+        process.gets(Signal::TERM);
+        assert_eq!(process.ends(), exits_with(1));
+    }
+
+    #[test]
+    fn the_first_signal_after_a_failure_asks() {
+        if !is_ours() {
+            return; // It may take that for the second.
+        }
+        let mut process = Process::start();
+        let slow = process.slow();
+        let _ = process.request("/crash").answer();
+        process.closes();
+        process.gets(Signal::TERM);
+        // Has it been heard? Surely before these.
+        for _ in 0..3 {
+            process.gets(Signal::HUP);
+            assert!(process.says(RELOADED), "it does not reload");
+        }
+        process.lets_go_on();
+        assert!(slow.answer().is_some(), "it insists");
         assert_eq!(process.ends(), exits_with(1));
     }
 }
@@ -361,17 +496,16 @@ mod reloads {
     #[test]
     fn each_hangup_reloads_and_loses_nothing() {
         let mut process = Process::start();
-        let slow = process.slow(SLOW);
+        let slow = process.slow();
         let version = || process.body("/version").parse::<u32>();
         let first = version().expect("a version is a number");
         for version_after in first + 1..first + 4 {
             process.gets(Signal::HUP);
-            let start = Instant::now();
-            while version() != Ok(version_after) {
-                let seen = version();
-                assert!(start.elapsed() < DEADLINE, "no reload: {seen:?}");
-            }
+            let reloads =
+                in_time(process.turns, || version() == Ok(version_after));
+            assert!(reloads, "no reload: {:?}", version());
         }
+        process.lets_go_on();
         assert!(slow.answer().is_some(), "a request is lost by a reload");
         process.gets(Signal::TERM);
         assert_eq!(process.ends(), exits_with(0));
@@ -383,14 +517,14 @@ mod reloads {
             return; // Not every program can be made to.
         }
         let mut process = Process::start();
-        let slow = process.slow(SLOW);
+        let slow = process.slow();
         process.body("/trap");
         process.gets(Signal::HUP);
-        let start = Instant::now();
-        while process.body("/version") != "sprung" {
-            assert!(start.elapsed() < DEADLINE, "no reload");
-        }
+        let reloads =
+            in_time(process.turns, || process.body("/version") == "sprung");
+        assert!(reloads, "no reload");
         process.gets(Signal::TERM);
+        process.lets_go_on();
         assert!(slow.answer().is_some(), "a request is lost by a reload");
         assert_eq!(process.ends(), exits_with(0), "after a panic in a reload");
     }
@@ -398,49 +532,78 @@ mod reloads {
 
 /// Where this program is the child: does not return.
 fn be_the_child_if_asked() {
-    let Ok(starts) = env::var(CHILD) else { return };
+    let Ok(kind) = env::var(CHILD) else { return };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let code = runtime.block_on(async {
-        let site = Arc::new(Site::default());
-        let reloaded = Arc::clone(&site);
-        let start = async |stop: CancellationToken| {
-            if starts == NEVER {
+        let site = Arc::new(Site::new());
+        let (reloaded, told) = (Arc::clone(&site), Arc::clone(&site));
+        thread::spawn(move || {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            told.go_on.add_permits(1);
+        });
+        let start = async |stop: CancellationToken| match &*kind {
+            SERVES => site.start(stop).await,
+            STARTS => {
                 println!("{STARTING}");
                 stop.cancelled().await;
-                return Ok(Vec::new());
+                tokio::task::yield_now().await;
+                println!("{STARTED}");
+                Ok(Vec::new())
             }
-            site.start(stop).await
+            FAILS => {
+                println!("{STARTING}");
+                let fails: Part = Box::pin(async move {
+                    stop.cancelled().await;
+                    Err("it has failed".into())
+                });
+                Ok(vec![fails])
+            }
+            _ => unreachable!("no such kind"),
         };
         run(start, move || reloaded.reload()).await
     });
     std::process::exit(code.into());
 }
 
-/// What it says once it has begun to start.
-const STARTING: &str = "starting";
-
 /// What the child shows of itself.
-#[derive(Default)]
 struct Site {
     version: AtomicU32,
+    /// Requests that have begun to wait.
+    begun: AtomicU32,
+    /// Lets one go on.
+    go_on: Semaphore,
     /// How its second part ends.
     crash: Notify,
     leave: Notify,
     trap: AtomicU32,
 }
 
+/// A drain that no test outlives.
+const A_DAY: Duration = Duration::from_secs(86_400);
+
 /// The next reload panics; it has.
 const SET: u32 = 1;
 const SPRUNG: u32 = 2;
 
 impl Site {
+    fn new() -> Self {
+        Self {
+            version: AtomicU32::new(0),
+            begun: AtomicU32::new(0),
+            go_on: Semaphore::new(0),
+            crash: Notify::new(),
+            leave: Notify::new(),
+            trap: AtomicU32::new(0),
+        }
+    }
+
     async fn start(
         self: Arc<Self>,
         stop: CancellationToken,
     ) -> Result<Vec<Part>, BoxError> {
         let address = env::var(ADDRESS)?.parse()?;
         let router = Arc::clone(&self).router();
-        let server = Server::bind(address, router, 2 * VERY_SLOW).await?;
+        let server = Server::bind(address, router, A_DAY).await?;
         let token = stop.clone();
         let serves: Part = Box::pin(async {
             server.serve(token).await;
@@ -469,7 +632,14 @@ impl Site {
                 "/trap",
                 with(|site| site.trap.swap(SET, Relaxed).to_string()),
             )
-            .route("/slow", get(slow))
+            .route("/begun", with(|site| site.begun.load(Relaxed).to_string()))
+            .route("/waits", get(move || self.waits()))
+    }
+
+    async fn waits(self: Arc<Self>) -> &'static str {
+        self.begun.fetch_add(1, Relaxed);
+        self.go_on.acquire().await.expect("it stays open").forget();
+        "waited"
     }
 
     fn version(&self) -> String {
@@ -483,18 +653,11 @@ impl Site {
         let set = self.trap.compare_exchange(SET, SPRUNG, Relaxed, Relaxed);
         assert!(set.is_err(), "a bug in a reload");
         self.version.fetch_add(1, Relaxed);
+        println!("{RELOADED}");
     }
 }
 
 fn told(whom: &Notify) -> String {
     whom.notify_one();
     "told".to_owned()
-}
-
-/// `?ms=1000`
-async fn slow(RawQuery(query): RawQuery) -> &'static str {
-    let takes = query.as_deref().and_then(|query| query.strip_prefix("ms="));
-    let takes = takes.and_then(|ms| ms.parse().ok()).expect("how long?");
-    tokio::time::sleep(Duration::from_millis(takes)).await;
-    "slow"
 }
