@@ -84,6 +84,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seconds = start.elapsed().as_secs_f64();
     let last = config.snapshot();
     let versions = last.version - 1;
+    // It is published first, and told then.
+    wait(|| told.load(Relaxed) == versions)?;
     println!(
         "{versions} versions after the first, and an observer was told {} times.{}",
         told.load(Relaxed),

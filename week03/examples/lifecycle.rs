@@ -41,7 +41,8 @@ const REQUESTS: u32 = 20;
 /// Longer than the client goes by what it has read.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
-#[tokio::main(flavor = "current_thread")]
+// More than one thread: one of them waits for a process, which has questions.
+#[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments: Vec<_> = env::args().skip(1).collect();
     if let [_serve, registry, lame_duck] = &arguments[..] {

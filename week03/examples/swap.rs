@@ -1,4 +1,4 @@
-//! A configuration is replaced ten thousand times while two threads read it and one guard is kept.
+//! A configuration is replaced ten thousand times while one guard is kept: by hazard pointers, by epochs, behind a lock.
 //!
 //! ```console
 //! $ cargo run -p week03 --example swap
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use lab::guess;
+use week03::epoch;
 use week03::swap::Swap;
 
 const STORES: usize = 10_000;
@@ -104,6 +105,25 @@ fn main() -> io::Result<()> {
             loads as f64 / took.as_secs_f64() / 1e6
         );
     }
+    assert_eq!(kept.numbers[0], 0, "the guard shows what it showed");
+    drop(kept);
+
+    println!("\nBy epochs, a guard is kept beside 1000 stores.");
+    let guess = guess::ask(
+        "How many configurations are in memory after the last one?",
+    )?;
+    let before = ALIVE.load(Relaxed);
+    let by_epochs = epoch::Swap::new(Config::new(0));
+    let idle = by_epochs.reader();
+    let kept = idle.load();
+    for number in 1..=1000 {
+        by_epochs.store(Config::new(number));
+    }
+    let alive = ALIVE.load(Relaxed) - before;
+    println!(
+        "{alive}: it says when it began, and not what it reads.{}",
+        guess::remark(guess.as_deref(), alive)
+    );
     assert_eq!(kept.numbers[0], 0, "the guard shows what it showed");
     drop(kept);
 

@@ -10,8 +10,9 @@
 //! it comes the **lame duck**, a wait in which all still serve. Whatever ends the
 //! application, the stack is unwound, within one **budget**.
 //!
-//! *Guarantee.* Nothing is registered before all is ready, and no part is told to
-//! stop before it is deregistered and the lame duck is over: on every way out.
+//! *Guarantee.* Nothing is registered before all is ready. On every way out, and
+//! within the budget, no part is told to stop before `deregister` has ended, well
+//! or not, and the lame duck is over.
 //! Parts stop one after the other, in the reverse order. [`run`] returns when no
 //! part is left, soon after the budget is over at the latest, and reports how
 //! each has ended.

@@ -1,8 +1,9 @@
 //! Configuration as snapshots: prepared aside, checked, and published whole.
 //!
 //! *Question.* A file of settings is edited while each request reads them. How
-//! does a request see one version and never two, a broken file nobody, and who
-//! needs to know each change once?
+//! does each request see one version and never a mix of two, how is a broken file
+//! kept from all of them, and how does everyone who must know hear of each change
+//! once?
 //!
 //! *Idea.* Copy on write. A reload builds a new value out of all layers, where
 //! nobody sees it: tables are merged, key by key, and anything else is replaced.
@@ -18,7 +19,9 @@
 //!
 //! *Cost.* Each change builds everything again. A snapshot lives as long as
 //! somebody keeps it. A reload may return before its change is told, when
-//! another one is telling, and may have to tell what others have changed.
+//! another one is telling, and may have to tell what others have changed. The
+//! destructors of `T` and of what a layer fails with must not panic, nor use the
+//! configuration.
 //!
 //! ```
 //! use serde::Deserialize;
@@ -87,7 +90,7 @@ struct Shared<T> {
     /// Held by a reload while it reads, and guards no data: a panic in a layer
     /// leaves nothing half done.
     turn: Mutex<()>,
-    /// No code of others runs under it.
+    /// No code of others runs under it, except a destructor of an old error.
     state: Mutex<State<T>>,
 }
 

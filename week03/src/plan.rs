@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
+use std::iter;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub struct Plan {
     pub registry: Option<Registry>,
 }
 
-/// How long each may take.
+/// How long each may take: at most some years, as it is added to an `Instant`.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// One hook, `register` or `deregister`.
@@ -268,7 +269,13 @@ impl fmt::Display for Ended {
         match self {
             Self::Well => write!(f, "ended well"),
             Self::Unasked => write!(f, "has ended, and was not asked to"),
-            Self::Failed(error) => write!(f, "failed: {error}"),
+            Self::Failed(error) => {
+                write!(f, "failed: {error}")?;
+                // Nobody above the report would ask for them.
+                let causes =
+                    iter::successors(error.source(), |e| (*e).source());
+                causes.into_iter().try_for_each(|e| write!(f, ": {e}"))
+            }
             Self::Panicked(error) => write!(f, "{error}"),
             Self::Aborted => write!(f, "cut off"),
         }

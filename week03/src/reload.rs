@@ -14,7 +14,8 @@
 //! nothing else happens, and never later than `at_most` after the first hint that
 //! no reading has answered. Who asks ([`ask`](Reloader::ask), on SIGHUP) is
 //! answered at once. From one reading to the next it is never longer than `anyway`.
-//! A reading that fails or panics ends nothing.
+//! A reading that fails or panics ends nothing; one that takes long puts off what
+//! is due meanwhile, and hints that wait for it count from its end.
 //!
 //! *Cost.* A change is seen `quiet` late. Half a file can be read all the same:
 //! whoever reads must refuse what is broken. A folder that is itself replaced, and
@@ -54,12 +55,13 @@ pub struct Reloader {
     thread: Option<JoinHandle<()>>,
 }
 
-/// When a file is read that may have changed.
+/// When a file is read that may have changed. Each is at most some years: it is
+/// added to an `Instant`.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// Nothing has happened for so long: whoever writes has finished.
+    /// How long nothing has to happen: then whoever writes has probably finished.
     pub quiet: Duration,
-    /// So long is waited for that, from the first hint on.
+    /// The longest wait for that, counted from the first hint.
     pub at_most: Duration,
     /// So long after a reading the next one is due, with or without a hint.
     pub anyway: Duration,
@@ -115,7 +117,7 @@ impl Pace {
 }
 
 /// Whether something may have changed. Reading is an event as well, and must not
-/// count: who reads at each hint would hint to himself. Where events were lost,
+/// count: who reads at each hint would cause the next one. Where events were lost,
 /// anything may have happened.
 pub fn is_hint(event: &notify::Result<notify::Event>) -> bool {
     const WRITTEN: AccessKind = AccessKind::Close(AccessMode::Write);
@@ -127,7 +129,8 @@ pub fn is_hint(event: &notify::Result<notify::Event>) -> bool {
 
 impl Reloader {
     /// Watches `file`, which need not exist, and calls `read` now and whenever it
-    /// may have changed, with one call after the other.
+    /// may have changed, with one call after the other. `read` must not drop what
+    /// is returned: that waits for it.
     ///
     /// # Errors
     ///

@@ -15,8 +15,8 @@
 //!   - What is due at some time stays due until a reading begins, or until a touch
 //!     puts it off.
 //! - `is_hint`: reading is no hint, which is an access of any kind but the end of
-//!   one that has written. Anything else is, an error as well: events may have been
-//!   lost.
+//!   one that has written. Anything else is: also `Other`, by which a full queue is
+//!   told, and an error, since events may have been lost.
 //! - `Reloader::start` fails if the folder of `file` is not there. If it succeeds,
 //!   `read` is called at once, and what is changed after `start` has returned is
 //!   seen, and so is what is changed by then: in the end the last version has

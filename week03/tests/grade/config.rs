@@ -897,6 +897,8 @@ mod races {
             let (barrier, writing) = (barrier.clone(), writing.clone());
             threads.push(move || {
                 let mut all = Vec::new();
+                // Also when it panics: readers end with the last writer.
+                let _leaves = Leaves(writing);
                 barrier.wait();
                 for _ in 0..RELOADS {
                     // Where the machine is busy, not as often.
@@ -909,7 +911,6 @@ mod races {
                     assert!(now.value.a >= least, "{now:?} is not {least}");
                     all.extend([returned, now]);
                 }
-                writing.fetch_sub(1, Relaxed);
                 all
             });
         }
@@ -966,5 +967,13 @@ mod races {
             before = new;
         }
         assert_eq!(before, (last.version, last.value.a), "told at last");
+    }
+
+    struct Leaves(Arc<AtomicU64>);
+
+    impl Drop for Leaves {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Relaxed);
+        }
     }
 }

@@ -9,7 +9,7 @@ use shuttle::{Config, Runner};
 
 /// Runs `model` once for each way in which its threads can interleave and each
 /// value that a load can return, and says how many there were. Where `switches`
-/// is given, a thread is interrupted so many times at most: without it the
+/// is given, threads are interrupted at most that many times: without it the
 /// larger models would take minutes.
 pub(crate) fn explore(
     switches: Option<usize>,

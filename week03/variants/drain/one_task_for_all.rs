@@ -76,8 +76,8 @@ impl Server {
             };
             let Some((stream, _)) = next else { break };
             let service = TowerToHyperService::new(router.clone());
-            let served = Builder::new()
-                .serve_connection(TokioIo::new(stream), service);
+            let served =
+                Builder::new().serve_connection(TokioIo::new(stream), service);
             open.push(Box::pin(served));
         }
         drop(listener);
