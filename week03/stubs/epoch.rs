@@ -18,7 +18,8 @@
 //! thread, and what is deferred while one is pinned is done when nobody is that was
 //! pinned before. Its documentation says where garbage waits, and for what. loom
 //! cannot look into it, so that there is no rung of models: no test here can tell
-//! whether you load before you pin. Read your `load` once more for that. Nor is a
+//! whether you load before you pin, or whether your orderings are strong enough.
+//! Read your `load` and your `store` once more for that. Nor is a
 //! lock around an `Arc` found out. It would pass, and is not what was asked.
 
 #![allow(unsafe_code, reason = "to reclaim memory is the exercise")]
