@@ -24,8 +24,7 @@ use crate::sync::{
     AtomicU8, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, fence,
 };
 
-/// Copies of the locations. They are longer than a core's first cache, so that a
-/// store has to wait for its line while a later load goes on.
+/// Copies of the locations, half a megabyte for each of them.
 const COPIES: usize = 4096;
 
 /// Turns to wait for another thread, before it is lent the core.

@@ -1,5 +1,6 @@
-//! The same sources, compiled a second time against loom, so that a plain
-//! `cargo test` checks every interleaving.
+//! The same sources, compiled a second time: against loom, which runs threads in
+//! each order that it tells apart (`machines.rs` shows which it does not), and
+//! against shuttle, which runs tasks in many. So a plain `cargo test` does both.
 
 #![allow(unused_imports, reason = "an answer uses what it needs")]
 
