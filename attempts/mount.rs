@@ -28,7 +28,7 @@ fn main() -> io::Result<()> {
         grade += &module("mod common", &common);
     }
     // What threads and tasks are made of, and what it is for a model checker.
-    for parts in ["sync", "tasks"] {
+    for parts in ["sync", "tasks", "collector"] {
         let file = week.join("src").join(parts).with_extension("rs");
         if file.exists() {
             subject += &inline(parts, &file)?;

@@ -51,9 +51,16 @@ pub(crate) struct Foil {
     pub(crate) lesson: String,
     pub(crate) tempts: String,
     pub(crate) caught_by: Vec<String>,
-    /// Without it, the foil is a file of its own.
-    pub(crate) find: Option<String>,
-    pub(crate) replace: Option<String>,
+    /// Where there are none, the foil is a file of its own.
+    #[serde(default)]
+    pub(crate) edits: Vec<Edit>,
+}
+
+/// What the answer has once, and what a foil has in its place.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Edit {
+    pub(crate) find: String,
+    pub(crate) replace: String,
 }
 
 impl Exercise {

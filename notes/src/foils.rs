@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use similar::TextDiff;
 
-use crate::exercise::{Exercise, Foil, html};
+use crate::exercise::{Edit, Exercise, Foil, html};
 
 /// Lines around a difference.
 const CONTEXT: usize = 2;
@@ -38,20 +38,19 @@ pub(crate) fn folds(
 
 /// What stands in the foil's file, or would.
 fn text(answer: &str, file: &Path, foil: &Foil) -> Result<String> {
-    match (&foil.find, &foil.replace) {
-        (Some(find), Some(replace)) => {
-            let times = answer.matches(find.as_str()).count();
-            if times != 1 {
-                bail!(
-                    "its `find` occurs {times} times in the answer, not once"
-                );
-            }
-            Ok(answer.replacen(find, replace, 1))
-        }
-        (None, None) => fs::read_to_string(file)
-            .context("neither `find` nor a file of its own"),
-        _ => bail!("`find` and `replace` come together"),
+    if foil.edits.is_empty() {
+        return fs::read_to_string(file)
+            .context("neither edits nor a file of its own");
     }
+    let mut text = answer.to_owned();
+    for Edit { find, replace } in &foil.edits {
+        let times = text.matches(find.as_str()).count();
+        if times != 1 {
+            bail!("{find:?} occurs {times} times, not once");
+        }
+        text = text.replacen(find, replace, 1);
+    }
+    Ok(text)
 }
 
 fn diff(answer: &str, foil: &str) -> String {

@@ -59,9 +59,18 @@ pub(crate) struct Foil {
     pub(crate) tempts: String,
     /// Exactly the tests that it breaks: `rung::test`.
     pub(crate) caught_by: Vec<String>,
-    /// Without it, the foil is a file: `foils/EXERCISE/NAME.rs`.
-    pub(crate) find: Option<String>,
-    pub(crate) replace: Option<String>,
+    /// What is otherwise in the answer. Where there is nothing, the foil is a file
+    /// of its own: `foils/EXERCISE/NAME.rs`.
+    #[serde(default)]
+    pub(crate) edits: Vec<Edit>,
+}
+
+/// A text that the answer has once, and what a foil has in its place.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Edit {
+    pub(crate) find: String,
+    pub(crate) replace: String,
 }
 
 /// A way through the workbook. Each holds the one before it.

@@ -18,8 +18,8 @@
 //!
 //! *Cost.* One guard that is kept keeps everything that is replaced after it
 //! began, without bound; guards of one reader that overlap count as one. A value
-//! is dropped late, and on any thread. And loom
-//! cannot look into it: what is checked here is how it is used.
+//! is dropped late, and on any thread. And loom cannot look into crossbeam-epoch:
+//! what it checks here is how that is used.
 //!
 //! ```
 //! use week03::epoch::Swap;
@@ -35,10 +35,14 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
-use crossbeam_epoch::{Atomic, Collector, LocalHandle, Owned, unprotected};
+use crate::collector::{
+    self, Atomic, Collector, LocalHandle, Owned, unprotected,
+};
+use crate::sync::{
+    Arc,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
 
 /// A value that is replaced as a whole. A clone shares it.
 pub struct Swap<T> {
@@ -57,7 +61,7 @@ pub struct Guard<'a, T> {
     /// which is given the guard, and `drop` unpins before that.
     value: *const T,
     /// Keeps the value.
-    _pinned: crossbeam_epoch::Guard,
+    _pinned: collector::Guard,
     reader: PhantomData<&'a Reader<T>>,
 }
 

@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 
 pub mod app;
+mod collector;
 pub mod config;
 pub mod drain;
 #[allow(unsafe_code, reason = "to reclaim memory is the exercise")]

@@ -13,20 +13,24 @@
 //!   has kept is dropped within as many stores as it has kept values, and the three.
 //! - A reader without a guard keeps nothing, and neither does a guard of another
 //!   `Swap`. In the end each value has been dropped once.
+//! - All that holds for every interleaving of the threads and every value that a
+//!   load may return: the last rung runs your file under the model checker loom. So
+//!   take `Arc` and `Ordering` from `crate::sync`, and what crossbeam-epoch has from
+//!   `crate::collector`.
 //!
-//! `crossbeam_epoch` does the work: a `Collector` has handles, a handle pins its
+//! crossbeam-epoch does the work: a `Collector` has handles, a handle pins its
 //! thread, and what is deferred while one is pinned is done when nobody is that was
 //! pinned before. Its documentation says where garbage waits, and for what. loom
-//! cannot look into it, so that there is no rung of models: no test here can tell
-//! whether you load before you pin, or whether your orderings are strong enough.
-//! Read your `load` and your `store` once more for that. Nor is a
-//! lock around an `Arc` found out. It would pass, and is not what was asked.
+//! cannot look into it. So `crate::collector` has another one under loom, which does
+//! everything as early as crossbeam's has promised not to do it before. A pin keeps what is loaded while it
+//! lasts. It does not say that what is loaded is seen whole: your orderings do.
 
 #![allow(unsafe_code, reason = "to reclaim memory is the exercise")]
 
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::Arc;
+
+use crate::sync::Arc;
 
 /// A value that is replaced as a whole. A clone shares it.
 #[derive(Debug)]

@@ -65,8 +65,12 @@ hints = ["a", "b", "c"]
 lesson = "It waits for `2 * n`."
 tempts = "Twice is safe."
 caught_by = ["short::a_pause_s_length_is_its_own"]
+[[foils.waits_twice.edits]]
 find = "    n\n"
-replace = "    2 * n\n"
+replace = "    2 * m\n"
+[[foils.waits_twice.edits]]
+find = "pause(n: u64)"
+replace = "pause(m: u64)"
 
 [foils.another_shape]
 lesson = "It waits for nothing."

@@ -12,7 +12,7 @@ use lab::servers::Program;
 use super::Findings;
 use crate::grade::{self, Grade, Outcome};
 use crate::run::Verdict;
-use crate::spec::Foil;
+use crate::spec::{Edit, Foil};
 use crate::status::Status;
 use crate::trouble::Trouble;
 use crate::workbook::{Exercise, Workbook};
@@ -267,30 +267,28 @@ fn write_foil(
     foil: &Foil,
 ) -> Result<PathBuf, Unfit> {
     let file = exercise.foil_file(name);
-    let (find, replace) = match (&foil.find, &foil.replace) {
-        (Some(find), Some(replace)) => (find, replace),
-        (None, None) if file.exists() => return Ok(file),
-        (None, None) => {
-            let file = book.short(&file);
-            return Err(Unfit(format!("neither find nor {file}")));
-        }
-        _ => return Err(Unfit("find and replace come together".into())),
-    };
+    if foil.edits.is_empty() {
+        let short = book.short(&file);
+        return match file.exists() {
+            true => Ok(file),
+            false => Err(Unfit(format!("neither edits nor {short}"))),
+        };
+    }
     let unwritten =
         |error: std::io::Error| Unfit(format!("cannot be written: {error}"));
-    let answer = fs::read_to_string(exercise.answer()).map_err(unwritten)?;
-    match answer.matches(find.as_str()).count() {
-        1 => {}
-        n => {
-            return Err(Unfit(format!(
-                "its `find` occurs {n} times, not once"
-            )));
+    let mut text = fs::read_to_string(exercise.answer()).map_err(unwritten)?;
+    for Edit { find, replace } in &foil.edits {
+        let times = text.matches(find.as_str()).count();
+        if times != 1 {
+            let why = format!("{find:?} occurs {times} times, not once");
+            return Err(Unfit(why));
         }
+        text = text.replacen(find, replace, 1);
     }
     let folder = book.scratch().join("foils").join(exercise.id());
     let file = folder.join(name).with_extension("rs");
     fs::create_dir_all(&folder)
-        .and_then(|()| fs::write(&file, answer.replacen(find, replace, 1)))
+        .and_then(|()| fs::write(&file, text))
         .map_err(unwritten)?;
     Ok(file)
 }

@@ -65,6 +65,7 @@ fn each_kind_of_fault_in_an_exercise_is_found() {
 lesson = "l"
 tempts = "t"
 caught_by = ["limits::a"]
+[[foils.compiles_not.edits]]
 find = "{ 1000 }"
 replace = "{ 1000_u32 }"
 
@@ -72,6 +73,7 @@ replace = "{ 1000_u32 }"
 lesson = "l"
 tempts = "t"
 caught_by = ["limits::no_wait_is_longer_than_a_second", "models::d"]
+[[foils.hangs.edits]]
 find = "{ 1000 }"
 replace = "{ loop { std::thread::park() } }"
 
@@ -79,6 +81,7 @@ replace = "{ loop { std::thread::park() } }"
 lesson = "l"
 tempts = "t"
 caught_by = ["limits::b"]
+[[foils.not_found.edits]]
 find = "nowhere"
 replace = ""
 
@@ -86,6 +89,7 @@ replace = ""
 lesson = "l"
 tempts = "t"
 caught_by = ["limits::c"]
+[[foils.found_often.edits]]
 find = "doubled"
 replace = ""
 
@@ -120,9 +124,9 @@ caught_by = ["limits::c"]
         "does not break:\n    growth::the_first_wait_is_ten",
         "foil compiles_not: does not compile",
         "foil hangs: hangs",
-        "foil not_found: its `find` occurs 0 times, not once",
-        "foil found_often: its `find` occurs 3 times, not once",
-        "foil nowhere_at_all: neither find nor week01/foils/backoff/nowhere_at_all.rs",
+        "foil not_found: \"nowhere\" occurs 0 times, not once",
+        "foil found_often: \"doubled\" occurs 3 times, not once",
+        "foil nowhere_at_all: neither edits nor week01/foils/backoff/nowhere_at_all.rs",
         "foil nowhere_at_all breaks the same tests as found_often",
         "the toml has an empty text",
         "the title has more than 36 columns",

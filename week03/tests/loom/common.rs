@@ -1,8 +1,10 @@
-//! How models are run: of threads by loom, of tasks by shuttle.
+//! How models are run: of threads by loom, of tasks by shuttle. And values that
+//! tell whether they are read while they may be.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use loom::cell::UnsafeCell;
 use loom::model::Builder;
 use shuttle::scheduler::RandomScheduler;
 use shuttle::{Config, Runner};
@@ -30,7 +32,8 @@ pub(crate) fn explore(
     println!("{executions} executions");
     assert!(
         executions > 1,
-        "loom saw no atomics: take them from `crate::sync`"
+        "loom sees nothing that threads share: take it from the modules of \
+         this crate that the stub names"
     );
 }
 
@@ -49,4 +52,74 @@ where
     let schedules = Runner::new(scheduler, config)
         .run(move || shuttle::future::block_on(model()));
     println!("{schedules} schedules");
+}
+
+/// How many values a model has at most.
+const VALUES: usize = 5;
+
+loom::lazy_static! {
+    /// What is known of each value, kept outside of it: a value that has been
+    /// freed tells nothing, and may tell it by crashing.
+    static ref LEDGER: [Entry; VALUES] = Default::default();
+}
+
+/// No lock guards these: loom objects where the code under test does not settle
+/// whether a read comes after the making, and before the drop.
+#[derive(Default)]
+struct Entry {
+    made: UnsafeCell<bool>,
+    dropped: UnsafeCell<bool>,
+}
+
+/// Tells who reads it, and who drops it.
+pub(crate) struct Value {
+    number: usize,
+}
+
+impl Value {
+    pub(crate) fn new(number: usize) -> Self {
+        set(&LEDGER[number].made);
+        Self { number }
+    }
+
+    #[track_caller]
+    pub(crate) fn read(&self) -> usize {
+        let number = self.number;
+        assert!(number < VALUES, "a reader sees memory that has been freed");
+        assert!(is_set(&LEDGER[number].made), "a reader sees what is not made");
+        assert!(!is_dropped(number), "a reader sees what has been dropped");
+        number
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        let number = self.number;
+        assert!(number < VALUES, "memory is freed a second time");
+        let was = set(&LEDGER[number].dropped);
+        assert!(!was, "a value is dropped twice");
+    }
+}
+
+#[track_caller]
+fn set(flag: &UnsafeCell<bool>) -> bool {
+    // SAFETY: loom checks that nobody else looks at it at this time.
+    flag.with_mut(|flag| unsafe { flag.replace(true) })
+}
+
+#[track_caller]
+fn is_set(flag: &UnsafeCell<bool>) -> bool {
+    // SAFETY: loom checks that nobody writes to it at this time.
+    flag.with(|flag| unsafe { *flag })
+}
+
+#[track_caller]
+pub(crate) fn is_dropped(number: usize) -> bool {
+    is_set(&LEDGER[number].dropped)
+}
+
+pub(crate) fn all_are_dropped(values: usize) {
+    for number in 0..values {
+        assert!(is_dropped(number), "value {number} is leaked");
+    }
 }

@@ -4,6 +4,7 @@
 
 #![allow(unused_imports, reason = "an answer uses what it needs")]
 
+mod collector;
 mod common;
 mod in_loom;
 mod machines;
@@ -13,6 +14,8 @@ mod tasks;
 
 use week03::memory_model;
 
+#[path = "../../src/epoch.rs"]
+pub mod epoch;
 #[path = "../../src/limit.rs"]
 pub mod limit;
 #[path = "../../src/machine.rs"]
@@ -21,6 +24,7 @@ pub mod machine;
 pub mod swap;
 
 mod models {
+    mod epoch;
     mod limit;
     mod swap;
 }

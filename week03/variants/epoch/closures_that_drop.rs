@@ -4,10 +4,14 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
-use crossbeam_epoch::{Atomic, Collector, LocalHandle, Owned, unprotected};
+use crate::collector::{
+    self, Atomic, Collector, LocalHandle, Owned, unprotected,
+};
+use crate::sync::{
+    Arc,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
 
 /// A value that is replaced as a whole. A clone shares it.
 pub struct Swap<T> {
@@ -26,7 +30,7 @@ pub struct Guard<'a, T> {
     /// which is given the guard, and `drop` unpins before that.
     value: *const T,
     /// Keeps the value.
-    _pinned: crossbeam_epoch::Guard,
+    _pinned: collector::Guard,
     reader: PhantomData<&'a Reader<T>>,
 }
 

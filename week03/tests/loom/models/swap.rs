@@ -1,81 +1,11 @@
 //! What holds for every interleaving, and every value that a load can return.
 
-use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
-use crate::common::explore;
+use crate::common::{Value, all_are_dropped, explore, is_dropped};
 use crate::swap::{Reader, Swap};
-
-/// How many values a model has at most.
-const VALUES: usize = 5;
-
-loom::lazy_static! {
-    /// What is known of each value, kept outside of it: a value that has been
-    /// freed tells nothing, and may tell it by crashing.
-    static ref LEDGER: [Entry; VALUES] = Default::default();
-}
-
-/// No lock guards these: loom objects where the code under test does not settle
-/// whether a read comes after the making, and before the drop.
-#[derive(Default)]
-struct Entry {
-    made: UnsafeCell<bool>,
-    dropped: UnsafeCell<bool>,
-}
-
-struct Value {
-    number: usize,
-}
-
-impl Value {
-    fn new(number: usize) -> Self {
-        set(&LEDGER[number].made);
-        Self { number }
-    }
-
-    #[track_caller]
-    fn read(&self) -> usize {
-        let number = self.number;
-        assert!(number < VALUES, "a reader sees memory that has been freed");
-        assert!(is_set(&LEDGER[number].made), "a reader sees what is not made");
-        assert!(!is_dropped(number), "a reader sees what has been dropped");
-        number
-    }
-}
-
-impl Drop for Value {
-    fn drop(&mut self) {
-        let number = self.number;
-        assert!(number < VALUES, "memory is freed a second time");
-        let was = set(&LEDGER[number].dropped);
-        assert!(!was, "a value is dropped twice");
-    }
-}
-
-#[track_caller]
-fn set(flag: &UnsafeCell<bool>) -> bool {
-    // SAFETY: loom checks that nobody else looks at it at this time.
-    flag.with_mut(|flag| unsafe { flag.replace(true) })
-}
-
-#[track_caller]
-fn is_set(flag: &UnsafeCell<bool>) -> bool {
-    // SAFETY: loom checks that nobody writes to it at this time.
-    flag.with(|flag| unsafe { *flag })
-}
-
-#[track_caller]
-fn is_dropped(number: usize) -> bool {
-    is_set(&LEDGER[number].dropped)
-}
-
-fn all_are_dropped(values: usize) {
-    for number in 0..values {
-        assert!(is_dropped(number), "value {number} is leaked");
-    }
-}
 
 fn reader(swap: &Swap<Value>) -> Reader<Value> {
     swap.reader().expect("not all are taken")
