@@ -28,7 +28,7 @@ fn main() -> io::Result<()> {
         grade += &module("mod common", &common);
     }
     // What threads and tasks are made of, and what it is for a model checker.
-    for parts in ["sync", "tasks", "collector"] {
+    for parts in ["sync", "collector", "locks", "tasks"] {
         let file = week.join("src").join(parts).with_extension("rs");
         if file.exists() {
             subject += &inline(parts, &file)?;
@@ -52,6 +52,8 @@ fn main() -> io::Result<()> {
             models += &module(&format!("mod {exercise}"), &model);
         }
     }
+    // And what is given, such as what a configuration is read from.
+    loom += &format!("use {name}::*;\n", name = name.display());
     loom += &format!("mod models {{\n{models}}}\n");
 
     let out = PathBuf::from(var("OUT_DIR"));

@@ -51,14 +51,13 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::{fmt, mem};
 
-use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::layers::{Cause, Error, Layer};
+use crate::locks::{Arc, ArcSwap, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The configuration of a process, of which `T` is one value. Cheap to clone:
 /// all clones are the same one.

@@ -30,6 +30,7 @@ pub mod group;
 pub mod layers;
 pub mod limit;
 pub mod litmus;
+mod locks;
 pub mod machine;
 pub mod memory_model;
 pub mod plan;

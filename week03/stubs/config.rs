@@ -39,17 +39,21 @@
 //!   with what was published before. Only a call that has begun goes on.
 //! - An observer that panics keeps neither the others nor itself from being told
 //!   the next time, and `reload` returns as ever.
+//! - All that holds in whichever order threads come to their locks: the last rung
+//!   runs your file under shuttle. So take `ArcSwap`, what is atomic, and what
+//!   blocks, from `crate::locks`. What is in `std` is not seen there, and a lock of
+//!   it that is held while others run blocks the whole test.
 //!
 //! How it might be done: `Shared` has all that the clones share. `ArcSwap` has
 //! `load_full` and `store`. `crate::layers` is given, and short: read it. A
 //! `toml::Table` becomes a `T` by `try_into`.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
 use crate::layers::{Cause, Error, Layer};
+use crate::locks::Arc;
 
 /// The configuration of a process, of which `T` is one value. Cheap to clone:
 /// all clones are the same one.

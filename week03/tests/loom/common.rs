@@ -37,20 +37,24 @@ pub(crate) fn explore(
     );
 }
 
-/// How many orders of its steps a model of tasks is run in.
+/// How many orders of its steps a model of tasks or of locks is run in.
 const SCHEDULES: usize = 2000;
 
-/// Runs `model`, which is made of shuttle's parts, in so many orders that are
-/// chosen at random, and are the same each time.
+/// Runs `model`, which is async, as `shuffle_threads` does.
 pub(crate) fn shuffle<F>(model: impl Fn() -> F + Send + Sync + 'static)
 where
     F: Future<Output = ()> + 'static,
 {
+    shuffle_threads(move || shuttle::future::block_on(model()));
+}
+
+/// Runs `model`, which is made of shuttle's parts, in so many orders that are
+/// chosen at random, and are the same each time.
+pub(crate) fn shuffle_threads(model: impl Fn() + Send + Sync + 'static) {
     let scheduler = RandomScheduler::new_from_seed(2026, SCHEDULES);
     let mut config = Config::new();
     config.stack_size = 1 << 18;
-    let schedules = Runner::new(scheduler, config)
-        .run(move || shuttle::future::block_on(model()));
+    let schedules = Runner::new(scheduler, config).run(model);
     println!("{schedules} schedules");
 }
 

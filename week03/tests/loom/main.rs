@@ -7,13 +7,16 @@
 mod collector;
 mod common;
 mod in_loom;
+mod locks;
 mod machines;
 mod stress;
 mod sync;
 mod tasks;
 
-use week03::memory_model;
+use week03::{layers, memory_model};
 
+#[path = "../../src/config.rs"]
+pub mod config;
 #[path = "../../src/epoch.rs"]
 pub mod epoch;
 #[path = "../../src/limit.rs"]
@@ -24,6 +27,7 @@ pub mod machine;
 pub mod swap;
 
 mod models {
+    mod config;
     mod epoch;
     mod limit;
     mod swap;

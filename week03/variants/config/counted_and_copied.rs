@@ -4,15 +4,16 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering::{Acquire, Release};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::AcqRel};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::layers::{Cause, Error, Layer};
+use crate::locks::{
+    Arc, ArcSwap, ArcSwapOption, AtomicBool, AtomicUsize, Mutex,
+    Ordering::{AcqRel, Acquire, Release},
+    PoisonError,
+};
 
 /// The configuration of a process.
 pub struct Config<T> {

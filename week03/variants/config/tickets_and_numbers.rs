@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::layers::{Cause, Error, Layer};
+use crate::locks::{Arc, Mutex, MutexGuard, RwLock};
 
 /// The configuration of a process.
 pub struct Config<T> {

@@ -1,0 +1,68 @@
+//! `crate::locks` under shuttle, which runs threads in random orders.
+
+#![allow(dead_code, reason = "an attempt may need more than the answer")]
+
+use std::ops::Deref;
+
+pub(crate) use shuttle::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering,
+};
+pub(crate) use shuttle::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+    RwLockWriteGuard, Weak, mpsc,
+};
+
+/// arc-swap's own, and before each use of it, others may come first.
+#[derive(Debug, Default)]
+pub(crate) struct ArcSwap<T>(arc_swap::ArcSwap<T>);
+
+/// The same, of what may be missing.
+#[derive(Debug, Default)]
+pub(crate) struct ArcSwapOption<T>(arc_swap::ArcSwapOption<T>);
+
+impl<T> ArcSwap<T> {
+    pub(crate) fn new(value: Arc<T>) -> Self {
+        Self(arc_swap::ArcSwap::new(value))
+    }
+
+    pub(crate) fn from_pointee(value: T) -> Self {
+        Self(arc_swap::ArcSwap::from_pointee(value))
+    }
+}
+
+impl<T> ArcSwapOption<T> {
+    pub(crate) fn new(value: Option<Arc<T>>) -> Self {
+        Self(arc_swap::ArcSwapOption::new(value))
+    }
+
+    pub(crate) fn empty() -> Self {
+        Self::new(None)
+    }
+
+    pub(crate) fn from_pointee(value: impl Into<Option<T>>) -> Self {
+        Self(arc_swap::ArcSwapOption::from_pointee(value))
+    }
+}
+
+impl<T> Deref for ArcSwap<T> {
+    type Target = arc_swap::ArcSwap<T>;
+
+    fn deref(&self) -> &Self::Target {
+        others_may_come_first();
+        &self.0
+    }
+}
+
+impl<T> Deref for ArcSwapOption<T> {
+    type Target = arc_swap::ArcSwapOption<T>;
+
+    fn deref(&self) -> &Self::Target {
+        others_may_come_first();
+        &self.0
+    }
+}
+
+fn others_may_come_first() {
+    AtomicBool::new(false).load(Ordering::SeqCst);
+}
