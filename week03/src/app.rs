@@ -61,8 +61,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::plan::{Entry, Limits, Plan, Ready, Registry};
-use crate::plan::{Report, Step, Tasks, Work};
+use crate::plan::{
+    Ended, Entry, Limits, Plan, Ready, Registry, Report, Step, Tasks, Work,
+};
 
 /// Starts what `plan` says, serves until `stop` is cancelled or anything fails,
 /// and stops.
@@ -117,6 +118,8 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
             Undo::Call(name, work) => app.call(name, work).await,
             Undo::LameDuck => app.lame_duck().await,
             Undo::Stop(part, token) => {
+                // What has ended by now, was not told to.
+                app.catch_up();
                 token.cancel();
                 // Without a limit but the budget.
                 app.ends(&part, limits.budget).await;
@@ -145,10 +148,25 @@ struct App {
 
 impl App {
     fn is_stopping(&mut self) -> bool {
+        self.catch_up();
+        self.stopping.is_some()
+    }
+
+    /// Takes in what has happened by now, and has not been waited for.
+    fn catch_up(&mut self) {
         if self.stop.is_cancelled() {
             self.begins_to_stop();
         }
-        self.stopping.is_some()
+        while let Some(step) = self.tasks.try_next() {
+            self.keep(step);
+        }
+    }
+
+    fn keep(&mut self, step: Step) {
+        if !step.ended.is_well() {
+            self.begins_to_stop();
+        }
+        self.steps.push(step);
     }
 
     fn begins_to_stop(&mut self) {
@@ -163,12 +181,7 @@ impl App {
             () = self.stop.cancelled(), if self.stopping.is_none() => {
                 self.begins_to_stop();
             }
-            Some(step) = self.tasks.next() => {
-                if !step.ended.is_well() {
-                    self.begins_to_stop();
-                }
-                self.steps.push(step);
-            }
+            Some(step) = self.tasks.next() => self.keep(step),
         }
     }
 
@@ -191,6 +204,11 @@ impl App {
     }
 
     async fn call(&mut self, name: &'static str, work: Work) {
+        if self.is_over() {
+            // A task might run before it is aborted.
+            let (ended, took) = (Ended::Aborted, Duration::ZERO);
+            return self.keep(Step { name, ended, took });
+        }
         let task = self.tasks.spawn(name, work);
         self.ends(&task, self.limits.call).await;
     }
@@ -205,6 +223,12 @@ impl App {
         };
         // Over when the time is, or when nothing is left.
         let _ = timeout_at(end, serves).await;
+    }
+
+    /// Whether the budget is.
+    fn is_over(&self) -> bool {
+        let began = self.stopping;
+        began.is_some_and(|began| began.elapsed() >= self.limits.budget)
     }
 
     fn within_budget(&self, limit: Instant) -> Instant {

@@ -76,6 +76,8 @@ pub struct Tasks {
     names: HashMap<Id, (&'static str, Option<Instant>)>,
 }
 
+type Joined = Result<(Id, Result<(), BoxError>), JoinError>;
+
 /// What has ended, and how long that took.
 #[derive(Debug)]
 pub struct Report {
@@ -166,8 +168,8 @@ impl Ready {
         (Self(said), ready)
     }
 
-    /// Says so. A part that never does holds up the start until it ends, or the
-    /// application is told to stop.
+    /// Says so. A part that never does, or drops this, holds up the start until it
+    /// ends, or the application is told to stop.
     pub fn set(self) {
         // It fails where nobody waits for it any more.
         let _ = self.0.send(());
@@ -210,6 +212,16 @@ impl Tasks {
     /// A future that is dropped has taken no task.
     pub async fn next(&mut self) -> Option<Step> {
         let joined = self.tasks.join_next_with_id().await?;
+        Some(self.step(joined))
+    }
+
+    /// A task that has ended by now, if there is one.
+    pub fn try_next(&mut self) -> Option<Step> {
+        let joined = self.tasks.try_join_next_with_id()?;
+        Some(self.step(joined))
+    }
+
+    fn step(&mut self, joined: Joined) -> Step {
         let id = joined.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let (name, due) = self.take(id);
         let ended = match joined {
@@ -220,7 +232,7 @@ impl Tasks {
             Err(_) => Ended::Aborted,
         };
         let took = due.map_or(Duration::ZERO, |due| due.elapsed());
-        Some(Step { name, ended, took })
+        Step { name, ended, took }
     }
 
     fn take(&mut self, id: Id) -> (&'static str, Option<Instant>) {

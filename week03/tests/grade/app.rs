@@ -1,9 +1,11 @@
 use std::fmt::Debug;
 use std::future::pending;
 use std::panic::panic_any;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use week03::app::run;
@@ -16,6 +18,9 @@ const fn seconds(n: u64) -> Duration {
 
 /// Longer than any test, and shorter than for ever.
 const TOO_LONG: Duration = seconds(3600);
+
+/// Where time is not paused.
+const DEADLINE: Duration = seconds(5);
 
 const LIMITS: Limits =
     Limits { call: seconds(2), lame_duck: seconds(5), budget: seconds(25) };
@@ -326,6 +331,25 @@ mod starts {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_part_that_drops_its_ready_has_not_said_so() {
+        let mut story = Story::of(LIMITS);
+        let log = story.log.clone();
+        let says_nothing =
+            async move |ready: Ready, stop: CancellationToken| {
+                drop(ready);
+                stop.cancelled().await;
+                log.add("db is told".to_owned());
+                Ok(())
+            };
+        story.plan.part("db", says_nothing);
+        story.on_start("warm up", How::Ok);
+        story.registry(How::Ok, How::Ok);
+        let (log, seen) = story.until(seconds(10)).await;
+        log.shows_since(0, &[(10_000, "db is told")]);
+        seen.failures(&[]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn it_registers_when_all_are_ready() {
         let mut story = Story::of_two(LIMITS);
         story.on_start("warm up", How::Ok);
@@ -616,6 +640,60 @@ mod fails {
         seen.failures(&[("db", "failed: broken")]);
     }
 
+    /// A hook that returns `Ok`, and a part that fails in the same turn.
+    fn fails_with_a_hook(story: &mut Story) {
+        let (fail, told) = oneshot::channel();
+        story.plan.part("db", async |ready: Ready, _stop| {
+            ready.set();
+            let _ = told.await;
+            Err("broken".into())
+        });
+        story.plan.on_start("migrate", async {
+            sleep(CALL).await;
+            let _ = fail.send(());
+            Ok(())
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_while_a_hook_returns_ends_the_start() {
+        let mut story = Story::of(LIMITS);
+        fails_with_a_hook(&mut story);
+        story.part("http");
+        let (log, seen) = story.untold().await;
+        log.shows_since(0, &[]);
+        seen.failures(&[("db", "failed: broken")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_failed_by_then_is_not_registered() {
+        let mut story = Story::of(LIMITS);
+        fails_with_a_hook(&mut story);
+        story.registry(How::Ok, How::Ok);
+        let (log, seen) = story.untold().await;
+        log.shows_since(0, &[]);
+        seen.failures(&[("db", "failed: broken")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_with_another_that_was_told_was_not_told() {
+        let mut story = Story::of(LIMITS);
+        let (ends, with_it) = oneshot::channel();
+        story.plan.part("pool", async |ready: Ready, _stop| {
+            ready.set();
+            let _ = with_it.await;
+            Ok(())
+        });
+        story.plan.part("http", async |ready: Ready, stop| {
+            ready.set();
+            stop.cancelled().await;
+            let _ = ends.send(());
+            Ok(())
+        });
+        let (_, seen) = story.until(seconds(10)).await;
+        seen.failures(&[("pool", "unasked")]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_hook_that_fails_ends_the_start() {
         let ends = [
@@ -746,6 +824,32 @@ mod budget {
         seen.took(seconds(10));
     }
 
+    // Threads that could run what has just been spawned.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_has_not_begun_when_it_is_over_does_not_begin() {
+        const HOOKS: usize = 200;
+        let mut plan = Plan::new(Limits { budget: Duration::ZERO, ..LIMITS });
+        let begun = Arc::new(AtomicUsize::new(0));
+        for _ in 0..HOOKS {
+            let begun = begun.clone();
+            plan.on_stop("flush", async move {
+                begun.fetch_add(1, Relaxed);
+                Ok(())
+            });
+        }
+        plan.part("db", async |ready: Ready, _stop| {
+            ready.set();
+            Err("broken".into())
+        });
+        // On a worker, as a program does that spawns it.
+        let run = tokio::spawn(run(plan, CancellationToken::new()));
+        let report = timeout(DEADLINE, run).await.expect("it ends").unwrap();
+        let begun = begun.load(Relaxed);
+        assert_eq!(begun, 0, "hooks that have begun, of {HOOKS}");
+        let cut_off = report.failures().filter(|step| step.name == "flush");
+        assert_eq!(cut_off.count(), HOOKS, "hooks that were cut off");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn it_is_one_for_all() {
         let mut story = Story::of(TEN);
@@ -786,6 +890,7 @@ mod budget {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_hangs_has_its_own_limit() {
         let mut story = Story::of(LIMITS);
+        story.on_stop("goodbye", How::Hangs);
         story.part("db");
         story.on_stop("flush", How::Hangs);
         story.part("http");
@@ -800,9 +905,15 @@ mod budget {
                 (18_000, "flush begins"),
                 (20_000, "db is told"),
                 (21_000, "db ends"),
+                (21_000, "goodbye begins"),
             ],
         );
-        seen.failures(&[("deregister", "aborted"), ("flush", "aborted")]);
+        seen.failures(&[
+            ("deregister", "aborted"),
+            ("flush", "aborted"),
+            ("goodbye", "aborted"),
+        ]);
+        seen.took(seconds(13));
     }
 
     #[tokio::test(start_paused = true)]

@@ -62,11 +62,19 @@ impl Drop for Part {
 type Outcome = Result<Result<(), BoxError>, JoinError>;
 
 impl App {
-    fn stops(&mut self) -> bool {
+    async fn stops(&mut self) -> bool {
+        self.catch_up().await;
         if self.stop.is_cancelled() {
             self.began.get_or_insert_with(Instant::now);
         }
         self.began.is_some()
+    }
+
+    /// Takes in each part that is gone by now.
+    async fn catch_up(&mut self) {
+        while self.parts.iter().any(|part| part.task.is_finished()) {
+            self.next().await;
+        }
     }
 
     fn entries(
@@ -75,7 +83,7 @@ impl App {
         registry: Option<Registry>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
-            if self.stops() {
+            if self.stops().await {
                 return;
             }
             match rest.next() {
@@ -98,6 +106,7 @@ impl App {
                         Ok(()) = ready => {}
                     }
                     self.entries(rest, registry).await;
+                    self.catch_up().await;
                     token.cancel();
                     self.until_gone(&part).await;
                 }
@@ -123,7 +132,7 @@ impl App {
     }
 
     async fn serve(&mut self) {
-        while !self.stops() {
+        while !self.stops().await {
             self.next().await;
         }
     }
@@ -211,6 +220,10 @@ impl App {
 
     async fn call(&mut self, name: Name, work: Work) {
         let since = Instant::now();
+        if self.began.is_some_and(|at| at + self.limits.budget <= since) {
+            let (ended, took) = (Ended::Aborted, Duration::ZERO);
+            return self.steps.push(Step { name, ended, took });
+        }
         let mut task = AbortOnDropHandle::new(tokio::spawn(work));
         let mut is_cut_off = false;
         let outcome = loop {

@@ -9,7 +9,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::plan::{Entry, Plan, Ready, Registry, Report, Tasks, Work};
+use crate::plan::{
+    Ended, Entry, Plan, Ready, Registry, Report, Step, Tasks, Work,
+};
 
 enum Do {
     Start(Entry),
@@ -44,6 +46,12 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
         if stop.is_cancelled() {
             began.get_or_insert_with(Instant::now);
         }
+        while let Some(step) = tasks.try_next() {
+            if !step.ended.is_well() {
+                began.get_or_insert_with(Instant::now);
+            }
+            steps.push(step);
+        }
         let stops = began.is_some();
         let is_over = match &wait {
             Wait::Nothing => true,
@@ -53,6 +61,8 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
         };
         if is_over {
             let next = if stops { undo.pop() } else { to_do.next() };
+            let has_time =
+                began.is_none_or(|began| began.elapsed() < limits.budget);
             let mut call = |name, work| {
                 let task = tasks.spawn(name, work);
                 tasks.due(&task);
@@ -76,6 +86,11 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
                     undo.push(("lame duck", Do::LameDuck));
                     undo.push(("deregister", Do::Call(both.deregister)));
                     call("register", both.register)
+                }
+                Some((name, Do::Call(_))) if !has_time => {
+                    let (ended, took) = (Ended::Aborted, Duration::ZERO);
+                    steps.push(Step { name, ended, took });
+                    Wait::Nothing
                 }
                 Some((name, Do::Start(Entry::OnStart(work))))
                 | Some((name, Do::Call(work))) => call(name, work),
