@@ -7,16 +7,17 @@
 //! The first SIGTERM, SIGINT or SIGQUIT **asks**: it cancels the token of the
 //! [group](crate::group) in which all parts run. The second **insists**: the
 //! process exits at once. SIGHUP means "read your configuration again". Every
-//! other signal keeps its default.
+//! other signal keeps its default. All that is heard by a thread of its own, since
+//! what hangs may have taken every other one.
 //!
 //! *Guarantee.* Asked to stop, the process exits with 0 when every part has
 //! ended. If a part fails, or ends without being asked to, the others are
 //! stopped and the code is 1. A second signal *n* ends it at once with 128 + *n*,
 //! as if it had killed. A reload that panics takes no signal away.
 //!
-//! *Cost.* The handlers stay for the life of the process: tokio does not give
-//! them back. A part that never looks at its token keeps the process until
-//! somebody insists.
+//! *Cost.* A thread, which sleeps. The handlers stay for the life of the process:
+//! tokio does not give them back. A part that never looks at its token keeps the
+//! process until somebody insists.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -40,11 +41,12 @@
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::{io, process};
+use std::{io, process, thread};
 
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::group::Group;
 
@@ -86,11 +88,7 @@ where
 {
     let stop = CancellationToken::new();
     // Before anything else: from here on no signal is lost, and none kills.
-    let signals = Signals::register()?;
-    let handler = tokio::spawn(signals.handle(stop.clone(), reload));
-    // Beside the group and not in it: it must hear the second signal while the
-    // parts end, and is no reason to wait.
-    let _handler = AbortOnDropHandle::new(handler);
+    hear(stop.clone(), reload).await?;
 
     let mut group = Group::new(&stop);
     for part in start(group.token()).await? {
@@ -104,6 +102,28 @@ where
         });
     }
     group.wait().await
+}
+
+/// Starts to hear signals, until the process exits. In a runtime of its own: it
+/// does also while parts block all threads of theirs, and after its end.
+async fn hear(
+    stop: CancellationToken,
+    reload: impl FnMut() + Send + 'static,
+) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let (tell, told) = oneshot::channel();
+    let hears = async move {
+        match Signals::register() {
+            Ok(signals) => {
+                let _ = tell.send(Ok(()));
+                signals.handle(stop, reload).await;
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        }
+    };
+    let thread = thread::Builder::new().name("signals".to_owned());
+    thread.spawn(move || runtime.block_on(hears))?;
+    told.await.expect("it tells")
 }
 
 /// The signals that this process hears instead of dying of them.

@@ -8,11 +8,14 @@
 //!   in which `start` is called: a start that is told to stop ends by itself, and
 //!   may return no parts.
 //! - A second one of them ends the process at once, with 128 + its number,
-//!   whatever the parts wait for. A failure does not count as the first one.
+//!   whatever the parts wait for: also while they block all threads of their
+//!   runtime, and also when `run` has returned and that runtime still waits for
+//!   what blocks. A failure does not count as the first one.
 //! - If a part fails, also after it was asked to stop, the token is cancelled, the
 //!   others are waited for, and the code is 1. So it is if a part returns `Ok` and
 //!   was not asked to stop.
-//! - If `start` fails, the code is 1.
+//! - If `start` fails, the code is 1. What becomes of a panic in a part is not
+//!   graded.
 //! - Each SIGHUP calls `reload`, also while the parts end, and does nothing else.
 //!   A `reload` that panics changes nothing: the process serves on, and hears its
 //!   signals.

@@ -1,6 +1,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::{env, fmt, iter, thread};
 use axum::Router;
 use axum::routing::get;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::runtime::Builder;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use week03::drain::Server;
@@ -44,16 +46,22 @@ const PROGRAM: &str = "WB_PROGRAM";
 const ADDRESS: &str = "ADDRESS";
 
 /// This program is the child, and of this kind: it serves at once, or does not
-/// before it is told to stop, or has a part that fails then.
+/// before it is told to stop, or has a part that fails then, or blocks its only
+/// thread, or leaves a thread behind that blocks.
 const CHILD: &str = "WB_SIGNALS_CHILD";
 const SERVES: &str = "serves";
 const STARTS: &str = "starts";
 const FAILS: &str = "fails";
+const BLOCKS: &str = "blocks";
+const LINGERS: &str = "lingers";
 
-/// What it says once it has begun to start, has ended that, and has reloaded.
+/// What it says once it has begun to start, has ended that, has reloaded, has a
+/// part that blocks, and has returned from `run`.
 const STARTING: &str = "starting";
 const STARTED: &str = "started";
 const RELOADED: &str = "reloaded";
+const BLOCKED: &str = "blocked";
+const RETURNED: &str = "returned";
 
 /// The test that is the child where it is asked to.
 const IS_CHILD: &str = "signals::stops::a_process_that_is_idle_ends_at_once";
@@ -141,6 +149,17 @@ impl Process {
         said.any(|line| line.ends_with(what))
     }
 
+    /// Sends it a hangup, and waits for what that does.
+    fn reloads(&mut self) {
+        self.gets(Signal::HUP);
+        if !self.says(RELOADED) {
+            match self.child.try_wait().expect("a child of ours") {
+                Some(status) => panic!("{}, at a hangup", Ended(status)),
+                None => panic!("it does not reload"),
+            }
+        }
+    }
+
     fn gets(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("it still runs");
@@ -207,7 +226,7 @@ impl Process {
             ended.is_some()
         });
         assert!(has_ended, "it runs on");
-        Ended(ended.and_then(|status| status.code()))
+        Ended(ended.expect("it has"))
     }
 }
 
@@ -219,21 +238,45 @@ impl Drop for Process {
     }
 }
 
-/// The exit code; none where a signal has killed it.
-#[derive(PartialEq, Eq)]
-struct Ended(Option<i32>);
+/// How a process has ended.
+struct Ended(ExitStatus);
 
-impl fmt::Debug for Ended {
+impl Ended {
+    /// As a shell and a supervisor show it: whoever is killed by a signal, and
+    /// whoever exits as if it were, look the same.
+    fn code(&self) -> i32 {
+        let signal = || 128 + self.0.signal().expect("no code, so a signal");
+        self.0.code().unwrap_or_else(signal)
+    }
+}
+
+impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(code) => write!(f, "exit code {code}"),
-            None => f.write_str("killed by a signal"),
+        match (self.0.code(), self.0.signal()) {
+            (Some(code), _) => write!(f, "it exits with {code}"),
+            (None, Some(signal)) => write!(f, "signal {signal} kills it"),
+            (None, None) => write!(f, "{}", self.0),
         }
     }
 }
 
-fn exits_with(code: i32) -> Ended {
-    Ended(Some(code))
+#[track_caller]
+fn exits_with(code: i32, ended: &Ended, when: &str) {
+    assert!(ended.code() == code, "{ended}, and not with {code}, {when}");
+}
+
+/// As one types it.
+fn name(signal: Signal) -> &'static str {
+    let names = [
+        (Signal::TERM, "SIGTERM"),
+        (Signal::INT, "SIGINT"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+        (Signal::ALARM, "SIGALRM"),
+    ];
+    let found = names.iter().find(|(of, _)| *of == signal);
+    found.expect("a signal of these tests").1
 }
 
 struct Request {
@@ -254,9 +297,10 @@ impl Request {
 /// With 1, or with whatever somebody's program says it with.
 #[track_caller]
 fn has_failed(ended: &Ended) {
-    match ended {
-        Ended(Some(1..)) if is_foreign() => {}
-        ended => assert_eq!(*ended, exits_with(1)),
+    if is_foreign() {
+        assert!(ended.code() > 0, "{ended}: nobody learns that it has failed");
+    } else {
+        exits_with(1, ended, "though a part has failed");
     }
 }
 
@@ -273,10 +317,10 @@ fn is_foreign() -> bool {
     env::var_os(PROGRAM).is_some()
 }
 
-/// Whether it is ours, which alone can be asked for this.
-fn is_ours() -> bool {
+/// Whether it is ours, or else why only ours can be asked for this.
+fn is_ours(or_else: &str) -> bool {
     if is_foreign() {
-        println!("not asked of a program");
+        println!("not asked of a program: {or_else}");
     }
     !is_foreign()
 }
@@ -308,8 +352,9 @@ mod stops {
             process.closes();
             process.lets_go_on();
             let answer = slow.answer();
-            assert!(answer.is_some(), "{signal:?}: half an answer, or none");
-            assert_eq!(process.ends(), exits_with(0), "{signal:?}");
+            let signal = name(signal);
+            assert!(answer.is_some(), "{signal}: half an answer, or none");
+            exits_with(0, &process.ends(), &format!("after {signal}"));
         }
     }
 
@@ -319,24 +364,24 @@ mod stops {
         for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
             let mut process = Process::start();
             process.gets(signal);
-            assert_eq!(process.ends(), exits_with(0), "{signal:?}");
+            exits_with(0, &process.ends(), &format!("after {}", name(signal)));
         }
     }
 
     #[test]
     fn a_signal_during_the_start_is_heard() {
-        if !is_ours() {
-            return; // Nobody knows how long it starts.
+        if !is_ours("nobody knows how long it takes to start") {
+            return;
         }
         let mut process = Process::starts(STARTS);
         process.gets(Signal::TERM);
-        assert_eq!(process.ends(), exits_with(0));
+        exits_with(0, &process.ends(), "after SIGTERM");
     }
 
     #[test]
     fn a_start_that_is_told_to_stop_ends_by_itself() {
-        if !is_ours() {
-            return; // Nor what it does in its start.
+        if !is_ours("nobody knows what it does in its start") {
+            return;
         }
         let mut process = Process::starts(STARTS);
         process.gets(Signal::TERM);
@@ -353,18 +398,22 @@ mod stops {
             process.body("/version");
         }
         process.gets(Signal::TERM);
-        assert_eq!(process.ends(), exits_with(0));
+        exits_with(0, &process.ends(), "after SIGTERM");
     }
 
     #[test]
     fn what_kills_by_default_kills() {
-        if !is_ours() {
-            return; // It may have a use for them.
+        if !is_ours("it may have a use for these signals") {
+            return;
         }
         for signal in [Signal::USR1, Signal::USR2, Signal::ALARM] {
             let mut process = Process::start();
             process.gets(signal);
-            assert_eq!(process.ends(), Ended(None), "{signal:?}");
+            let (ended, signal) = (process.ends(), name(signal));
+            assert!(
+                ended.0.code().is_none(),
+                "{signal} does not kill: {ended}"
+            );
         }
     }
 }
@@ -401,24 +450,50 @@ mod insists {
             (Signal::INT, Signal::QUIT),
         ] {
             let ended = insisted(first, second);
-            let code = exits_with(128 + second.as_raw());
-            assert_eq!(ended, code, "after {first:?} and {second:?}");
+            let when = format!("after {} and {}", name(first), name(second));
+            exits_with(128 + second.as_raw(), &ended, &when);
         }
     }
 
     #[test]
     fn a_hangup_does_not_insist() {
-        if !is_ours() {
-            return; // Nobody sees when it has reloaded.
+        if !is_ours("nobody sees when it has reloaded") {
+            return;
         }
         let mut process = Process::start();
         let _slow = process.very_slow();
         process.gets(Signal::TERM);
         process.closes();
-        process.gets(Signal::HUP);
-        assert!(process.says(RELOADED), "it does not reload");
+        process.reloads();
         process.gets(Signal::INT);
-        assert_eq!(process.ends(), exits_with(128 + Signal::INT.as_raw()));
+        let insisted = 128 + Signal::INT.as_raw();
+        exits_with(insisted, &process.ends(), "after SIGTERM and SIGINT");
+    }
+
+    #[test]
+    fn it_does_so_where_parts_block_all_threads() {
+        if !is_ours("nobody knows how to block it") {
+            return;
+        }
+        let mut process = Process::starts(BLOCKS);
+        process.gets(Signal::TERM);
+        assert!(process.says(BLOCKED), "its part is not told to stop");
+        process.gets(Signal::TERM);
+        let insisted = 128 + Signal::TERM.as_raw();
+        exits_with(insisted, &process.ends(), "while a part blocks");
+    }
+
+    #[test]
+    fn it_does_so_where_run_has_returned() {
+        if !is_ours("nobody knows what it does at its end") {
+            return;
+        }
+        let mut process = Process::starts(LINGERS);
+        process.gets(Signal::TERM);
+        assert!(process.says(RETURNED), "its part has ended, and it runs on");
+        process.gets(Signal::INT);
+        let insisted = 128 + Signal::INT.as_raw();
+        exits_with(insisted, &process.ends(), "while it lingers");
     }
 }
 
@@ -447,8 +522,8 @@ mod fails {
 
     #[test]
     fn one_part_ends_unasked_and_takes_the_others_along() {
-        if !is_ours() {
-            return; // Not every program has such a part.
+        if !is_ours("not each one has a part that ends by itself") {
+            return;
         }
         let mut process = Process::start();
         let slow = process.slow();
@@ -456,23 +531,23 @@ mod fails {
         process.closes();
         process.lets_go_on();
         assert!(slow.answer().is_some(), "the other part cuts off its request");
-        assert_eq!(process.ends(), exits_with(1));
+        exits_with(1, &process.ends(), "though a part has failed");
     }
 
     #[test]
     fn a_part_that_fails_when_it_is_told_to_stop_has_failed() {
-        if !is_ours() {
-            return; // Nor such a one.
+        if !is_ours("not each one has a part that fails then") {
+            return;
         }
         let mut process = Process::starts(FAILS);
         process.gets(Signal::TERM);
-        assert_eq!(process.ends(), exits_with(1));
+        exits_with(1, &process.ends(), "though a part has failed");
     }
 
     #[test]
     fn the_first_signal_after_a_failure_asks() {
-        if !is_ours() {
-            return; // It may take that for the second.
+        if !is_ours("it may take that for the second signal") {
+            return;
         }
         let mut process = Process::start();
         let slow = process.slow();
@@ -480,13 +555,10 @@ mod fails {
         process.closes();
         process.gets(Signal::TERM);
         // Has it been heard? Surely before these.
-        for _ in 0..3 {
-            process.gets(Signal::HUP);
-            assert!(process.says(RELOADED), "it does not reload");
-        }
+        (0..3).for_each(|_| process.reloads());
         process.lets_go_on();
         assert!(slow.answer().is_some(), "it insists");
-        assert_eq!(process.ends(), exits_with(1));
+        exits_with(1, &process.ends(), "though a part has failed");
     }
 }
 
@@ -508,13 +580,13 @@ mod reloads {
         process.lets_go_on();
         assert!(slow.answer().is_some(), "a request is lost by a reload");
         process.gets(Signal::TERM);
-        assert_eq!(process.ends(), exits_with(0));
+        exits_with(0, &process.ends(), "after SIGTERM");
     }
 
     #[test]
     fn a_reload_that_panics_takes_no_signal_away() {
-        if !is_ours() {
-            return; // Not every program can be made to.
+        if !is_ours("not each one can be made to panic") {
+            return;
         }
         let mut process = Process::start();
         let slow = process.slow();
@@ -523,17 +595,25 @@ mod reloads {
         let reloads =
             in_time(process.turns, || process.body("/version") == "sprung");
         assert!(reloads, "no reload");
+        process.gets(Signal::HUP);
+        let reloads =
+            in_time(process.turns, || process.body("/version") == "1");
+        assert!(reloads, "no reload after one that has panicked");
         process.gets(Signal::TERM);
         process.lets_go_on();
         assert!(slow.answer().is_some(), "a request is lost by a reload");
-        assert_eq!(process.ends(), exits_with(0), "after a panic in a reload");
+        exits_with(0, &process.ends(), "after a panic in a reload");
     }
 }
 
 /// Where this program is the child: does not return.
 fn be_the_child_if_asked() {
     let Ok(kind) = env::var(CHILD) else { return };
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mut threads = match &*kind {
+        BLOCKS => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let runtime = threads.enable_all().build().expect("a runtime");
     let code = runtime.block_on(async {
         let site = Arc::new(Site::new());
         let (reloaded, told) = (Arc::clone(&site), Arc::clone(&site));
@@ -550,19 +630,47 @@ fn be_the_child_if_asked() {
                 println!("{STARTED}");
                 Ok(Vec::new())
             }
-            FAILS => {
-                println!("{STARTING}");
-                let fails: Part = Box::pin(async move {
-                    stop.cancelled().await;
-                    Err("it has failed".into())
-                });
-                Ok(vec![fails])
-            }
+            FAILS => part(async move {
+                stop.cancelled().await;
+                Err("it has failed".into())
+            }),
+            BLOCKS => part(async move {
+                stop.cancelled().await;
+                println!("{BLOCKED}");
+                for_ever()
+            }),
+            LINGERS => part(async move {
+                tokio::task::spawn_blocking(for_ever);
+                stop.cancelled().await;
+                Ok(())
+            }),
             _ => unreachable!("no such kind"),
         };
         run(start, move || reloaded.reload()).await
     });
+    if kind == LINGERS {
+        println!("{RETURNED}");
+    }
+    // As at the end of a `main` that is async: it waits for what blocks.
+    drop(runtime);
     std::process::exit(code.into());
+}
+
+/// A process of one part, which says when it has begun: all is started by then.
+fn part<F>(part: F) -> Result<Vec<Part>, BoxError>
+where
+    F: Future<Output = Result<(), BoxError>> + Send + 'static,
+{
+    Ok(vec![Box::pin(async {
+        println!("{STARTING}");
+        part.await
+    })])
+}
+
+fn for_ever() -> Result<(), BoxError> {
+    loop {
+        thread::park();
+    }
 }
 
 /// What the child shows of itself.
@@ -651,7 +759,8 @@ impl Site {
 
     fn reload(&self) {
         let set = self.trap.compare_exchange(SET, SPRUNG, Relaxed, Relaxed);
-        assert!(set.is_err(), "a bug in a reload");
+        assert!(set.is_err(), "on purpose: a bug in a reload");
+        self.trap.store(0, Relaxed);
         self.version.fetch_add(1, Relaxed);
         println!("{RELOADED}");
     }

@@ -1,5 +1,5 @@
-//! A process and its signals. Here each signal has a task that listens to it,
-//! and the parts are joined by hand.
+//! A process and its signals. Here each signal has a task that listens to it, in a
+//! runtime that is never shut down, and the parts are joined by hand.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -7,6 +7,7 @@ use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -26,10 +27,9 @@ where
     F: Future<Output = Result<Vec<Part>, BoxError>>,
 {
     let stop = CancellationToken::new();
-    let _listeners = match listen(&stop, reload) {
-        Ok(listeners) => listeners,
-        Err(error) => return failed(&error),
-    };
+    if let Err(error) = listen(&stop, reload) {
+        return failed(&error);
+    }
     let mut parts = JoinSet::new();
     match start(stop.clone()).await {
         Ok(all) => all.into_iter().for_each(|part| drop(parts.spawn(part))),
@@ -56,8 +56,12 @@ fn failed(error: &dyn Error) -> u8 {
 fn listen(
     stop: &CancellationToken,
     mut reload: impl FnMut() + Send + 'static,
-) -> std::io::Result<JoinSet<()>> {
-    let mut listeners = JoinSet::new();
+) -> std::io::Result<()> {
+    let runtime =
+        Builder::new_multi_thread().worker_threads(1).enable_io().build()?;
+    // The process has it to its end.
+    let listeners = Box::leak(Box::new(runtime));
+    let _in_it = listeners.enter();
     let is_told = Arc::new(AtomicBool::new(false));
     for kind in
         [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()]
@@ -87,5 +91,5 @@ fn listen(
             let _ = again.send(()).await;
         }
     });
-    Ok(listeners)
+    Ok(())
 }
