@@ -122,7 +122,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         error.is_some_and(|error| error.to_string().contains("valid"))
     })?;
     say(&config);
-    println!("And that, too.");
+    println!("And that, too: it is what it was, and no new version.");
     fs::write(&file, text(EDITS))?;
     wait(|| config.last_error().is_none())?;
     say(&config);

@@ -84,6 +84,11 @@ fn stop(
     let ended = start.elapsed().as_millis();
     let (answer, after) = client.join().expect("it does not panic");
     println!("   {after:>5} ms  the request has got: {answer}");
+    let mut last = String::new();
+    server.lines.read_to_string(&mut last)?;
+    if !last.is_empty() {
+        println!("             the server's last line: {}", last.trim());
+    }
     let guess = guess::remark(guess, ended);
     println!(
         "   {ended:>5} ms  the process has ended: {}.{guess}",
@@ -172,6 +177,7 @@ async fn serve(drain: Duration) -> Result<()> {
         say("told");
         process::exit(128 + SignalKind::terminate().as_raw_value());
     });
-    server.serve(stop).await;
+    let stopped = server.serve(stop).await;
+    say(&format!("connections aborted: {}", stopped.aborted));
     Ok(())
 }

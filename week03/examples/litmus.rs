@@ -5,8 +5,8 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::{fmt, io};
 
 use lab::guess;
 use week03::machine::count;
@@ -45,19 +45,22 @@ fn main() -> io::Result<()> {
         "\nOf {RUNS} runs, in how many does neither see what the other wrote?"
     ))?;
     let seen = show(&program, &neither);
+    let why = "The store waits in the core's buffer, and the load does not \
+               wait for it.";
     println!(
-        "{seen} of {RUNS}.{} The store waits in the core's buffer, and the \
-         load does not wait for it.",
-        guess::remark(guess.as_deref(), seen)
+        "{seen} of {RUNS}.{} {}",
+        guess::remark(guess.as_deref(), seen.odd),
+        seen.or_not(why)
     );
 
     println!("\n2. The same, and all stores are releases, all loads acquires.");
     let guess = guess::ask("\nIn how many now?")?;
     let seen = show(&both(Release, Acquire), &neither);
+    let why = "Nobody reads from anybody, so that a release can tell nothing.";
     println!(
-        "{seen}.{} Nobody reads from anybody, so that a release can tell \
-         nothing.",
-        guess::remark(guess.as_deref(), seen)
+        "{seen}.{} {}",
+        guess::remark(guess.as_deref(), seen.odd),
+        seen.or_not(why)
     );
 
     println!("\n3. The same, and everything is SeqCst.\n");
@@ -94,7 +97,7 @@ fn main() -> io::Result<()> {
         "\nIn how many runs is the flag seen, and not the data, on this CPU?",
     )?;
     let seen = show(&program, &[1, 0]);
-    println!("{seen}.{}", guess::remark(guess.as_deref(), seen));
+    println!("{seen}.{}", guess::remark(guess.as_deref(), seen.odd));
     let why = if cfg!(target_arch = "x86_64") {
         "No x86-64 shows it. That is why a test on one finds no missing \
          Release: loom does."
@@ -106,8 +109,35 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Prints all outcomes, and returns how often the one that is `odd` was seen.
-fn show(program: &Program, odd: &[u8]) -> usize {
+/// What this CPU has shown.
+struct Seen {
+    /// How often the outcome that was asked for.
+    odd: usize,
+    /// Whether in any run both threads were under way at once.
+    have_met: bool,
+}
+
+impl Seen {
+    /// `why`, if these runs can tell.
+    fn or_not<'a>(&self, why: &'a str) -> &'a str {
+        match self.have_met {
+            true => why,
+            false => {
+                "The two threads have never met: this machine has other work. \
+                 Run it again."
+            }
+        }
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.odd)
+    }
+}
+
+/// Prints all outcomes, and returns what was seen, also of the one that is `odd`.
+fn show(program: &Program, odd: &[u8]) -> Seen {
     let (model, loom) = (outcomes(program), in_loom(program));
     let counts = count(program, RUNS);
     let seen = counts.keys().cloned().collect();
@@ -126,5 +156,7 @@ fn show(program: &Program, odd: &[u8]) -> usize {
         );
     }
     println!();
-    counts.get(odd).copied().unwrap_or_default()
+    // One after the other: then one of the two sees nothing, and the other all.
+    let have_met = counts.keys().any(|outcome| outcome[0] == outcome[1]);
+    Seen { odd: counts.get(odd).copied().unwrap_or_default(), have_met }
 }

@@ -9,13 +9,14 @@
 //! listener, close what is idle, let what is in flight end. **Abort** what is
 //! left when the time is over.
 //!
-//! *Guarantee.* After the stop no connection is accepted. A request that has
-//! arrived by then is answered in whole, if that takes no longer than the drain.
+//! *Guarantee.* After the stop no connection is accepted. A request that is in a
+//! handler by then is answered in whole, if that takes no longer than the drain.
 //! [`serve`](Server::serve) returns when no connection is left, soon after the
 //! drain at the latest, whatever clients do or do not send.
 //!
-//! *Cost.* Whoever has just connected and is not yet accepted is reset: let load
-//! balancers know before the stop. A task for each connection. Upgraded
+//! *Cost.* Whoever has just connected and is not yet accepted is reset, and so is
+//! whose request has come and is not yet read: let load balancers know before the
+//! stop. A task for each connection. Upgraded
 //! connections, such as WebSockets, are not waited for.
 //!
 //! ```

@@ -180,22 +180,23 @@ impl<E: Send + 'static> Spawner<E> {
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
-        let id = self.shared.id();
-        if MEMBER_OF.try_with(|group| *group == id).unwrap_or(false) {
-            return match self.shared.token.is_cancelled() {
-                true => Err(Refused::Cancelled(task)),
-                false => self.try_spawn(task),
-            };
-        }
-        let slot = tokio::select! {
-            // In this order: who fails tells the others, and frees its slot.
-            biased;
-            () = self.shared.token.cancelled() => {
-                return Err(Refused::Cancelled(task));
+        let slot = if self.is_member() {
+            Arc::clone(&self.shared.slots).try_acquire_owned().ok()
+        } else {
+            tokio::select! {
+                biased;
+                () = self.shared.token.cancelled() => None,
+                slot = Arc::clone(&self.shared.slots).acquire_owned() => slot.ok(),
             }
-            slot = Arc::clone(&self.shared.slots).acquire_owned() => slot,
         };
-        self.start(slot.expect("it is never closed"), task)
+        // Only now: who fails tells the others, and gives its slot back then.
+        if self.shared.token.is_cancelled() {
+            return Err(Refused::Cancelled(task));
+        }
+        match slot {
+            Some(slot) => self.start(slot, task),
+            None => Err(Refused::Full(task)),
+        }
     }
 
     /// Starts `task` if there is a slot, also when the group is cancelled: to
@@ -218,6 +219,11 @@ impl<E: Send + 'static> Spawner<E> {
             Err(_) if self.shared.has_ended() => Err(Refused::Cancelled(task)),
             Err(_) => Err(Refused::Full(task)),
         }
+    }
+
+    fn is_member(&self) -> bool {
+        let id = self.shared.id();
+        MEMBER_OF.try_with(|group| *group == id).unwrap_or(false)
     }
 
     fn start<F>(

@@ -149,9 +149,10 @@ impl Reloader {
             }
         })?;
         // The folder, since a watch on the file stays with what is renamed over.
-        // Of a name alone it is empty, which means the working folder.
-        let folder = file.parent().unwrap_or(file);
-        watcher.watch(folder, RecursiveMode::NonRecursive)?;
+        // Of a name alone it is empty. With a dot, it is the working folder then,
+        // and what is no folder is an error.
+        let folder = file.parent().unwrap_or(file).join(".");
+        watcher.watch(&folder, RecursiveMode::NonRecursive)?;
         // And then the first reading: a change in between would be missed.
         let pace = Pace::new(timing, Instant::now());
         let thread = thread::spawn(move || {

@@ -21,10 +21,11 @@
 //!   each other while they read and check, and nobody else waits then: layers call
 //!   `snapshot`, `last_error` and `subscribe` themselves, and `validate` looks at
 //!   the snapshot, which is still the old one. Neither of them reloads.
-//! - `last_error` is what the latest reload has failed with, or nothing if it has
-//!   not failed. It changes when a reload ends.
-//! - If a layer or `validate` panics, so does `reload`. The snapshot stays, and the
-//!   next reload works.
+//! - `last_error` is what that reload has failed with which has read last, or nothing
+//!   if it has not failed. It changes when a change is published, or refused, and
+//!   before anybody is told.
+//! - If a layer or `validate` panics, so does `reload`. The snapshot and the last
+//!   error stay, and the next reload works.
 //! - An observer is told of each change that is published after `subscribe` has
 //!   returned, and of none before: once, with the old and the new snapshot. There
 //!   may be many. What is told has been published: `snapshot` is no older. Where

@@ -22,7 +22,9 @@
 //!   it, also when another task has failed before; a group that is dropped drops
 //!   its tasks; what happens in it does not cancel the parent.
 //! - All that holds in whichever order the steps of tasks come: the last rung runs
-//!   your file under shuttle. So take what tasks are made of from `crate::tasks`.
+//!   your file under shuttle. So take what tasks are made of from `crate::tasks`:
+//!   `Semaphore` and its permits, `spawn`, `task_local`, `try_id`, `Mutex`, `Notify`,
+//!   `oneshot`, and tokens. tokio's own are not seen there, or find no runtime.
 //!
 //! `Group`, `wait` and the count of tasks are here already. What is missing are the
 //! slots, `spawn`, `try_spawn`, and what a task does around its own work: it is in a

@@ -17,7 +17,7 @@
 //! - `is_hint`: reading is no hint, which is an access of any kind but the end of
 //!   one that has written. Anything else is: also `Other`, by which a full queue is
 //!   told, and an error, since events may have been lost.
-//! - `Reloader::start` fails if the folder of `file` is not there. If it succeeds,
+//! - `Reloader::start` fails if the folder of `file` is not there, or is none. If it succeeds,
 //!   `read` is called at once, and what is changed after `start` has returned is
 //!   seen, and so is what is changed by then: in the end the last version has
 //!   been read. That holds whether the file is written in place, in pieces, renamed over,
@@ -40,12 +40,13 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Reloader {}
 
-/// When a file is read that may have changed.
+/// When a file is read that may have changed. Each is at most some years: it is
+/// added to an `Instant`.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// Nothing has happened for so long: whoever writes has finished.
+    /// How long nothing has to happen: then whoever writes has probably finished.
     pub quiet: Duration,
-    /// So long is waited for that, from the first hint on.
+    /// The longest wait for that, counted from the first hint.
     pub at_most: Duration,
     /// So long after a reading the next one is due, with or without a hint.
     pub anyway: Duration,

@@ -16,13 +16,18 @@
 //!   load may return, as far as the model checker loom can see: the last rung runs
 //!   it on your file. So take `Arc`, what is atomic, and an `UnsafeCell` for plain
 //!   memory that threads hand to each other, from `crate::sync` and not from `std`.
-//!   There is no lock in it, and none is needed.
+//!   There is no lock in it, and none is needed: one of `std` that is held while
+//!   loom switches threads makes a model hang.
 //!
 //! What loom calls a *causality violation*: one thread uses memory that another one
 //! writes to or frees, and no release that an acquire has seen lies between the two.
 //! And loom takes a `SeqCst` *access* for `AcqRel`, so that it finds mistakes where
 //! there are none: order two threads by fences, or by read-modify-writes of a word
-//! to which nothing else is written.
+//! to which nothing else is written. A fence of it orders more than a real one. So it
+//! overlooks two mistakes, of which the notes tell more: to return the pointer that
+//! was read before it was announced, or to read it the second time without
+//! `Acquire`, since another value may have got its address by then; and to push to
+//! a list by compare-and-swap where what it links to may have been freed.
 //!
 //! A way there, a rung at a time: first publish, and never drop anything. Then let
 //! a guard write into the slot of its reader what it shows, and a store drop what
@@ -45,8 +50,8 @@ use std::ptr;
 
 use crate::sync::{
     Arc, AtomicBool, AtomicPtr, AtomicUsize,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
-    UnsafeCell,
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
+    UnsafeCell, fence,
 };
 
 /// A value that is replaced as a whole. A clone shares it.

@@ -91,18 +91,25 @@ impl Log {
     }
 }
 
-/// Lists that are the same. If not, they are shown line by line.
+/// Lists that are the same. If not, it is shown where they differ.
 #[track_caller]
 fn same<T: Debug + PartialEq>(seen: &[T], expected: &[T]) {
-    let lines = |list: &[T]| {
+    let alike = |(seen, expected): &(&T, &T)| seen == expected;
+    let before = seen.iter().zip(expected).take_while(alike).count();
+    let rest = seen[before..].iter().rev().zip(expected[before..].iter().rev());
+    let after = rest.take_while(alike).count();
+    let differs = |list: &[T]| {
+        let list = &list[before..list.len() - after];
         let lines = list.iter().map(|line| format!("\n  {line:?}"));
-        lines.collect::<String>()
+        let lines: String = lines.collect();
+        if lines.is_empty() { "\n  nothing".to_owned() } else { lines }
     };
     assert!(
         seen == expected,
-        "expected:{}\nseen:{}",
-        lines(expected),
-        lines(seen)
+        "{before} as expected, then\nexpected:{}\nseen:{}\nand {after} as \
+         expected",
+        differs(expected),
+        differs(seen)
     );
 }
 

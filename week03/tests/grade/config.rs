@@ -57,7 +57,7 @@ struct Wait {
 }
 
 fn validate(settings: &Settings) -> Result<(), Cause> {
-    assert_ne!(settings.port, 13, "a bug of `validate`");
+    assert!(settings.port != 13, "on purpose: a bug of `validate`");
     match settings.pool.min <= settings.pool.max {
         true => Ok(()),
         false => Err("more at least than at most".into()),
@@ -81,7 +81,7 @@ impl Text {
         let text = self.clone();
         Layer::new(name, move || {
             let text = text.get();
-            assert_ne!(text, PANICS, "a bug of a layer");
+            assert!(text != PANICS, "on purpose: a bug of a layer");
             Ok(text.parse()?)
         })
     }
@@ -397,6 +397,8 @@ mod publishes {
             let reload = AssertUnwindSafe(|| site.config.reload().is_ok());
             assert!(catch_unwind(reload).is_err(), "{text:?} panics");
             assert_eq!(site.seen(), before, "after a panic of {text:?}");
+            let last = site.config.last_error().map(|error| kind(&error));
+            assert_eq!(last, None, "the last error, after a panic");
             let next = site.clone();
             let port = 80 + u16::try_from(version).unwrap();
             let next = soon("the next reload", move || seen(&next.port(port)));
@@ -439,6 +441,23 @@ mod tells {
         site.port(81);
         let (new, now) = was_told.try_recv().expect("it is told");
         assert_eq!(now, new, "what an observer reads, and what it is told");
+    }
+
+    #[test]
+    fn who_is_told_of_a_change_finds_no_old_error() {
+        let site = Site::new();
+        let (told, was_told) = channel();
+        let config = site.config.clone();
+        let _subscription = site.subscribe(move |_, _| {
+            let last = config.last_error().map(|error| kind(&error));
+            told.send(last).expect("the test listens");
+        });
+        site.file.set(BROKEN);
+        // It may be returned or not.
+        let _ = site.config.reload();
+        soon("a reload", move || site.port(81));
+        let last = was_told.try_recv().expect("it is told");
+        assert_eq!(last, None, "`last_error`, as an observer sees it");
     }
 
     #[test]
@@ -527,7 +546,7 @@ mod tells {
             let calls = calls.clone();
             site.subscribe(move |_, _| {
                 calls.fetch_add(1, Relaxed);
-                panic!("a bug of an observer");
+                panic!("on purpose: a bug of an observer");
             })
         };
         let (last, _last) = Log::of(&site);

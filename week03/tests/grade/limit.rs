@@ -268,12 +268,12 @@ mod frees {
     #[tokio::test(start_paused = true)]
     async fn a_task_that_panics_frees_its_slot_and_is_raised_by_wait() {
         let group = group(1);
-        frees_its_slot(&group, async { panic!("a bug") }).await;
+        frees_its_slot(&group, async { panic!("on purpose") }).await;
         let token = group.token();
         assert!(token.is_cancelled(), "the others are told of a panic");
         let wait = AssertUnwindSafe(group.wait()).catch_unwind();
         let raised = soon("`wait`", wait).await.expect_err("a panic");
-        assert_eq!(raised.downcast_ref(), Some(&"a bug"));
+        assert_eq!(raised.downcast_ref(), Some(&"on purpose"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -282,11 +282,11 @@ mod frees {
         let spawner = group.spawner();
         accepted(&spawner, ready(Err("failed"))).await;
         settle().await;
-        let spawned = spawner.try_spawn(async { panic!("a bug") });
+        let spawned = spawner.try_spawn(async { panic!("on purpose") });
         assert!(spawned.is_ok(), "{spawned:?}, and a slot is free");
         let wait = AssertUnwindSafe(group.wait()).catch_unwind();
         let raised = soon("`wait`", wait).await.expect_err("a panic");
-        assert_eq!(raised.downcast_ref(), Some(&"a bug"));
+        assert_eq!(raised.downcast_ref(), Some(&"on purpose"));
     }
 
     #[tokio::test(start_paused = true)]

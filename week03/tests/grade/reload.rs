@@ -436,13 +436,14 @@ mod sees {
         let folder = Folder::with("one");
         let (reloader, readings) = folder.start(STILL);
         assert_eq!(readings.next(), "one");
+        readings.none("a second reading at the start");
         for text in ["two", "three", "four"] {
             folder.write(text);
         }
-        readings.none("it has not been quiet for an hour");
+        readings.none("a reading, and it has not been quiet for an hour");
         reloader.ask();
         assert_eq!(readings.next(), "four", "when somebody asks");
-        readings.none("nobody has asked again");
+        readings.none("a reading, and nobody has asked again");
     }
 
     #[test]
@@ -464,10 +465,13 @@ mod stays {
 
     #[test]
     fn without_a_folder_there_is_nothing_to_watch() {
-        let folder = Folder::empty();
-        let file = folder.path("no such folder").join("app.toml");
-        let started = Reloader::start(&file, QUICK, || {});
-        assert!(started.is_err(), "it has started without a folder");
+        let folder = Folder::with("a file, and no folder");
+        for no_folder in [folder.path("no such folder"), folder.file.clone()] {
+            let file = no_folder.join("app.toml");
+            let started = Reloader::start(&file, QUICK, || {});
+            let file = file.strip_prefix(folder.folder.path()).unwrap();
+            assert!(started.is_err(), "it has started with {file:?}");
+        }
     }
 
     #[test]
@@ -522,7 +526,7 @@ mod stays {
         let read = move || {
             let text = text_of(&file);
             let _ = found.send(text.clone());
-            assert!(text != "bad", "a bug of the reader");
+            assert!(text != "bad", "on purpose: a bug of the reader");
         };
         let reloader = Reloader::start(&folder.file, QUICK, read);
         let _reloader = reloader.expect("the folder is there");

@@ -140,21 +140,23 @@ impl<E: Send + 'static> Spawner<E> {
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
-        if self.shared.has_this_task() {
-            return match self.shared.token.is_cancelled() {
-                true => Err(Refused::Cancelled(task)),
-                false => self.try_spawn(task),
-            };
-        }
-        let slot = tokio::select! {
-            // In this order: who fails tells the others, and frees its slot.
-            biased;
-            () = self.shared.token.cancelled() => {
-                return Err(Refused::Cancelled(task));
+        let slot = if self.shared.has_this_task() {
+            Arc::clone(&self.shared.slots).try_acquire_owned().ok()
+        } else {
+            tokio::select! {
+                biased;
+                () = self.shared.token.cancelled() => None,
+                slot = Arc::clone(&self.shared.slots).acquire_owned() => slot.ok(),
             }
-            slot = Arc::clone(&self.shared.slots).acquire_owned() => slot,
         };
-        self.start(slot.expect("it is never closed"), task)
+        // Only now: who fails tells the others, and gives its slot back then.
+        if self.shared.token.is_cancelled() {
+            return Err(Refused::Cancelled(task));
+        }
+        match slot {
+            Some(slot) => self.start(slot, task),
+            None => Err(Refused::Full(task)),
+        }
     }
 
     /// Starts `task` if there is a slot, also when the group is cancelled: to

@@ -141,21 +141,25 @@ impl<E: Send + 'static> Spawner<E> {
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
         let id = self.shared.id();
-        if MEMBER_OF.try_with(|group| *group == id).unwrap_or(false) {
-            return match self.shared.token.is_cancelled() {
-                true => Err(Refused::Cancelled(task)),
-                false => self.try_spawn(task),
-            };
-        }
-        let slot = tokio::select! {
-            // In this order: who fails tells the others, and frees its slot.
-            biased;
-            () = self.shared.token.cancelled() => {
-                return Err(Refused::Cancelled(task));
+        let is_member =
+            MEMBER_OF.try_with(|group| *group == id).unwrap_or(false);
+        let slot = if is_member {
+            self.shared.slots.try_take()
+        } else {
+            tokio::select! {
+                biased;
+                () = self.shared.token.cancelled() => None,
+                slot = self.shared.slots.take() => Some(slot),
             }
-            slot = self.shared.slots.take() => slot,
         };
-        self.start(slot, task)
+        // Only now: who fails tells the others, and gives its slot back then.
+        if self.shared.token.is_cancelled() {
+            return Err(Refused::Cancelled(task));
+        }
+        match slot {
+            Some(slot) => self.start(slot, task),
+            None => Err(Refused::Full(task)),
+        }
     }
 
     /// Starts `task` if there is a slot, also when the group is cancelled: to

@@ -111,9 +111,10 @@ impl Reloader {
                 tells.changed.notify_one();
             }
         })?;
-        // Of a bare name, the folder is empty: that of the process.
+        // Of a bare name, the folder is empty: that of the process. And what is
+        // no folder has no dot in it.
         let folder = file.parent().unwrap_or(Path::new("/"));
-        let folder = Path::new(".").join(folder);
+        let folder = Path::new(".").join(folder).join(".");
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
         let reads = Arc::clone(&shared);
         let thread = spawn(move || {

@@ -193,6 +193,40 @@ fn the_snapshot_is_no_older_than_what_the_layers_said() {
 }
 
 #[test]
+fn the_last_error_is_of_who_has_read_last() {
+    for threads in [2, 3] {
+        shuffle_threads(move || {
+            let reads = Arc::new(AtomicU64::new(0));
+            let counts = reads.clone();
+            let layer = Layer::new("number", move || {
+                let n = counts.fetch_add(1, SeqCst);
+                thread::yield_now();
+                match n % 2 {
+                    0 => Ok(format!("n = {n}").parse()?),
+                    _ => Err("odd".into()),
+                }
+            });
+            let config = Config::<Number>::new(vec![layer], |_| Ok(()));
+            let config = config.expect("0 is even");
+            let reload = |config: &Config<Number>| drop(config.reload());
+            let reloads = [(); 2].map(|()| {
+                let config = config.clone();
+                thread::spawn(move || reload(&config))
+            });
+            if threads == 3 {
+                reload(&config);
+            }
+            for thread in reloads {
+                thread.join().unwrap();
+            }
+            let last = reads.load(SeqCst) - 1;
+            let (fails, error) = (last % 2 == 1, config.last_error());
+            assert_eq!(error.is_some(), fails, "{last} was read last");
+        });
+    }
+}
+
+#[test]
 fn what_an_observer_publishes_is_told_as_well() {
     shuffle_threads(|| {
         let config = numbers();

@@ -2,8 +2,10 @@
 
 use std::future::ready;
 use std::num::NonZero;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll};
 
 use shuttle_tokio_impl::task::yield_now;
 
@@ -95,6 +97,85 @@ fn a_slot_is_taken_until_the_task_is_gone() {
             assert!(spawner.spawn(task).await.is_ok(), "a slot comes free");
         }
         assert_eq!(group.wait().await, Ok(()));
+    });
+}
+
+/// Ends at its first step, and is there until it is dropped, which takes a moment.
+/// What a destructor panics with would go to the handle of the task.
+struct ByHand {
+    count: Count,
+    most: Arc<AtomicUsize>,
+}
+
+impl Future for ByHand {
+    type Output = Result<(), Failed>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for ByHand {
+    fn drop(&mut self) {
+        let inside = self.count.inside.fetch_add(1, SeqCst) + 1;
+        self.most.fetch_max(inside, SeqCst);
+        shuttle::thread::yield_now();
+        drop(Inside(self.count.clone()));
+    }
+}
+
+#[test]
+fn a_slot_is_taken_until_a_future_that_has_ended_is_gone() {
+    shuffle(async || {
+        let (group, count) = (group(1), Count::default());
+        let (spawner, most) = (group.spawner(), Arc::default());
+        for _ in 0..3 {
+            let (count, most) = (count.clone(), Arc::clone(&most));
+            let task = ByHand { count, most };
+            assert!(spawner.spawn(task).await.is_ok(), "a slot comes free");
+        }
+        assert_eq!(group.wait().await, Ok(()));
+        assert_eq!(count.been(), 3, "of three are gone when `wait` returns");
+        assert_eq!(most.load(SeqCst), 1, "are there at a time, of 1");
+    });
+}
+
+/// Fails after a moment.
+async fn fails() -> Result<(), Failed> {
+    yield_now().await;
+    Err("broken")
+}
+
+#[test]
+fn a_slot_that_a_failure_frees_is_for_nobody_who_waits() {
+    shuffle(async || {
+        let (group, count) = (group(1), Count::default());
+        let taken = group.spawner().try_spawn(fails());
+        assert!(taken.is_ok(), "the only slot is free");
+        let late = spawning(group.spawner(), visit(count.clone(), 1));
+        assert!(!late.await.unwrap(), "a task starts after the failure");
+        assert_eq!(group.wait().await, Err("broken"));
+    });
+}
+
+#[test]
+fn a_slot_that_a_failure_frees_is_for_no_member() {
+    shuffle(async || {
+        let (group, members) = (group(2), Arc::new(AtomicUsize::new(0)));
+        let (spawner, accepted) = (group.spawner(), Arc::clone(&members));
+        let member = async move {
+            let is_accepted = spawner.spawn(ready(Ok(()))).await.is_ok();
+            accepted.fetch_add(usize::from(is_accepted), SeqCst);
+            Ok(())
+        };
+        assert!(group.spawner().try_spawn(fails()).is_ok(), "two are free");
+        assert!(group.spawner().try_spawn(member).is_ok(), "one is free");
+        assert_eq!(group.wait().await, Err("broken"));
+        let accepted = members.load(SeqCst);
+        assert_eq!(
+            accepted, 0,
+            "started by a member, with no slot before that"
+        );
     });
 }
 
