@@ -15,7 +15,8 @@ use crate::trouble::Trouble;
 /// How long a test binary may take to name its tests.
 const LISTING: Duration = Duration::from_secs(30);
 
-/// What a test prints where it cannot look at somebody's program.
+/// What a test prints where it cannot look at somebody's program; behind a
+/// colon, it may say why.
 const NOT_ASKED: &str = "not asked of a program";
 
 /// One test of a binary.
@@ -36,7 +37,7 @@ pub(crate) enum Verdict {
     Hangs,
     /// It met a `todo!`.
     NotYetWritten,
-    /// It needs a server that this machine lacks.
+    /// It needs a server that this machine lacks, or cannot look at a program.
     NotRun,
     /// Too many before it hang.
     NotReached,
@@ -45,7 +46,7 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) verdict: Verdict,
-    /// The assertion's, or the question of the `todo!`.
+    /// The assertion's, or the question of the `todo!`, or why it was not run.
     pub(crate) message: String,
     /// Where it panicked: `file:line`.
     pub(crate) at: Option<String>,
@@ -138,10 +139,20 @@ pub(crate) fn run(
     }
     let start = Instant::now();
     let output = Group::piped(&mut command)?.output(deadline);
-    if program.is_some() && output.stdout.contains(NOT_ASKED) {
-        return Ok(Run::without(Verdict::NotRun));
+    if program.is_some()
+        && let Some(why) = why_not_asked(&output.stdout)
+    {
+        let message = why.to_owned();
+        return Ok(Run { message, ..Run::without(Verdict::NotRun) });
     }
     Ok(judge(&test.name, &output, deadline, start.elapsed()))
+}
+
+/// Why the test was not asked of a program, if it was not.
+fn why_not_asked(stdout: &str) -> Option<&str> {
+    let (_, after) = stdout.split_once(NOT_ASKED)?;
+    let line = after.lines().next().unwrap_or_default();
+    Some(line.strip_prefix(':').unwrap_or_default().trim())
 }
 
 fn judge(
@@ -289,6 +300,17 @@ mod tests {
                 .to_owned(),
         };
         assert_eq!(printed("a::b", &output), "Row {\n    id: 1,\n}\nodd");
+    }
+
+    #[test]
+    fn why_a_test_was_not_asked_of_a_program_is_read() {
+        let said = |why: &str| {
+            format!("running 1 test\ntest a::b ... {NOT_ASKED}{why}\nok\n")
+        };
+        let read = |why: &str| why_not_asked(&said(why)).map(str::to_owned);
+        assert_eq!(read(": it ends by itself").unwrap(), "it ends by itself");
+        assert_eq!(read("").unwrap(), "");
+        assert_eq!(why_not_asked("test a::b ... ok\n"), None);
     }
 
     const PANICS: &str = "\

@@ -34,7 +34,11 @@ pub(crate) fn findings(grade: &Grade, exercise: &Exercise) -> String {
         let _ = writeln!(text, "\n  {}", term::bold(&rung.name));
         for property in &rung.properties {
             text += &line(property);
-            if !is_next || !property.verdict.fails() {
+            if property.verdict == Verdict::NotRun {
+                for why in term::wrap(&property.message, 15).lines() {
+                    let _ = writeln!(text, "{}", term::dim(why));
+                }
+            } else if !is_next || !property.verdict.fails() {
                 later += usize::from(property.verdict == Verdict::Broken);
             } else if said == Some(&property.message) {
                 text += &term::dim(&format!("{:15}as above\n", ""));

@@ -399,4 +399,17 @@ fn a_program_is_graded_where_the_exercise_looks_at_one() {
     let grade = |cmd: &str| mini.wb(&["grade", "pause", "--cmd", cmd]);
     grade("./server --fast").ends_with(0).shows(&["passes", "pause.md"]);
     grade("other").ends_with(1).shows(&["BROKEN", "left: \"other\""]);
+
+    // One of them looks at no process.
+    mini.change(
+        "week01/tests/grade/pause.rs",
+        "fn after_a_failure_there_is_one() {\n",
+        "fn after_a_failure_there_is_one() {
+        println!(\"not asked of a program: it does not count\");\n",
+    );
+    grade("./server --fast").ends_with(0).shows(&[
+        "holds    without a failure there is none",
+        "not run  after a failure there is one\n",
+        "               it does not count\n",
+    ]);
 }
