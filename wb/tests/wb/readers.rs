@@ -413,3 +413,18 @@ fn a_program_is_graded_where_the_exercise_looks_at_one() {
         "               it does not count\n",
     ]);
 }
+
+#[test]
+fn a_long_message_is_shown_as_far_as_one_reads_it() {
+    let mini = Mini::new();
+    let says = |lines: usize| {
+        mini.attempt(&format!(
+            r#"let line = |n: u32| format!("\nline {{n}}");
+    let lines: String = (1..{lines}).map(line).collect();
+    panic!("of try {{n}}:{{lines}}")"#
+        ));
+        mini.wb(&["check", "backoff"]).ends_with(1)
+    };
+    says(60).shows(&["of try 0:", "line 1", "line 30", "line 59"]).hides("…");
+    says(100).shows(&["of try 0:", "line 1", "… 41 lines …", "line 99"]);
+}

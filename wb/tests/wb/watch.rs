@@ -305,6 +305,27 @@ fn a_screen_of_any_size() {
 }
 
 #[test]
+fn a_long_message_keeps_its_headings_on_the_screen() {
+    let mini = Mini::new();
+    mini.attempt(
+        r#"let rows = "\n  row".repeat(40);
+    panic!("of try {n}\nexpected:{rows}\nseen:{rows}")"#,
+    );
+    let tty = watch(&mini);
+    tty.shows(&[
+        "of try 0",
+        "expected:",
+        "lines …",
+        "seen:",
+        "lines …",
+        "Next: edit",
+        "q quit",
+    ]);
+    tty.types("a");
+    tty.shows(&["of try 0", "expected:", "more lines", "enter back"]);
+}
+
+#[test]
 fn ctrl_c_leaves_nothing() {
     let mini = Mini::new();
     mini.attempt(WAITS);
