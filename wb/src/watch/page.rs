@@ -118,12 +118,13 @@ pub(super) fn keys(keys: &[&str], columns: usize) -> String {
 /// What there is to press.
 pub(super) fn all_keys() -> String {
     format!(
-        "{}\n\n{KEYS}",
+        "{}\n{KEYS}",
         term::bold("Keys. They do nothing where they make no sense.")
     )
 }
 
-const KEYS: &str = "\
+// Not after a `\`, which would swallow the first indent.
+const KEYS: &str = "
   s  starts the exercise: its stub becomes your file
   h  the hints that you have seen; once more: the next one
   a  the whole report

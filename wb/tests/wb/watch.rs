@@ -95,7 +95,12 @@ fn an_evening_in_a_terminal() {
     tty.types("h");
     tty.shows(&["Hint 3 of 3", "enter back   ↑ ↓ scroll"]);
     tty.types("?");
-    tty.shows(&["r  checks again", "enter back"]);
+    tty.shows(&[
+        "\n  s  starts",
+        "\n  h  the hints",
+        "r  checks again",
+        "enter back",
+    ]);
     tty.types("\r");
     tty.shows(&["rung 2 of 4", "h hint   a all"]);
     tty.types("n");
