@@ -443,12 +443,8 @@ impl<'a> Desk<'a> {
                 let progress = Progress::read(self.book)?;
                 let listed = map::listed(self.book, &progress);
                 let here = listed.iter().position(|e| e.id() == exercise.id());
-                let here = here.unwrap_or(0);
-                let there = match key {
-                    KeyCode::Up | KeyCode::Char('k') => here.saturating_sub(1),
-                    KeyCode::Down | KeyCode::Char('j') => here + 1,
-                    _ => here,
-                };
+                let last = listed.len().saturating_sub(1);
+                let there = page::moved(here.unwrap_or(0), last, key, rows);
                 if let Some(there) = listed.get(there) {
                     *exercise = there;
                 }

@@ -36,17 +36,26 @@ pub(super) fn scrolled(
 ) -> usize {
     let room = rows.saturating_sub(FOOT).max(1);
     let last = text.lines().count().saturating_sub(room);
-    let top = top.min(last);
+    moved(top.min(last), last, key, rows)
+}
+
+/// From `at`, of all up to `last`, where `key` leads.
+pub(super) fn moved(
+    at: usize,
+    last: usize,
+    key: KeyCode,
+    rows: usize,
+) -> usize {
     // The last line of a page only says that there is more.
-    let page = room.saturating_sub(2).max(1);
+    let page = rows.saturating_sub(FOOT + 2).max(1);
     match key {
-        KeyCode::Up | KeyCode::Char('k') => top.saturating_sub(1),
-        KeyCode::Down | KeyCode::Char('j') => (top + 1).min(last),
-        KeyCode::PageUp | KeyCode::Char('b') => top.saturating_sub(page),
-        KeyCode::PageDown | KeyCode::Char(' ') => (top + page).min(last),
+        KeyCode::Up | KeyCode::Char('k') => at.saturating_sub(1),
+        KeyCode::Down | KeyCode::Char('j') => (at + 1).min(last),
+        KeyCode::PageUp | KeyCode::Char('b') => at.saturating_sub(page),
+        KeyCode::PageDown | KeyCode::Char(' ') => (at + page).min(last),
         KeyCode::Home | KeyCode::Char('g') => 0,
         KeyCode::End | KeyCode::Char('G') => last,
-        _ => top,
+        _ => at,
     }
 }
 

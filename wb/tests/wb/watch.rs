@@ -157,6 +157,12 @@ fn from_one_exercise_to_the_next() {
     tty.shows(&["week01/pause", "passes"]);
     tty.types("l\x1b[A");
     tty.shows(&["> backoff", "  pause", "enter backoff"]);
+    for (last, first) in [("G", "g"), ("\x1b[F", "\x1b[H"), (" ", "b")] {
+        tty.types(last);
+        tty.shows(&["  backoff", "> pause", "enter pause"]);
+        tty.types(first);
+        tty.shows(&["> backoff", "  pause", "enter backoff"]);
+    }
     tty.types("\r");
     tty.shows(&["week01/backoff", "does not compile", "error[E0308]"]);
     tty.types("q");
