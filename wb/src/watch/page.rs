@@ -145,5 +145,5 @@ const KEYS: &str = "
   q  ends this, as does Ctrl-C; Ctrl-Z: the shell, and `fg` comes back
 
   ↑ ↓ or j k, page up and down or b and space, home and end or g and G
-  enter, escape or backspace: back to the verdict
+  enter, escape or backspace: back to the verdict; from here, to where you were
 ";

@@ -101,6 +101,11 @@ fn an_evening_in_a_terminal() {
         "r  checks again",
         "enter back",
     ]);
+    // Back to where one was; a key that leads elsewhere does so from here.
+    tty.types("\r");
+    tty.shows(&["Hint 3 of 3", "enter back   ↑ ↓ scroll"]);
+    tty.types("?a");
+    tty.shows(&["holds    each wait doubles", "more lines", "enter back"]);
     tty.types("\r");
     tty.shows(&["rung 2 of 4", "h hint   a all"]);
     tty.types("n");
@@ -153,9 +158,14 @@ fn from_one_exercise_to_the_next() {
     // Keys are for what is chosen, or do nothing.
     tty.types("hcnsar?");
     tty.shows(&["r  checks again"]);
+    for back in ["\r", "\x1b", "\x7f", "?"] {
+        // Nothing of the exercise that is left happens from there either.
+        tty.types(&format!("hcnsa{back}"));
+        tty.shows(&["> backoff", "  pause", "enter backoff"]);
+        tty.types("?");
+        tty.shows(&["r  checks again"]);
+    }
     tty.types("\r");
-    tty.shows(&["week01/pause", "passes"]);
-    tty.types("l\x1b[A");
     tty.shows(&["> backoff", "  pause", "enter backoff"]);
     for (last, first) in [("G", "g"), ("\x1b[F", "\x1b[H"), (" ", "b")] {
         tty.types(last);
