@@ -44,6 +44,7 @@ pub(crate) fn lines(
 
     let mut lines = Vec::new();
     let (mut passing, mut all, mut beyond) = (0, 0, 0);
+    let mut has_star = false;
     for week in &book.weeks {
         let number =
             week.name.trim_start_matches("week").trim_start_matches('0');
@@ -61,7 +62,8 @@ pub(crate) fn lines(
             }
             let is_marked =
                 marked.is_some_and(|marked| marked.id() == exercise.id());
-            let star = if exercise.spec.starred { " (starred)" } else { "" };
+            let star = if exercise.spec.starred { " *" } else { "" };
+            has_star |= exercise.spec.starred;
             let line = format!(
                 "{} {:width$}  {}  {}{star}",
                 if is_marked { ">" } else { " " },
@@ -76,6 +78,9 @@ pub(crate) fn lines(
     let mut sum = format!("{passing} of {all} on the path `{}`", route.name());
     if beyond > 0 {
         let _ = write!(sum, "; {beyond} more on `cargo wb path all`");
+    }
+    if has_star {
+        sum += "; * starred";
     }
     lines.push((sum, false));
     lines

@@ -359,6 +359,37 @@ fn the_path_says_what_is_on_the_map() {
 }
 
 #[test]
+fn the_map_fits_in_80_columns() {
+    let mini = Mini::new();
+    mini.change(
+        "week01/exercises/backoff.toml",
+        "Wait longer each time",
+        &"w".repeat(36),
+    );
+    mini.change(
+        "week01/exercises/backoff.toml",
+        "minutes",
+        "starred = true\nminutes",
+    );
+    mini.attempt("if n < 7 { 10 << n } else { 1000 }");
+    mini.wb(&["check", "backoff"]).ends_with(0);
+    mini.wb(&["path", "homework"]);
+    let fits = |state: &str| {
+        let map =
+            mini.wb(&[]).shows(&["backoff", state, " *\n", "; * starred"]);
+        let line = map.out.lines().find(|line| line.contains(state)).unwrap();
+        // A name may have a column more.
+        assert!(line.chars().count() < 80, "{line:?}");
+    };
+    fits("passing");
+    mini.attempt("n");
+    fits("changed since it passed");
+    mini.attempt("10_u64 << n.min(12)");
+    mini.wb(&["check", "backoff"]).ends_with(1);
+    fits("rung 2 of 4");
+}
+
+#[test]
 fn json_says_what_the_report_says() {
     let mini = Mini::new();
     mini.attempt("10 << n.min(20)");
