@@ -43,7 +43,7 @@ pub(crate) fn lines(
     let width = book.exercises().map(|e| e.name.len()).max().unwrap_or(0);
 
     let mut lines = Vec::new();
-    let (mut passing, mut all, mut beyond) = (0, 0, 0);
+    let (mut passed, mut all, mut beyond) = (0, 0, 0);
     let mut has_star = false;
     for week in &book.weeks {
         let number =
@@ -55,10 +55,9 @@ pub(crate) fn lines(
                 beyond += 1;
                 continue;
             }
-            let state = progress.state(exercise);
             if exercise.spec.path <= route {
                 all += 1;
-                passing += usize::from(state == State::Passing);
+                passed += usize::from(progress.has_passed(exercise));
             }
             let is_marked =
                 marked.is_some_and(|marked| marked.id() == exercise.id());
@@ -69,13 +68,13 @@ pub(crate) fn lines(
                 if is_marked { ">" } else { " " },
                 exercise.name,
                 term::pad(&exercise.spec.title, 36),
-                paint(state),
+                state(progress, exercise),
             );
             lines.push((line, is_marked));
         }
         lines.push((String::new(), false));
     }
-    let mut sum = format!("{passing} of {all} on the path `{}`", route.name());
+    let mut sum = format!("{passed} of {all} on the path `{}`", route.name());
     if beyond > 0 {
         let _ = write!(sum, "; {beyond} more on `cargo wb path all`");
     }
@@ -91,10 +90,14 @@ fn is_on_map(exercise: &Exercise, progress: &Progress) -> bool {
         || progress.state(exercise) != State::Untouched
 }
 
-pub(crate) fn paint(state: State) -> String {
-    match state {
+/// In a word or two.
+pub(crate) fn state(progress: &Progress, exercise: &Exercise) -> String {
+    match progress.state(exercise) {
         State::Untouched => term::dim("untouched"),
         State::Started => term::open("started"),
+        State::Failing { rung, of } if progress.has_passed(exercise) => {
+            term::open(&format!("passed, now rung {rung} of {of}"))
+        }
         State::Failing { rung, of } => {
             term::bad(&format!("failing at rung {rung} of {of}"))
         }

@@ -161,7 +161,7 @@ impl Desk<'_> {
         let id = self.exercise.id();
         let state = match (&self.verdict, &self.check) {
             (Some(Verdict::Of(grade)), None) => show::outcome(grade),
-            _ => map::paint(Progress::read(self.book)?.state(self.exercise)),
+            _ => map::state(&Progress::read(self.book)?, self.exercise),
         };
         Ok(format!("{id}: {state}. `cargo wb` goes on from here.\n"))
     }
