@@ -1,6 +1,6 @@
 //! Grades one subject: compiles it, runs every property, and climbs the rungs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::Hasher;
 use std::io;
@@ -28,7 +28,7 @@ pub(crate) struct Grade {
     pub(crate) rungs: Vec<Rung>,
     /// What rustc says, where it does not compile.
     pub(crate) compiler: Option<String>,
-    /// The foil that breaks just what is broken here.
+    /// The foil that breaks most of what is broken here.
     pub(crate) like_foil: Option<LikeFoil>,
     pub(crate) seconds: f64,
 }
@@ -248,30 +248,98 @@ fn climb(
     }
 }
 
-/// The foil that is caught by just the tests that fail here: a possibility.
+/// The foil that fails most like this: a possibility.
 fn like_foil(grade: &Grade, exercise: &Exercise) -> Option<LikeFoil> {
     let is_unfinished =
         |property: &Property| property.verdict == Verdict::NotYetWritten;
-    let failing = grade.failing();
-    if failing.is_empty() || grade.properties().any(is_unfinished) {
+    if grade.properties().any(is_unfinished) {
         return None;
     }
-    let not_run: BTreeSet<_> = grade
-        .properties()
-        .filter(|property| property.verdict == Verdict::NotRun)
-        .map(|property| &*property.name)
-        .collect();
-    let is_like = |foil: &Foil| {
-        let seen = foil.caught_by.iter().map(String::as_str);
-        let seen: BTreeSet<_> =
-            seen.filter(|name| !not_run.contains(name)).collect();
-        seen == failing
+    let is_run = |property: &&Property| {
+        !matches!(property.verdict, Verdict::NotRun | Verdict::NotReached)
     };
-    let (name, foil) =
-        exercise.spec.foils.iter().find(|(_, foil)| is_like(foil))?;
+    let run = grade.properties().filter(is_run).map(|it| &*it.name).collect();
+    let (name, foil) = nearest(&exercise.spec.foils, &run, &grade.failing())?;
     Some(LikeFoil {
         name: name.replace('_', " "),
         lesson: foil.lesson.clone(),
         tempts: foil.tempts.clone(),
     })
+}
+
+/// The foil that breaks just the tests that are `failing`, of those that were
+/// `run`; or else the one that has most in common with them, by the Jaccard
+/// index: at least two thirds, and more than any other.
+fn nearest<'a>(
+    foils: &'a BTreeMap<String, Foil>,
+    run: &BTreeSet<&str>,
+    failing: &BTreeSet<&str>,
+) -> Option<(&'a String, &'a Foil)> {
+    // Where everything fails, no mistake is told from another.
+    if failing.is_empty() || failing == run {
+        return None;
+    }
+    let index = |foil: &Foil| {
+        let tests = foil.caught_by.iter().map(String::as_str);
+        let tests: BTreeSet<_> = tests.filter(|it| run.contains(it)).collect();
+        (&tests & failing).len() as f64 / (&tests | failing).len() as f64
+    };
+    let most = foils.values().map(index).fold(0.0, f64::max);
+    let mut like = foils.iter().filter(|(_, foil)| index(foil) == most);
+    let first = like.next();
+    let is_alone = like.next().is_none();
+    first.filter(|_| most == 1.0 || most >= 2.0 / 3.0 && is_alone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The name of the nearest foil, where each is caught by the tests behind
+    /// its name.
+    fn near(foils: &[&str], run: &str, failing: &str) -> Option<String> {
+        let foil = |foil: &&str| {
+            let (name, tests) = foil.split_once(": ").unwrap();
+            let foil = Foil {
+                lesson: String::new(),
+                tempts: String::new(),
+                caught_by: tests.split(' ').map(str::to_owned).collect(),
+                edits: Vec::new(),
+            };
+            (name.to_owned(), foil)
+        };
+        let foils = foils.iter().map(foil).collect();
+        let (run, failing) = (run.split(' '), failing.split(' '));
+        nearest(&foils, &run.collect(), &failing.collect())
+            .map(|(name, _)| name.clone())
+    }
+
+    #[test]
+    fn the_foil_that_breaks_most_of_the_same_is_near() {
+        let foils = ["late: a b c", "lost: d e", "torn: a b c d"];
+        assert_eq!(near(&foils, "a b c d e f", "a b c").unwrap(), "late");
+        // Two thirds, and no more.
+        assert_eq!(near(&foils, "a b c d e f", "d e f").unwrap(), "lost");
+        assert_eq!(near(&foils, "a b c d e f", "e f"), None);
+        assert_eq!(near(&foils, "a b c d e f", "f"), None);
+    }
+
+    #[test]
+    fn of_two_foils_that_are_as_near_neither_is() {
+        let foils = ["late: a b c", "lost: a b d"];
+        assert_eq!(near(&foils, "a b c d e", "a b"), None);
+        assert_eq!(near(&foils, "a b c d e", "a b c").unwrap(), "late");
+    }
+
+    #[test]
+    fn tests_that_were_not_run_do_not_count() {
+        let foils = ["late: a b c d", "lost: e"];
+        assert_eq!(near(&foils, "a e f", "a").unwrap(), "late");
+    }
+
+    #[test]
+    fn where_everything_fails_no_foil_is_near() {
+        assert_eq!(near(&["late: a b c"], "a b c", "a b c"), None);
+        assert_eq!(near(&["late: a b c"], "a b", "a b"), None);
+    }
 }

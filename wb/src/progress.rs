@@ -82,10 +82,15 @@ impl Progress {
                 return State::Failing { rung, of };
             }
         }
-        if self.values(&id, "passed").next().is_some() {
+        if self.has_passed(exercise) {
             return State::Changed;
         }
         State::Started
+    }
+
+    /// Whether it has ever passed, whatever became of it.
+    pub(crate) fn has_passed(&self, exercise: &Exercise) -> bool {
+        self.values(&exercise.id(), "passed").next().is_some()
     }
 
     pub(crate) fn current<'a>(

@@ -15,7 +15,8 @@ use crate::trouble::Trouble;
 /// How long a test binary may take to name its tests.
 const LISTING: Duration = Duration::from_secs(30);
 
-/// What a test prints where it cannot look at somebody's program.
+/// What a test prints where it cannot look at somebody's program; behind a
+/// colon, it may say why.
 const NOT_ASKED: &str = "not asked of a program";
 
 /// One test of a binary.
@@ -36,7 +37,7 @@ pub(crate) enum Verdict {
     Hangs,
     /// It met a `todo!`.
     NotYetWritten,
-    /// It needs a server that this machine lacks.
+    /// It needs a server that this machine lacks, or cannot look at a program.
     NotRun,
     /// Too many before it hang.
     NotReached,
@@ -45,7 +46,7 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) verdict: Verdict,
-    /// The assertion's, or the question of the `todo!`.
+    /// The assertion's, or the question of the `todo!`, or why it was not run.
     pub(crate) message: String,
     /// Where it panicked: `file:line`.
     pub(crate) at: Option<String>,
@@ -138,10 +139,20 @@ pub(crate) fn run(
     }
     let start = Instant::now();
     let output = Group::piped(&mut command)?.output(deadline);
-    if program.is_some() && output.stdout.contains(NOT_ASKED) {
-        return Ok(Run::without(Verdict::NotRun));
+    if program.is_some()
+        && let Some(why) = why_not_asked(&output.stdout)
+    {
+        let message = why.to_owned();
+        return Ok(Run { message, ..Run::without(Verdict::NotRun) });
     }
     Ok(judge(&test.name, &output, deadline, start.elapsed()))
+}
+
+/// Why the test was not asked of a program, if it was not.
+fn why_not_asked(stdout: &str) -> Option<&str> {
+    let (_, after) = stdout.split_once(NOT_ASKED)?;
+    let line = after.lines().next().unwrap_or_default();
+    Some(line.strip_prefix(':').unwrap_or_default().trim())
 }
 
 fn judge(
@@ -150,7 +161,7 @@ fn judge(
     deadline: Duration,
     took: Duration,
 ) -> Run {
-    let panic = first_panic(&output.stderr);
+    let panic = cause(&output.stderr);
     let verdict = match output.status {
         None => Verdict::Hangs,
         // The count too: what calls `exit(0)` has not passed.
@@ -191,20 +202,40 @@ impl Panic {
     fn is_todo(&self) -> bool {
         self.message.starts_with("not yet implemented")
     }
+
+    /// A grader's own, to see what becomes of it. A payload that is no text
+    /// shows as `Box<dyn Any>`.
+    fn is_on_purpose(&self) -> bool {
+        self.message.starts_with("on purpose")
+            // What was written since may stand below it.
+            || self.message.lines().next() == Some("Box<dyn Any>")
+    }
 }
 
-/// The first panic of any thread is the cause of those after it.
-fn first_panic(stderr: &str) -> Option<Panic> {
-    let mut lines = stderr.lines();
-    let at = lines.find_map(panic_location)?;
-    let message: Vec<_> = lines
-        .take_while(|line| {
+/// The first panic of any thread is the cause of those after it, unless it is
+/// there on purpose.
+fn cause(stderr: &str) -> Option<Panic> {
+    let mut panics = panics(stderr);
+    let cause = panics.iter().position(|panic| !panic.is_on_purpose());
+    (!panics.is_empty()).then(|| panics.swap_remove(cause.unwrap_or(0)))
+}
+
+/// In the order in which they happened.
+fn panics(stderr: &str) -> Vec<Panic> {
+    let mut lines = stderr.lines().peekable();
+    let mut panics = Vec::new();
+    while let Some(at) = lines.find_map(panic_location) {
+        let mut message = Vec::new();
+        while let Some(line) = lines.next_if(|line| {
             !line.starts_with("note: run with `RUST_BACKTRACE")
                 && panic_location(line).is_none()
-        })
-        .collect();
-    let message = message.join("\n").trim().to_owned();
-    Some(Panic { message, at: at.to_owned() })
+        }) {
+            message.push(line);
+        }
+        let message = message.join("\n").trim().to_owned();
+        panics.push(Panic { message, at: at.to_owned() });
+    }
+    panics
 }
 
 /// `thread 'name' (123) panicked at src/lib.rs:4:5:` gives `src/lib.rs:4`.
@@ -271,6 +302,17 @@ mod tests {
         assert_eq!(printed("a::b", &output), "Row {\n    id: 1,\n}\nodd");
     }
 
+    #[test]
+    fn why_a_test_was_not_asked_of_a_program_is_read() {
+        let said = |why: &str| {
+            format!("running 1 test\ntest a::b ... {NOT_ASKED}{why}\nok\n")
+        };
+        let read = |why: &str| why_not_asked(&said(why)).map(str::to_owned);
+        assert_eq!(read(": it ends by itself").unwrap(), "it ends by itself");
+        assert_eq!(read("").unwrap(), "");
+        assert_eq!(why_not_asked("test a::b ... ok\n"), None);
+    }
+
     const PANICS: &str = "\
 dbg output
 thread 'rows::a_row' (77) panicked at week02/tests/grade/x.rs:12:9:
@@ -285,7 +327,7 @@ joined
 
     #[test]
     fn the_first_panic_is_the_cause() {
-        let panic = first_panic(PANICS).unwrap();
+        let panic = cause(PANICS).unwrap();
         assert_eq!(panic.at, "week02/tests/grade/x.rs:12");
         assert_eq!(
             panic.message,
@@ -295,16 +337,38 @@ joined
     }
 
     #[test]
+    fn what_panics_on_purpose_hides_no_cause() {
+        let any = "\
+thread 'a task' (78) panicked at week03/tests/grade/x.rs:7:9:
+Box<dyn Any>
+note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace
+
+";
+        let word = "\
+thread 'a task' (79) panicked at week03/tests/grade/x.rs:8:9:
+on purpose: the second of two
+
+";
+        let panic = cause(&format!("{any}{word}{PANICS}{word}")).unwrap();
+        assert_eq!(panic.at, "week02/tests/grade/x.rs:12");
+        // Where there is nothing else, it is better than nothing.
+        let panic = cause(&format!("{word}{any}")).unwrap();
+        assert_eq!(panic.message, "on purpose: the second of two");
+        let panic = cause(&format!("{any}{word}")).unwrap();
+        assert_eq!(panic.message, "Box<dyn Any>");
+    }
+
+    #[test]
     fn a_todo_is_told_from_other_panics() {
         let stderr = "thread 'x' panicked at a.rs:1:1:\n\
                       not yet implemented: what is left?\n";
-        let panic = first_panic(stderr).unwrap();
+        let panic = cause(stderr).unwrap();
         assert!(panic.is_todo());
         assert_eq!(panic.message, "not yet implemented: what is left?");
     }
 
     #[test]
     fn what_did_not_panic_has_no_panic() {
-        assert!(first_panic("thread 'x' has overflowed its stack\n").is_none());
+        assert!(cause("thread 'x' has overflowed its stack\n").is_none());
     }
 }

@@ -7,9 +7,9 @@ use crate::run::Verdict;
 use crate::term;
 use crate::workbook::Exercise;
 
-/// How many lines of a message: from its start, and up to its end, where an
-/// assertion shows what it expected.
-const MESSAGE: (usize, usize) = (8, 5);
+/// How many lines of a message the report shows. One screen shows as many as
+/// there is room for.
+const MESSAGE: usize = 60;
 
 /// How many lines of what the attempt printed: on one screen, and in the report.
 const PRINTED: (usize, usize) = (10, 200);
@@ -34,12 +34,16 @@ pub(crate) fn findings(grade: &Grade, exercise: &Exercise) -> String {
         let _ = writeln!(text, "\n  {}", term::bold(&rung.name));
         for property in &rung.properties {
             text += &line(property);
-            if !is_next || !property.verdict.fails() {
+            if property.verdict == Verdict::NotRun {
+                for why in term::wrap(&property.message, 15).lines() {
+                    let _ = writeln!(text, "{}", term::dim(why));
+                }
+            } else if !is_next || !property.verdict.fails() {
                 later += usize::from(property.verdict == Verdict::Broken);
             } else if said == Some(&property.message) {
                 text += &term::dim(&format!("{:15}as above\n", ""));
             } else {
-                text += &details(property, PRINTED.1);
+                text += &details(property, MESSAGE, PRINTED.1);
                 said = Some(&property.message);
             }
         }
@@ -101,9 +105,9 @@ pub(crate) fn screen(
     // The message gives way to the foil, and the others to the message.
     let kept = lines.len() + foil.len() + 2;
     let room = rows.saturating_sub(kept).max(3);
-    let details = details(first, PRINTED.0);
-    let details = details.lines().map(str::to_owned).collect();
-    lines.extend(shortened(details, room));
+    let details = details(first, usize::MAX, PRINTED.0);
+    let details: Vec<_> = details.lines().map(str::to_owned).collect();
+    lines.extend(shortened(&details, room));
     lines.extend(foil);
     lines.extend([String::new(), next]);
     let others: Vec<_> = rung
@@ -172,18 +176,51 @@ fn passes(
     text.lines().map(str::to_owned).collect()
 }
 
-/// At most `room` lines, without what lies in the middle.
-fn shortened(lines: Vec<String>, room: usize) -> Vec<String> {
+/// At most `room` lines. What an assertion shows stays below its heading, and
+/// each part gives way in its middle, the longest first.
+fn shortened(lines: &[String], room: usize) -> Vec<String> {
     if lines.len() <= room {
-        return lines;
+        return lines.to_vec();
+    }
+    let parts: Vec<_> =
+        lines.chunk_by(|a, b| !is_heading(a) && !is_heading(b)).collect();
+    let fits = |most: &usize| {
+        parts.iter().map(|part| part.len().min(*most)).sum::<usize>() <= room
+    };
+    if let Some(most) = (1..=room).rev().find(fits) {
+        let shorter = |part: &[String]| without_middle(part, most);
+        return parts.into_iter().flat_map(shorter).collect();
+    }
+    let headings = lines.iter().filter(|line| is_heading(line)).cloned();
+    let mut short: Vec<_> = headings.take(room - 1).collect();
+    short.push(left_out(lines.len() - short.len()));
+    short
+}
+
+/// `expected:`, or what `assert_eq!` says of both sides.
+fn is_heading(line: &str) -> bool {
+    let line = console::strip_ansi_codes(line);
+    let line = line.trim();
+    line.ends_with(':')
+        || line.starts_with("left:")
+        || line.starts_with("right:")
+}
+
+/// At most `room` lines, of which one says how many there are more.
+fn without_middle(lines: &[String], room: usize) -> Vec<String> {
+    if lines.len() <= room {
+        return lines.to_vec();
     }
     let end = (room - 1) / 2;
     let start = room - 1 - end;
-    let left_out = lines.len() - start - end;
     let mut short = lines[..start].to_vec();
-    short.push(term::dim(&format!("{:15}… {left_out} lines …", "")));
+    short.push(left_out(lines.len() - start - end));
     short.extend_from_slice(&lines[lines.len() - end..]);
     short
+}
+
+fn left_out(lines: usize) -> String {
+    term::dim(&format!("{:15}… {lines} lines …", ""))
 }
 
 /// What there is no room for is one key away.
@@ -229,31 +266,26 @@ fn line(property: &Property) -> String {
     format!("    {}{}", term::pad(&paint(word), 9), &sentence[13..])
 }
 
-fn details(property: &Property, most: usize) -> String {
+/// At most so many lines of the message, and of what was printed.
+fn details(property: &Property, message: usize, printed: usize) -> String {
     let mut text = String::new();
-    let message = property.message.replacen("not yet implemented: ", "", 1);
-    let lines: Vec<_> = message.lines().collect();
-    let (first, last) = MESSAGE;
-    if lines.len() <= first + last + 1 {
-        lines.iter().for_each(|line| text += &term::wrap(line, 15));
-    } else {
-        let (start, rest) = lines.split_at(first);
-        let (middle, end) = rest.split_at(rest.len() - last);
-        start.iter().for_each(|line| text += &term::wrap(line, 15));
-        let _ = writeln!(text, "{:15}… {} lines …", "", middle.len());
-        end.iter().for_each(|line| text += &term::wrap(line, 15));
+    let said = property.message.replacen("not yet implemented: ", "", 1);
+    let said = term::wrap(&said, 15);
+    let lines: Vec<_> = said.lines().map(str::to_owned).collect();
+    for line in shortened(&lines, message) {
+        let _ = writeln!(text, "{line}");
     }
     if let Some(at) = &property.at {
         let _ = writeln!(text, "{:15}{}", "", term::dim(at));
     }
-    let printed: Vec<_> = property.printed.lines().collect();
-    if !printed.is_empty() {
+    let lines: Vec<_> = property.printed.lines().collect();
+    if !lines.is_empty() {
         let _ = writeln!(text, "{:15}{}", "", term::dim("it printed:"));
-        let from = printed.len().saturating_sub(most);
+        let from = lines.len().saturating_sub(printed);
         if from > 0 {
             let _ = writeln!(text, "{:17}… {from} lines before these …", "");
         }
-        for line in &printed[from..] {
+        for line in &lines[from..] {
             text += &term::wrap(line, 17);
         }
     }
@@ -318,4 +350,45 @@ pub(crate) fn attempt(exercise: &Exercise) -> String {
     let file = exercise.attempt();
     let shown = file.strip_prefix(exercise.root()).unwrap_or(&file);
     term::link(&file, &shown.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shortened;
+
+    fn short(text: &str, room: usize) -> String {
+        let lines: Vec<_> = text.split(' ').map(str::to_owned).collect();
+        let short = shortened(&lines, room);
+        assert!(short.len() <= room, "{short:?}");
+        short.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_fits_is_not_shortened() {
+        assert_eq!(short("a expected: 1 seen: 2", 5), "a expected: 1 seen: 2");
+    }
+
+    #[test]
+    fn a_message_gives_way_in_its_middle() {
+        assert_eq!(short("a b c d e f g", 4), "a b … 4 lines … g");
+    }
+
+    #[test]
+    fn a_heading_stays_with_what_stands_below_it() {
+        let long = "1 2 3 4 5 6 7 8 9";
+        assert_eq!(
+            short(&format!("a expected: {long} seen: b c {long}"), 10),
+            "a expected: 1 … 7 lines … 9 seen: b … 9 lines … 9"
+        );
+        assert_eq!(
+            short(&format!("{long} left: {long} right: {long}"), 5),
+            "… 9 lines … left: … 9 lines … right: … 9 lines …"
+        );
+    }
+
+    #[test]
+    fn all_plain_lines_give_way_before_a_heading_does() {
+        assert_eq!(short("a left: right: at", 3), "left: right: … 2 lines …");
+        assert_eq!(short("a: b: c: d: e: f:", 3), "a: b: … 4 lines …");
+    }
 }

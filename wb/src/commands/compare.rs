@@ -19,11 +19,15 @@ const TWO_LISTINGS: usize = 130;
 /// Lines around a difference.
 const CONTEXT: usize = 2;
 
-/// What is worth counting, and how it looks in code.
+/// What is worth counting, and how it looks in code: as a method, and as the
+/// function that it also is.
 const TRAITS: [(&str, &[&str]); 8] = [
-    ("unwrap, expect", &[".unwrap()", ".expect("]),
-    ("clone", &[".clone()"]),
-    ("text made (format!, to_string)", &["format!(", ".to_string()"]),
+    ("unwrap, expect", &[".unwrap()", "::unwrap)", ".expect("]),
+    ("clone", &[".clone()", ".cloned()", "::clone(", "::clone)"]),
+    (
+        "text made (format!, to_string)",
+        &["format!(", ".to_string()", "::to_string)"],
+    ),
     ("boxed errors", &["Box<dyn", "BoxError"]),
     ("awaits", &[".await"]),
     ("locks", &["Mutex", "RwLock"]),
@@ -224,5 +228,34 @@ fn below<'a>(diff: &TextDiff<'a, 'a, 'a, str>, op: &DiffOp, text: &mut String) {
             ChangeTag::Insert => term::good(&format!("+ {line}")),
         };
         let _ = writeln!(text, "{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Code, TRAITS};
+
+    fn count(what: &str, line: &str) -> usize {
+        let code = Code { name: String::new(), lines: vec![line.to_owned()] };
+        let (_, looks) = TRAITS.iter().find(|it| it.0 == what).unwrap();
+        code.count(looks)
+    }
+
+    #[test]
+    fn a_clone_counts_however_it_is_written() {
+        let twice = "(Arc::clone(&self.shared), self.token.clone())";
+        assert_eq!(count("clone", twice), 2);
+        assert_eq!(count("clone", "old.as_ref().map(Arc::clone)"), 1);
+        assert_eq!(count("clone", "old.as_ref().cloned()"), 1);
+        assert_eq!(count("clone", "fn clone(&self) -> Self {"), 0);
+        assert_eq!(count("clone", "#[derive(Clone)]"), 0);
+    }
+
+    #[test]
+    fn functions_count_as_methods_do() {
+        let text = "text made (format!, to_string)";
+        assert_eq!(count(text, "links.map(ToString::to_string)"), 1);
+        assert_eq!(count("unwrap, expect", "all.map(Result::unwrap)"), 1);
+        assert_eq!(count("unwrap, expect", "one.unwrap_or(0)"), 0);
     }
 }

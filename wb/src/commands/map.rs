@@ -43,7 +43,8 @@ pub(crate) fn lines(
     let width = book.exercises().map(|e| e.name.len()).max().unwrap_or(0);
 
     let mut lines = Vec::new();
-    let (mut passing, mut all, mut beyond) = (0, 0, 0);
+    let (mut passed, mut all, mut beyond) = (0, 0, 0);
+    let mut has_star = false;
     for week in &book.weeks {
         let number =
             week.name.trim_start_matches("week").trim_start_matches('0');
@@ -54,28 +55,31 @@ pub(crate) fn lines(
                 beyond += 1;
                 continue;
             }
-            let state = progress.state(exercise);
             if exercise.spec.path <= route {
                 all += 1;
-                passing += usize::from(state == State::Passing);
+                passed += usize::from(progress.has_passed(exercise));
             }
             let is_marked =
                 marked.is_some_and(|marked| marked.id() == exercise.id());
-            let star = if exercise.spec.starred { " (starred)" } else { "" };
+            let star = if exercise.spec.starred { " *" } else { "" };
+            has_star |= exercise.spec.starred;
             let line = format!(
                 "{} {:width$}  {}  {}{star}",
                 if is_marked { ">" } else { " " },
                 exercise.name,
                 term::pad(&exercise.spec.title, 36),
-                paint(state),
+                state(progress, exercise),
             );
             lines.push((line, is_marked));
         }
         lines.push((String::new(), false));
     }
-    let mut sum = format!("{passing} of {all} on the path `{}`", route.name());
+    let mut sum = format!("{passed} of {all} on the path `{}`", route.name());
     if beyond > 0 {
         let _ = write!(sum, "; {beyond} more on `cargo wb path all`");
+    }
+    if has_star {
+        sum += "; * starred";
     }
     lines.push((sum, false));
     lines
@@ -86,10 +90,14 @@ fn is_on_map(exercise: &Exercise, progress: &Progress) -> bool {
         || progress.state(exercise) != State::Untouched
 }
 
-pub(crate) fn paint(state: State) -> String {
-    match state {
+/// In a word or two.
+pub(crate) fn state(progress: &Progress, exercise: &Exercise) -> String {
+    match progress.state(exercise) {
         State::Untouched => term::dim("untouched"),
         State::Started => term::open("started"),
+        State::Failing { rung, of } if progress.has_passed(exercise) => {
+            term::open(&format!("passed, now rung {rung} of {of}"))
+        }
         State::Failing { rung, of } => {
             term::bad(&format!("failing at rung {rung} of {of}"))
         }

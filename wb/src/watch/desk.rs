@@ -1,6 +1,7 @@
 //! What lies before the reader, and what each event changes.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -59,6 +60,12 @@ pub(super) enum Page<'a> {
         top: usize,
         kind: Kind,
     },
+    /// What there is to press, from this line on.
+    Keys {
+        top: usize,
+        /// Where it was asked for: to go back to.
+        over: Box<Self>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +74,6 @@ pub(super) enum Kind {
     Hints,
     Report,
     Compare,
-    Keys,
 }
 
 /// The book, as its pages are asked for.
@@ -78,6 +84,17 @@ pub(super) enum Notes {
     Wanted,
     Building(Job),
     At(Job, String),
+}
+
+impl<'a> Page<'a> {
+    /// On the map, the exercise that is chosen there.
+    pub(super) fn chosen(&self) -> Option<&'a Exercise> {
+        match self {
+            Page::Map(chosen) => Some(chosen),
+            Page::Keys { over, .. } => over.chosen(),
+            Page::Verdict | Page::Long { .. } => None,
+        }
+    }
 }
 
 impl<'a> Desk<'a> {
@@ -284,7 +301,7 @@ impl<'a> Desk<'a> {
         let address = job.out[at..].split_whitespace().next();
         let address = address.unwrap_or_default().to_owned();
         if let Notes::Building(job) =
-            std::mem::replace(&mut self.notes, Notes::Unasked)
+            mem::replace(&mut self.notes, Notes::Unasked)
         {
             self.notes = Notes::At(job, address);
         }
@@ -300,8 +317,20 @@ impl<'a> Desk<'a> {
             }
             return Ok(());
         }
-        // On the map, a key is for the exercise that is chosen there.
-        if let Page::Map(chosen) = self.page {
+        if let Page::Keys { over, .. } = &mut self.page
+            && matches!(
+                key.code,
+                KeyCode::Enter
+                    | KeyCode::Esc
+                    | KeyCode::Backspace
+                    | KeyCode::Char('?')
+            )
+        {
+            self.page = mem::replace(over, Page::Verdict);
+            return Ok(());
+        }
+        // On the map, also below the keys, a key is for the exercise that is chosen there.
+        if let Some(chosen) = self.page.chosen() {
             match key.code {
                 KeyCode::Enter => self.go_to(chosen)?,
                 KeyCode::Esc | KeyCode::Backspace => {
@@ -320,7 +349,10 @@ impl<'a> Desk<'a> {
     fn key_anywhere(&mut self, key: KeyCode) -> Result<(), Trouble> {
         match key {
             KeyCode::Char('q') => self.is_done = true,
-            KeyCode::Char('?') => self.turn_to(page::all_keys(), Kind::Keys),
+            KeyCode::Char('?') => {
+                let over = mem::replace(&mut self.page, Page::Verdict);
+                self.page = Page::Keys { top: 0, over: Box::new(over) };
+            }
             KeyCode::Char('a') => self.show_report(),
             KeyCode::Char('c') => self.show_comparison()?,
             // Not by chance, before one has begun.
@@ -443,15 +475,14 @@ impl<'a> Desk<'a> {
                 let progress = Progress::read(self.book)?;
                 let listed = map::listed(self.book, &progress);
                 let here = listed.iter().position(|e| e.id() == exercise.id());
-                let here = here.unwrap_or(0);
-                let there = match key {
-                    KeyCode::Up | KeyCode::Char('k') => here.saturating_sub(1),
-                    KeyCode::Down | KeyCode::Char('j') => here + 1,
-                    _ => here,
-                };
+                let last = listed.len().saturating_sub(1);
+                let there = page::moved(here.unwrap_or(0), last, key, rows);
                 if let Some(there) = listed.get(there) {
                     *exercise = there;
                 }
+            }
+            Page::Keys { top, .. } => {
+                *top = page::scrolled(&page::all_keys(), *top, key, rows);
             }
             Page::Long { text, top, .. } => {
                 *top = page::scrolled(text, *top, key, rows);
@@ -469,7 +500,7 @@ fn suspend() -> Result<(), Trouble> {
     );
     let taken = stopped.and_then(|()| terminal::take());
     // The one that is held gives it back.
-    std::mem::forget(taken.map_err(|error| {
+    mem::forget(taken.map_err(|error| {
         Trouble::new(format!("cannot use the terminal: {error}"))
     })?);
     Ok(())

@@ -36,17 +36,26 @@ pub(super) fn scrolled(
 ) -> usize {
     let room = rows.saturating_sub(FOOT).max(1);
     let last = text.lines().count().saturating_sub(room);
-    let top = top.min(last);
+    moved(top.min(last), last, key, rows)
+}
+
+/// From `at`, of all up to `last`, where `key` leads.
+pub(super) fn moved(
+    at: usize,
+    last: usize,
+    key: KeyCode,
+    rows: usize,
+) -> usize {
     // The last line of a page only says that there is more.
-    let page = room.saturating_sub(2).max(1);
+    let page = rows.saturating_sub(FOOT + 2).max(1);
     match key {
-        KeyCode::Up | KeyCode::Char('k') => top.saturating_sub(1),
-        KeyCode::Down | KeyCode::Char('j') => (top + 1).min(last),
-        KeyCode::PageUp | KeyCode::Char('b') => top.saturating_sub(page),
-        KeyCode::PageDown | KeyCode::Char(' ') => (top + page).min(last),
+        KeyCode::Up | KeyCode::Char('k') => at.saturating_sub(1),
+        KeyCode::Down | KeyCode::Char('j') => (at + 1).min(last),
+        KeyCode::PageUp | KeyCode::Char('b') => at.saturating_sub(page),
+        KeyCode::PageDown | KeyCode::Char(' ') => (at + page).min(last),
         KeyCode::Home | KeyCode::Char('g') => 0,
         KeyCode::End | KeyCode::Char('G') => last,
-        _ => top,
+        _ => at,
     }
 }
 
@@ -118,12 +127,13 @@ pub(super) fn keys(keys: &[&str], columns: usize) -> String {
 /// What there is to press.
 pub(super) fn all_keys() -> String {
     format!(
-        "{}\n\n{KEYS}",
+        "{}\n{KEYS}",
         term::bold("Keys. They do nothing where they make no sense.")
     )
 }
 
-const KEYS: &str = "\
+// Not after a `\`, which would swallow the first indent.
+const KEYS: &str = "
   s  starts the exercise: its stub becomes your file
   h  the hints that you have seen; once more: the next one
   a  the whole report
@@ -135,5 +145,5 @@ const KEYS: &str = "\
   q  ends this, as does Ctrl-C; Ctrl-Z: the shell, and `fg` comes back
 
   ↑ ↓ or j k, page up and down or b and space, home and end or g and G
-  enter, escape or backspace: back to the verdict
+  enter, escape or backspace: back to the verdict; from here, to where you were
 ";

@@ -24,6 +24,7 @@ impl Desk<'_> {
                 room,
             ),
             Page::Long { text, top, .. } => page::part(text, *top, room),
+            Page::Keys { top, .. } => page::part(&page::all_keys(), *top, room),
             Page::Verdict => self.verdict_page(room)?,
         };
         lines.truncate(room);
@@ -73,16 +74,13 @@ impl Desk<'_> {
             Notes::Wanted => parts.push("the notes come next".to_owned()),
             Notes::Building(job) => parts.push(job.says()),
             Notes::At(_, address) => {
-                let page = match self.page {
-                    Page::Map(chosen) => chosen.id(),
-                    _ => self.exercise.id(),
-                };
+                let page = self.page.chosen().unwrap_or(self.exercise).id();
                 parts.push(format!("notes: {address}{page}.html"));
             }
         }
         parts.extend(self.saves.polls());
-        if let (Page::Long { .. } | Page::Map(_), Some(Verdict::Of(grade))) =
-            (&self.page, &self.verdict)
+        if !matches!(self.page, Page::Verdict)
+            && let Some(Verdict::Of(grade)) = &self.verdict
             && self.check.is_none()
         {
             let name = &self.exercise.name;
@@ -126,7 +124,9 @@ impl Desk<'_> {
             Page::Long { kind: Kind::Report, .. } => {
                 &["enter back", "↑ ↓ scroll", "h hint", "q quit"]
             }
-            Page::Long { .. } => &["enter back", "↑ ↓ scroll", "q quit"],
+            Page::Long { .. } | Page::Keys { .. } => {
+                &["enter back", "↑ ↓ scroll", "q quit"]
+            }
             Page::Verdict if passes => match self.next()? {
                 Some(exercise) => {
                     next = format!("n {}", exercise.name);
@@ -161,7 +161,7 @@ impl Desk<'_> {
         let id = self.exercise.id();
         let state = match (&self.verdict, &self.check) {
             (Some(Verdict::Of(grade)), None) => show::outcome(grade),
-            _ => map::paint(Progress::read(self.book)?.state(self.exercise)),
+            _ => map::state(&Progress::read(self.book)?, self.exercise),
         };
         Ok(format!("{id}: {state}. `cargo wb` goes on from here.\n"))
     }

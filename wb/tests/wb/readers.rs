@@ -73,15 +73,23 @@ fn a_reader_is_led_from_the_map_to_the_answer() {
         "week01/src/backoff.rs",
     ]);
 
+    // What has passed counts, whatever one tries with it.
     mini.attempt("if n < 7 { 10 << n } else { 1_000 }");
-    mini.wb(&[]).shows(&["changed since it passed"]);
+    mini.wb(&[]).shows(&["changed since it passed", "1 of 1"]);
+    mini.attempt("10_u64 << n.min(12)");
+    mini.wb(&["check"]).ends_with(1);
+    mini.wb(&[]).shows(&["passed, now rung 2 of 4", "1 of 1"]);
 }
 
 #[test]
-fn only_what_a_foil_breaks_is_likened_to_it() {
+fn only_what_breaks_nearly_the_same_is_likened_to_a_foil() {
     let mini = Mini::new();
     mini.attempt("if n < 6 { 20 << n } else { 1000 }");
     mini.wb(&["check", "backoff"]).ends_with(1).shows(&["starts at twenty"]);
+    // And one test more.
+    mini.attempt("if n < 6 { 20 << n } else { 999 }");
+    mini.wb(&["check", "backoff"]).ends_with(1).shows(&["starts at twenty"]);
+    // All of them.
     mini.attempt("20 << n.min(20)");
     mini.wb(&["check", "backoff"]).ends_with(1).hides("fails like");
 }
@@ -355,6 +363,37 @@ fn the_path_says_what_is_on_the_map() {
 }
 
 #[test]
+fn the_map_fits_in_80_columns() {
+    let mini = Mini::new();
+    mini.change(
+        "week01/exercises/backoff.toml",
+        "Wait longer each time",
+        &"w".repeat(36),
+    );
+    mini.change(
+        "week01/exercises/backoff.toml",
+        "minutes",
+        "starred = true\nminutes",
+    );
+    mini.attempt("if n < 7 { 10 << n } else { 1000 }");
+    mini.wb(&["check", "backoff"]).ends_with(0);
+    mini.wb(&["path", "homework"]);
+    let fits = |state: &str| {
+        let map =
+            mini.wb(&[]).shows(&["backoff", state, " *\n", "; * starred"]);
+        let line = map.out.lines().find(|line| line.contains(state)).unwrap();
+        // A name may have a column more.
+        assert!(line.chars().count() < 80, "{line:?}");
+    };
+    fits("passing");
+    mini.attempt("n");
+    fits("changed since it passed");
+    mini.attempt("10_u64 << n.min(12)");
+    mini.wb(&["check", "backoff"]).ends_with(1);
+    fits("rung 2 of 4");
+}
+
+#[test]
 fn json_says_what_the_report_says() {
     let mini = Mini::new();
     mini.attempt("10 << n.min(20)");
@@ -395,4 +434,32 @@ fn a_program_is_graded_where_the_exercise_looks_at_one() {
     let grade = |cmd: &str| mini.wb(&["grade", "pause", "--cmd", cmd]);
     grade("./server --fast").ends_with(0).shows(&["passes", "pause.md"]);
     grade("other").ends_with(1).shows(&["BROKEN", "left: \"other\""]);
+
+    // One of them looks at no process.
+    mini.change(
+        "week01/tests/grade/pause.rs",
+        "fn after_a_failure_there_is_one() {\n",
+        "fn after_a_failure_there_is_one() {
+        println!(\"not asked of a program: it does not count\");\n",
+    );
+    grade("./server --fast").ends_with(0).shows(&[
+        "holds    without a failure there is none",
+        "not run  after a failure there is one\n",
+        "               it does not count\n",
+    ]);
+}
+
+#[test]
+fn a_long_message_is_shown_as_far_as_one_reads_it() {
+    let mini = Mini::new();
+    let says = |lines: usize| {
+        mini.attempt(&format!(
+            r#"let line = |n: u32| format!("\nline {{n}}");
+    let lines: String = (1..{lines}).map(line).collect();
+    panic!("of try {{n}}:{{lines}}")"#
+        ));
+        mini.wb(&["check", "backoff"]).ends_with(1)
+    };
+    says(60).shows(&["of try 0:", "line 1", "line 30", "line 59"]).hides("…");
+    says(100).shows(&["of try 0:", "line 1", "… 41 lines …", "line 99"]);
 }

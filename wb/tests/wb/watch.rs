@@ -95,7 +95,17 @@ fn an_evening_in_a_terminal() {
     tty.types("h");
     tty.shows(&["Hint 3 of 3", "enter back   ↑ ↓ scroll"]);
     tty.types("?");
-    tty.shows(&["r  checks again", "enter back"]);
+    tty.shows(&[
+        "\n  s  starts",
+        "\n  h  the hints",
+        "r  checks again",
+        "enter back",
+    ]);
+    // Back to where one was; a key that leads elsewhere does so from here.
+    tty.types("\r");
+    tty.shows(&["Hint 3 of 3", "enter back   ↑ ↓ scroll"]);
+    tty.types("?a");
+    tty.shows(&["holds    each wait doubles", "more lines", "enter back"]);
     tty.types("\r");
     tty.shows(&["rung 2 of 4", "h hint   a all"]);
     tty.types("n");
@@ -148,10 +158,21 @@ fn from_one_exercise_to_the_next() {
     // Keys are for what is chosen, or do nothing.
     tty.types("hcnsar?");
     tty.shows(&["r  checks again"]);
+    for back in ["\r", "\x1b", "\x7f", "?"] {
+        // Nothing of the exercise that is left happens from there either.
+        tty.types(&format!("hcnsa{back}"));
+        tty.shows(&["> backoff", "  pause", "enter backoff"]);
+        tty.types("?");
+        tty.shows(&["r  checks again"]);
+    }
     tty.types("\r");
-    tty.shows(&["week01/pause", "passes"]);
-    tty.types("l\x1b[A");
     tty.shows(&["> backoff", "  pause", "enter backoff"]);
+    for (last, first) in [("G", "g"), ("\x1b[F", "\x1b[H"), (" ", "b")] {
+        tty.types(last);
+        tty.shows(&["  backoff", "> pause", "enter pause"]);
+        tty.types(first);
+        tty.shows(&["> backoff", "  pause", "enter backoff"]);
+    }
     tty.types("\r");
     tty.shows(&["week01/backoff", "does not compile", "error[E0308]"]);
     tty.types("q");
@@ -302,6 +323,27 @@ fn a_screen_of_any_size() {
     tty.shows(&["week01/backoff: Wait longer each time", "What tempts"]);
     tty.types("q");
     assert!(tty.ends().0.success());
+}
+
+#[test]
+fn a_long_message_keeps_its_headings_on_the_screen() {
+    let mini = Mini::new();
+    mini.attempt(
+        r#"let rows = "\n  row".repeat(40);
+    panic!("of try {n}\nexpected:{rows}\nseen:{rows}")"#,
+    );
+    let tty = watch(&mini);
+    tty.shows(&[
+        "of try 0",
+        "expected:",
+        "lines …",
+        "seen:",
+        "lines …",
+        "Next: edit",
+        "q quit",
+    ]);
+    tty.types("a");
+    tty.shows(&["of try 0", "expected:", "more lines", "enter back"]);
 }
 
 #[test]
