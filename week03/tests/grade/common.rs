@@ -1,5 +1,6 @@
 //! What graders of this week share.
 
+use std::panic::resume_unwind;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -8,17 +9,22 @@ use std::time::Duration;
 /// Nobody waits longer for what has to happen.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What `work` returns, on a thread of its own.
+/// What `work` returns, on a thread of its own: where it would wait for ever, the
+/// test fails instead.
 pub(crate) fn soon<R: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> R {
     let (done, result) = mpsc::channel();
-    thread::spawn(move || done.send(work()));
+    let thread = thread::spawn(move || drop(done.send(work())));
     match result.recv_timeout(DEADLINE) {
         Ok(result) => result,
-        Err(RecvTimeoutError::Timeout) => panic!("{what} waits"),
-        Err(RecvTimeoutError::Disconnected) => panic!("{what} panics"),
+        Err(RecvTimeoutError::Timeout) => {
+            panic!("{what} has not ended in {DEADLINE:?}: who waits for whom?")
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            resume_unwind(thread.join().expect_err("it sends unless it panics"))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +10,8 @@ use serde::Deserialize;
 use toml::Value;
 use week03::config::{Config, Snapshot, Subscription};
 use week03::layers::{Cause, Error, Layer};
+
+use crate::common::soon;
 
 /// Nobody waits longer for what has to happen.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -186,25 +188,6 @@ fn put(slot: &Slot, subscription: Subscription) {
 fn end(slot: &Slot) {
     let subscription = slot.lock().unwrap().take();
     drop(subscription);
-}
-
-/// What `run` returns, on a thread of its own: where it would wait for ever, the
-/// test fails instead.
-fn soon<R>(what: &str, run: impl FnOnce() -> R + Send + 'static) -> R
-where
-    R: Send + 'static,
-{
-    let (done, is_done) = channel();
-    let thread = thread::spawn(move || drop(done.send(run())));
-    match is_done.recv_timeout(DEADLINE) {
-        Ok(returned) => returned,
-        Err(RecvTimeoutError::Timeout) => {
-            panic!("{what} has not ended in {DEADLINE:?}: who waits for whom?")
-        }
-        Err(RecvTimeoutError::Disconnected) => {
-            resume_unwind(thread.join().expect_err("it sends unless it panics"))
-        }
-    }
 }
 
 mod merges {
