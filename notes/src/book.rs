@@ -114,6 +114,8 @@ fn fold(text: &mut String, listing: &str, file: &str) {
          <summary>The answer: <code>{file}</code></summary>\n\n\
          {listing}\n\n</details>"
     );
+    // Who reads the page as it stands has the file's name above an include.
+    *text = text.replacen(&format!("`{file}`:\n\n{listing}"), listing, 1);
     *text = text.replacen(listing, &folded, 1);
 }
 

@@ -144,6 +144,12 @@ fn every_exercise_is_asked_and_every_foil_shown() {
 
         let answers = select(&page, "#the-code ~ details.answer pre code");
         assert_eq!(answers.len(), 1, "{path} has no answer in a fold");
+        let captions = select(&page, "#the-code + p");
+        let is_caption = |p: &_| text_of(p).contains("/src/");
+        assert!(
+            !captions.iter().any(is_caption),
+            "{path} names its file twice"
+        );
         let answer = workbook().join(&week).join("src").join(&name);
         let answer = fs::read_to_string(answer.with_extension("rs")).unwrap();
         let shown = text_of(&answers[0]);
