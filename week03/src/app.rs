@@ -118,7 +118,7 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
             Undo::Call(name, work) => app.call(name, work).await,
             Undo::LameDuck => app.lame_duck().await,
             Undo::Stop(part, token) => {
-                // What has ended by now, was not told to.
+                // What has ended by now, as far as one can see, was not told to.
                 app.catch_up();
                 token.cancel();
                 // Without a limit but the budget.

@@ -14,8 +14,8 @@
 //! [`serve`](Server::serve) returns when no connection is left, soon after the
 //! drain at the latest, whatever clients do or do not send.
 //!
-//! *Cost.* Whoever has just connected and is not yet accepted is reset, and so is
-//! whose request has come and is not yet read: let load balancers know before the
+//! *Cost.* Whoever has just connected and is not yet accepted is reset, and one
+//! whose request has come and is not yet read is closed: let load balancers know before the
 //! stop. A task for each connection. Upgraded
 //! connections, such as WebSockets, are not waited for.
 //!

@@ -11,5 +11,6 @@ pub(crate) use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
     RwLockWriteGuard, Weak, mpsc,
 };
+pub(crate) use std::{thread, thread_local};
 
 pub(crate) use arc_swap::{ArcSwap, ArcSwapOption};

@@ -15,7 +15,8 @@
 //! stopped and the code is 1. A second signal *n* ends it at once with 128 + *n*,
 //! as if it had killed. A reload that panics takes no signal away.
 //!
-//! *Cost.* A thread, which sleeps. The handlers stay for the life of the process:
+//! *Cost.* A thread, which sleeps. Signals of one kind that come faster than they
+//! are heard are one. The handlers stay for the life of the process:
 //! tokio does not give them back. A part that never looks at its token keeps the
 //! process until somebody insists.
 //!
@@ -43,7 +44,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::{io, process, thread};
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -58,7 +59,8 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 pub type Part = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 /// Starts a process of parts, runs it until a signal or a failure ends it, and
-/// returns its exit code. `reload` is called at each SIGHUP, and must not block.
+/// returns its exit code. `reload` is called at each SIGHUP, in this runtime, and
+/// must not block. Once in a process: its signals are this one's to the end.
 ///
 /// # Panics
 ///
@@ -110,19 +112,24 @@ async fn hear(
     stop: CancellationToken,
     reload: impl FnMut() + Send + 'static,
 ) -> io::Result<()> {
-    let runtime = Builder::new_current_thread().enable_io().build()?;
     let (tell, told) = oneshot::channel();
-    let hears = async move {
-        match Signals::register() {
-            Ok(signals) => {
+    let home = Handle::current();
+    let hear = move || {
+        let runtime = Builder::new_current_thread().enable_io().build();
+        let hears = runtime.and_then(|runtime| {
+            let signals = runtime.block_on(async { Signals::register() })?;
+            Ok((runtime, signals))
+        });
+        match hears {
+            Ok((runtime, signals)) => {
                 let _ = tell.send(Ok(()));
-                signals.handle(stop, reload).await;
+                runtime.block_on(signals.handle(stop, reload, home));
             }
             Err(error) => drop(tell.send(Err(error))),
         }
     };
     let thread = thread::Builder::new().name("signals".to_owned());
-    thread.spawn(move || runtime.block_on(hears))?;
+    thread.spawn(hear)?;
     told.await.expect("it tells")
 }
 
@@ -149,7 +156,13 @@ impl Signals {
         mut self,
         stop: CancellationToken,
         mut reload: impl FnMut(),
+        home: Handle,
     ) {
+        let mut reload = move || {
+            // What it spawns is no business of this thread.
+            let _home = home.enter();
+            reload();
+        };
         loop {
             let kind = tokio::select! {
                 _ = self.terminate.recv() => SignalKind::terminate(),

@@ -33,7 +33,8 @@
 //! - When the future of `run` is dropped, all parts are aborted, and nothing is
 //!   called.
 //!
-//! Time is tokio's: a limit is exact to the millisecond.
+//! Each part and each call is a task. Time is tokio's: a limit is exact to the
+//! millisecond.
 //!
 //! What is here already: what an application under way knows, and how it learns
 //! what has happened. What is missing is what it does: the start, the way out, and

@@ -17,12 +17,12 @@
 //!   the snapshot stays, and the error is returned. `reload` returns the snapshot
 //!   that it has published, or the one that stays because nothing is new.
 //! - When `reload` has returned, the snapshot is no older than what the layers
-//!   said when it was called, also when several threads reload. They may wait for
-//!   each other while they read and check, and nobody else waits then: layers call
-//!   `snapshot`, `last_error` and `subscribe` themselves, and `validate` looks at
+//!   said when it was called, also when several threads reload. They take turns: one
+//!   reads, checks and publishes after the other, and nobody else waits then: layers
+//!   call `snapshot`, `last_error` and `subscribe` themselves, and `validate` looks at
 //!   the snapshot, which is still the old one. Neither of them reloads.
-//! - `last_error` is what that reload has failed with which has read last, or nothing
-//!   if it has not failed. It changes when a change is published, or refused, and
+//! - `last_error` is what the latest reload has failed with, or nothing if it has not
+//!   failed. It changes when a change is published, or refused, and
 //!   before anybody is told.
 //! - If a layer or `validate` panics, so does `reload`. The snapshot and the last
 //!   error stay, and the next reload works.
@@ -42,8 +42,9 @@
 //!   the next time, and `reload` returns as ever.
 //! - All that holds in whichever order threads come to their locks: the last rung
 //!   runs your file under shuttle. So take `ArcSwap`, what is atomic, and what
-//!   blocks, from `crate::locks`. What is in `std` is not seen there, and a lock of
-//!   it that is held while others run blocks the whole test.
+//!   blocks, also `thread` and `thread_local!`, from `crate::locks`. What is in
+//!   `std` is not seen there, and a lock of it that is held while others run
+//!   blocks the whole test.
 //!
 //! How it might be done: `Shared` has all that the clones share. `ArcSwap` has
 //! `load_full` and `store`. `crate::layers` is given, and short: read it. A

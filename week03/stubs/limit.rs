@@ -13,7 +13,8 @@
 //!   refused with `Full`. A member of another group waits like everybody else.
 //! - Once the group is cancelled, `spawn` refuses with `Cancelled`: whoever waits, at
 //!   once, even if a slot comes free in the same moment; and whoever comes later,
-//!   members as well. `try_spawn` still gives a slot that is free, to clean up.
+//!   members as well. A task that fails or panics cancels it before its slot is
+//!   free. `try_spawn` still gives a slot that is free, to clean up.
 //! - When the group has ended, by `wait` or by being dropped, `spawn` and
 //!   `try_spawn` refuse with `Cancelled`. A task is either refused or waited for.
 //! - What is refused is given back.

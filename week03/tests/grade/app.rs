@@ -247,6 +247,8 @@ impl Story {
             report.expect("it ends within an hour")
         };
         let report = tokio::select! {
+            // The same order each time.
+            biased;
             report = report => report,
             () = teller => unreachable!("it is pending"),
         };

@@ -554,8 +554,8 @@ mod fails {
         let _ = process.request("/crash").answer();
         process.closes();
         process.gets(Signal::TERM);
-        // Has it been heard? Surely before these.
-        (0..3).for_each(|_| process.reloads());
+        // Has it been heard? Surely before so many of these.
+        (0..50).for_each(|_| process.reloads());
         process.lets_go_on();
         assert!(slow.answer().is_some(), "it insists");
         exits_with(1, &process.ends(), "though a part has failed");

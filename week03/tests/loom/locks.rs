@@ -12,6 +12,7 @@ pub(crate) use shuttle::sync::{
     Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
     RwLockWriteGuard, Weak, mpsc,
 };
+pub(crate) use shuttle::{thread, thread_local};
 
 /// arc-swap's own, and before each use of it, others may come first.
 #[derive(Debug, Default)]

@@ -1,5 +1,5 @@
-//! Configuration as snapshots. Here reloads read side by side, and a ticket says
-//! which of them is out of date; observers have numbers.
+//! Configuration as snapshots. Here reloads take tickets, so that they are served
+//! in the order in which they came; observers have numbers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::layers::{Cause, Error, Layer};
-use crate::locks::{Arc, Mutex, MutexGuard, RwLock};
+use crate::locks::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 
 /// The configuration of a process.
 pub struct Config<T> {
@@ -37,14 +37,15 @@ struct Shared<T> {
     /// Locked for as long as it takes to clone or to store a pointer.
     current: RwLock<Arc<Snapshot<T>>>,
     state: Mutex<State<T>>,
+    /// Another ticket is served.
+    next: Condvar,
 }
 
 struct State<T> {
     /// Given to a reload before it reads.
     next_ticket: u64,
-    /// Of the published value, and of the last error or its absence.
-    published: u64,
-    decided: u64,
+    /// Whose turn it is.
+    served: u64,
     last_error: Option<Arc<Error>>,
     next_id: u64,
     observers: BTreeMap<u64, Subscribed<T>>,
@@ -72,28 +73,25 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
             validate,
             current: RwLock::new(Arc::new(Snapshot { version: 1, value })),
             state: Mutex::new(State {
-                next_ticket: 1,
-                published: 0,
-                decided: 0,
+                next_ticket: 0,
+                served: 0,
                 last_error: None,
                 next_id: 0,
                 observers: BTreeMap::new(),
                 changes: VecDeque::new(),
                 is_telling: false,
             }),
+            next: Condvar::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Reads all layers again.
     pub fn reload(&self) -> Result<Arc<Snapshot<T>>, Arc<Error>> {
-        let ticket = {
-            let mut state = self.shared.state();
-            state.next_ticket += 1;
-            state.next_ticket - 1
-        };
+        let turn = self.shared.turn();
         let loaded = load(&self.shared.layers, self.shared.validate);
-        let result = self.shared.decide(ticket, loaded);
+        let result = self.shared.decide(loaded);
+        drop(turn);
         self.shared.tell();
         result
     }
@@ -136,22 +134,16 @@ impl<T> Config<T> {
 impl<T: PartialEq> Shared<T> {
     fn decide(
         &self,
-        ticket: u64,
         loaded: Result<T, Error>,
     ) -> Result<Arc<Snapshot<T>>, Arc<Error>> {
         let loaded = loaded.map_err(Arc::new);
         let mut state = self.state();
-        if ticket > state.decided {
-            state.decided = ticket;
-            state.last_error = loaded.as_ref().err().cloned();
-        }
+        state.last_error = loaded.as_ref().err().cloned();
         let value = loaded?;
         let old = self.current();
-        if ticket < state.published || value == old.value {
-            state.published = state.published.max(ticket);
+        if value == old.value {
             return Ok(old);
         }
-        state.published = ticket;
         let new = Arc::new(Snapshot { version: old.version + 1, value });
         *self.current.write().unwrap() = Arc::clone(&new);
         state.changes.push_back([old, Arc::clone(&new)]);
@@ -159,7 +151,27 @@ impl<T: PartialEq> Shared<T> {
     }
 }
 
+/// Gives the turn to the next ticket when it is dropped.
+struct Turn<'a, T>(&'a Shared<T>);
+
+impl<T> Drop for Turn<'_, T> {
+    fn drop(&mut self) {
+        self.0.state().served += 1;
+        self.0.next.notify_all();
+    }
+}
+
 impl<T> Shared<T> {
+    fn turn(&self) -> Turn<'_, T> {
+        let mut state = self.state();
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        while state.served != ticket {
+            state = self.next.wait(state).unwrap();
+        }
+        Turn(self)
+    }
+
     fn current(&self) -> Arc<Snapshot<T>> {
         Arc::clone(&self.current.read().unwrap())
     }

@@ -193,12 +193,13 @@ fn the_snapshot_is_no_older_than_what_the_layers_said() {
 }
 
 #[test]
-fn the_last_error_is_of_who_has_read_last() {
+fn the_last_error_is_of_the_latest_reload() {
     for threads in [2, 3] {
         shuffle_threads(move || {
             let reads = Arc::new(AtomicU64::new(0));
             let counts = reads.clone();
             let layer = Layer::new("number", move || {
+                thread::yield_now();
                 let n = counts.fetch_add(1, SeqCst);
                 thread::yield_now();
                 match n % 2 {

@@ -10,7 +10,7 @@ use crate::epoch::Swap;
 
 #[test]
 fn a_value_is_not_dropped_while_it_is_read() {
-    explore(None, || {
+    explore(Some(3), || {
         let swap = Swap::new(Value::new(0));
         let readers = thread::spawn({
             let swap = swap.clone();
@@ -31,7 +31,7 @@ fn a_value_is_not_dropped_while_it_is_read() {
 
 #[test]
 fn a_value_is_whole_when_it_is_seen() {
-    explore(None, || {
+    explore(Some(3), || {
         let swap = Swap::new(Value::new(0));
         let keeper = swap.reader();
         // Nothing is dropped here: what is seen may still be half made.
@@ -50,7 +50,7 @@ fn a_value_is_whole_when_it_is_seen() {
 
 #[test]
 fn whoever_has_heard_of_a_store_sees_it() {
-    explore(None, || {
+    explore(Some(3), || {
         let swap = Swap::new(Value::new(0));
         let heard = Arc::new(AtomicBool::new(false));
         let readers = thread::spawn({
@@ -73,7 +73,7 @@ fn whoever_has_heard_of_a_store_sees_it() {
 
 #[test]
 fn a_guard_that_is_left_keeps_its_value() {
-    explore(None, || {
+    explore(Some(3), || {
         let swap = Swap::new(Value::new(0));
         let reader = swap.reader();
         let (first, second) = (reader.load(), reader.load());
