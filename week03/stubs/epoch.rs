@@ -22,9 +22,9 @@
 //! thread, and what is deferred while one is pinned is done when nobody is that was
 //! pinned before. Its documentation says where garbage waits, and for what. loom
 //! cannot look into it. So `crate::collector` has another one under loom, which does
-//! each thing at the first moment that crossbeam allows. It has no tags, and what
-//! `Atomic`, `Owned`, `Shared`, `Guard` and `Collector` are mostly used for. A pin keeps what is loaded while it
-//! lasts. It does not say that what is loaded is seen whole: your orderings do.
+//! each thing at the first moment that crossbeam allows. It has what these types
+//! are mostly used for, and no tags. A pin keeps what is loaded while it lasts. It
+//! does not say that what is loaded is seen whole: your orderings do.
 
 #![allow(unsafe_code, reason = "to reclaim memory is the exercise")]
 

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "an attempt may need more than the answer")]
 
 use std::cell::Cell;
+use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::ops::{Deref, DerefMut};
@@ -125,8 +126,8 @@ impl Drop for Global {
     }
 }
 
-impl std::fmt::Debug for Garbage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Garbage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Garbage").field(&self.waits_for).finish()
     }
 }

@@ -1,6 +1,7 @@
 //! The same sources, compiled a second time: against loom, which runs threads in
 //! each order that it tells apart (`machines.rs` shows which it does not), and
-//! against shuttle, which runs tasks in many. So a plain `cargo test` does both.
+//! against shuttle, which runs tasks, and threads with locks, in many. So a plain
+//! `cargo test` does both.
 
 #![allow(unused_imports, reason = "an answer uses what it needs")]
 
