@@ -14,7 +14,7 @@ use std::{mem, panic, thread};
 
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::terminal;
@@ -213,11 +213,15 @@ pub(crate) fn end_all() {
 
 /// From now on Ctrl-C, and whatever else ends this command, ends its groups and
 /// gives the terminal back. So does a panic, of any thread.
+///
+/// What is started from now on begins with the default of these signals, also
+/// where this command was started with some of them ignored, as a shell's `&`
+/// does in a script: else the graders of signals would see that.
 pub(crate) fn end_all_on_signals() -> Result<(), Trouble> {
-    let mut signals =
-        Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| {
-            Trouble::new(format!("cannot listen for signals: {error}"))
-        })?;
+    let ends = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+    let mut signals = Signals::new(ends).map_err(|error| {
+        Trouble::new(format!("cannot listen for signals: {error}"))
+    })?;
     thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
         terminal::give_back();

@@ -1,6 +1,7 @@
 //! Bad input, and bad luck: one clear line, and nothing is lost.
 
 use std::io::{BufRead, BufReader};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -141,7 +142,9 @@ fn of_two_at_once_one_waits_and_says_so() {
 
 #[test]
 fn ctrl_c_leaves_no_process() {
-    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+    for (signal, code) in
+        [(Signal::INT, 130), (Signal::QUIT, 131), (Signal::TERM, 143)]
+    {
         let mini = Mini::new();
         mini.attempt(WAITS);
         let check = mini.start(&["check", "backoff"]);
@@ -153,6 +156,32 @@ fn ctrl_c_leaves_no_process() {
             assert!(Instant::now() < deadline, "process {test} is left");
             thread::yield_now();
         }
+    }
+}
+
+#[test]
+fn what_is_graded_is_spared_the_signals_that_the_command_ignores() {
+    let mini = Mini::new();
+    let wb = mini.command(&["check", "backoff"]);
+    for (signal, number) in [("HUP", 1), ("INT", 2), ("QUIT", 3)] {
+        mini.attempt(&format!(
+            r#"use std::process::{{Command, id}};
+    let kill = format!("kill -{signal} {{}}", id());
+    Command::new("sh").args(["-c", &kill]).status().unwrap();
+    n.into()"#
+        ));
+        // As under `nohup`, or behind a `&` in a script.
+        let mut script = Command::new("sh");
+        script
+            .args(["-c", r#"trap '' HUP INT QUIT; exec "$0" "$@""#])
+            .arg(wb.get_program())
+            .args(wb.get_args())
+            .current_dir(wb.get_current_dir().unwrap())
+            .envs(wb.get_envs().filter_map(|(name, new)| Some((name, new?))))
+            .env_remove("WB_SUBJECT");
+        Said::new(script.output().unwrap())
+            .ends_with(1)
+            .shows(&[&format!("killed by signal {number}")]);
     }
 }
 
