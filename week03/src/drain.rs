@@ -15,9 +15,9 @@
 //! drain at the latest, whatever clients do or do not send.
 //!
 //! *Cost.* Whoever has just connected and is not yet accepted is reset, and one
-//! whose request has come and is not yet read is closed: let load balancers know before the
-//! stop. A task for each connection. Upgraded
-//! connections, such as WebSockets, are not waited for.
+//! whose request has come and is not yet read is closed: let load balancers know
+//! before the stop. A task for each connection. Upgraded connections, such as
+//! WebSockets, are not waited for.
 //!
 //! ```
 //! use std::net::Ipv4Addr;

@@ -19,10 +19,10 @@
 //! overlaps leaves behind at most one value for each reader.
 //!
 //! *Cost.* A load is one read-modify-write, of a word that apart from this reader
-//! only stores touch. A store allocates, and looks at every slot. What a guard still shows
-//! when it is replaced, a later store drops, and not the guard. Each thread or
-//! task needs a reader of its own, and how many there can be is said at the
-//! start.
+//! only stores touch. A store allocates, and looks at every slot. What a guard
+//! still shows when it is replaced, a later store drops, and not the guard. Each
+//! thread or task needs a reader of its own, and how many there can be is said
+//! at the start.
 //!
 //! ```
 //! use week03::swap::Swap;
