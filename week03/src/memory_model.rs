@@ -115,6 +115,21 @@ impl Op {
 }
 
 /// What each thread does, in its order.
+///
+/// ```
+/// use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+///
+/// use week03::memory_model::{Program, fence, load, store, swap};
+///
+/// let program = Program::new([
+///     vec![store(0, 1, Relaxed), fence(Release), store(1, 1, Relaxed)],
+///     vec![swap(1, 2, Acquire), load(0, Relaxed)],
+/// ]);
+/// let text = "\
+/// thread 0:  x.store(1, Relaxed)  fence(Release)  y.store(1, Relaxed)
+/// thread 1:  y.swap(2, Acquire)  x.load(Relaxed)";
+/// assert_eq!(program.to_string(), text);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// A list of operations for each thread.

@@ -79,6 +79,30 @@ pub struct Tasks {
 type Joined = Result<(Id, Result<(), BoxError>), JoinError>;
 
 /// What has ended, and how long that took.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use week03::layers::Error;
+/// use week03::plan::{Ended, Report, Step};
+///
+/// let step = |name, ended, ms| {
+///     Step { name, ended, took: Duration::from_millis(ms) }
+/// };
+/// let zero = Error::Invalid("rate is 0".into());
+/// let steps = vec![
+///     step("settings", Ended::Failed(zero.into()), 0),
+///     step("deregister", Ended::Well, 12),
+///     step("db", Ended::Aborted, 4990),
+/// ];
+/// let report = Report { steps, took: Duration::from_secs(5) };
+/// let text = "\
+/// the stop took 5000 ms
+///        0 ms  settings: failed: the settings are not valid: rate is 0
+///       12 ms  deregister: ended well
+///     4990 ms  db: cut off";
+/// assert_eq!(report.to_string(), text);
+/// ```
 #[derive(Debug)]
 pub struct Report {
     /// In the order of ending: parts and hooks, `"register"` and `"deregister"`.

@@ -28,7 +28,15 @@ const TRAITS: [(&str, &[&str]); 8] = [
         "text made (format!, to_string)",
         &["format!(", ".to_string()", "::to_string)"],
     ),
-    ("boxed errors", &["Box<dyn", "BoxError"]),
+    (
+        "boxed errors",
+        &[
+            "Box<dyn Error",
+            "Box<dyn error::Error",
+            "Box<dyn std::error::Error",
+            "BoxError",
+        ],
+    ),
     ("awaits", &[".await"]),
     ("locks", &["Mutex", "RwLock"]),
     ("sequentially consistent", &["SeqCst"]),
@@ -249,6 +257,14 @@ mod tests {
         assert_eq!(count("clone", "old.as_ref().cloned()"), 1);
         assert_eq!(count("clone", "fn clone(&self) -> Self {"), 0);
         assert_eq!(count("clone", "#[derive(Clone)]"), 0);
+    }
+
+    #[test]
+    fn a_boxed_error_is_not_any_box() {
+        let two = "fn new(old: Box<dyn Error>) -> Result<(), BoxError> {";
+        assert_eq!(count("boxed errors", two), 2);
+        let none = "read: Box<dyn Fn() -> Table + Send>, all: &dyn Error";
+        assert_eq!(count("boxed errors", none), 0);
     }
 
     #[test]

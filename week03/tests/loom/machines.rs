@@ -326,12 +326,24 @@ fn this_cpu_shows_nothing_that_the_axioms_forbid() {
     }
     for program in programs {
         let allowed = outcomes(&program);
-        for (outcome, times) in cpu::count(&program, 4096) {
+        let counts = cpu::count(&program, 4096);
+        for (outcome, times) in &counts {
             assert!(
-                allowed.contains(&outcome),
+                allowed.contains(outcome),
                 "{outcome:?} was seen {times} times, of\n{program}"
             );
         }
+        let runs: usize = counts.values().sum();
+        assert_eq!(runs, 4096, "each run is counted once, of\n{program}");
+    }
+}
+
+#[test]
+fn runs_are_rounded_up() {
+    for (asked, done) in [(0, 0), (1, 4096), (4096, 4096), (4097, 8192)] {
+        let counts = cpu::count(&litmus::coherence(), asked);
+        let runs: usize = counts.values().sum();
+        assert_eq!(runs, done, "of {asked}");
     }
 }
 
