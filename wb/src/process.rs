@@ -216,7 +216,8 @@ pub(crate) fn end_all() {
 ///
 /// What is started from now on begins with the default of these signals, also
 /// where this command was started with some of them ignored, as a shell's `&`
-/// does in a script: else the graders of signals would see that.
+/// does in a script: else what is graded would ignore them, too. The price: they
+/// end this command also under `nohup`.
 pub(crate) fn end_all_on_signals() -> Result<(), Trouble> {
     let ends = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
     let mut signals = Signals::new(ends).map_err(|error| {

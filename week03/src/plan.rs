@@ -92,15 +92,15 @@ type Joined = Result<(Id, Result<(), BoxError>), JoinError>;
 /// let zero = Error::Invalid("rate is 0".into());
 /// let steps = vec![
 ///     step("settings", Ended::Failed(zero.into()), 0),
-///     step("deregister", Ended::Well, 12),
-///     step("db", Ended::Aborted, 4990),
+///     step("flush", Ended::Well, 12),
+///     step("db", Ended::Aborted, 4988),
 /// ];
 /// let report = Report { steps, took: Duration::from_secs(5) };
 /// let text = "\
 /// the stop took 5000 ms
 ///        0 ms  settings: failed: the settings are not valid: rate is 0
-///       12 ms  deregister: ended well
-///     4990 ms  db: cut off";
+///       12 ms  flush: ended well
+///     4988 ms  db: cut off";
 /// assert_eq!(report.to_string(), text);
 /// ```
 #[derive(Debug)]

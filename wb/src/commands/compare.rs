@@ -34,6 +34,7 @@ const TRAITS: [(&str, &[&str]); 8] = [
             "Box<dyn Error",
             "Box<dyn error::Error",
             "Box<dyn std::error::Error",
+            "Box<dyn StdError",
             "BoxError",
         ],
     ),
@@ -263,6 +264,9 @@ mod tests {
     fn a_boxed_error_is_not_any_box() {
         let two = "fn new(old: Box<dyn Error>) -> Result<(), BoxError> {";
         assert_eq!(count("boxed errors", two), 2);
+        let three = "(Box<dyn error::Error + Send>, Box<dyn StdError>, \
+                     Box<dyn std::error::Error>)";
+        assert_eq!(count("boxed errors", three), 3);
         let none = "read: Box<dyn Fn() -> Table + Send>, all: &dyn Error";
         assert_eq!(count("boxed errors", none), 0);
     }

@@ -291,7 +291,7 @@ fn the_axioms_say_what_the_literature_says() {
             vec![0, 0],
             false,
         ),
-        // And none reads what its own thread writes later.
+        // And no swap reads what its own thread writes later.
         (
             Program::new([vec![swap(X, 1, Relaxed), store(X, 2, Relaxed)]]),
             vec![2],
