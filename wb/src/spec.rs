@@ -65,8 +65,8 @@ pub(crate) struct Foil {
     pub(crate) edits: Vec<Edit>,
 }
 
-/// A text that the answer has once, with the edits before it, and what a foil has in
-/// its place.
+/// A text that the answer has once, with the edits before it, and what a foil has
+/// in its place.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Edit {

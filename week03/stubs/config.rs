@@ -17,13 +17,14 @@
 //!   the snapshot stays, and the error is returned. `reload` returns the snapshot
 //!   that it has published, or the one that stays because nothing is new.
 //! - When `reload` has returned, the snapshot is no older than what the layers
-//!   said when it was called, also when several threads reload. They take turns: one
-//!   reads, checks and publishes after the other, and nobody else waits then: layers
-//!   call `snapshot`, `last_error` and `subscribe` themselves, and `validate` looks at
-//!   the snapshot, which is still the old one. Neither of them reloads.
-//! - `last_error` is what the latest reload has failed with, or nothing if it has not
-//!   failed. It changes when a change is published, or refused, and
-//!   before anybody is told.
+//!   said when it was called, also when several threads reload. They take turns:
+//!   one reads, checks and publishes after the other, and nobody else waits then:
+//!   layers call `snapshot`, `last_error` and `subscribe` themselves, and
+//!   `validate` looks at the snapshot, which is still the old one. Neither of
+//!   them reloads.
+//! - `last_error` is what the latest reload has failed with, or nothing if it has
+//!   not failed. It changes when a change is published, or refused, and before
+//!   anybody is told.
 //! - If a layer or `validate` panics, so does `reload`. The snapshot and the last
 //!   error stay, and the next reload works.
 //! - An observer is told of each change that is published after `subscribe` has

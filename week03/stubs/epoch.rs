@@ -10,21 +10,23 @@
 //!   Neither `load` nor `store` waits for it.
 //! - What is replaced is dropped within three more stores, if no guard is older
 //!   than they are, and no load or other store gets in their way. What a guard
-//!   has kept is dropped within as many stores as it has kept values, and the three.
+//!   has kept is dropped within as many stores as it has kept values, and the
+//!   three.
 //! - A reader without a guard keeps nothing, and neither does a guard of another
 //!   `Swap`. In the end each value has been dropped once.
 //! - All that holds for every interleaving of the threads and every value that a
-//!   load may return: the last rung runs your file under the model checker loom. So
-//!   take `Arc` and `Ordering` from `crate::sync`, and what crossbeam-epoch has from
-//!   `crate::collector`.
+//!   load may return: the last rung runs your file under the model checker loom.
+//!   So take `Arc` and `Ordering` from `crate::sync`, and what crossbeam-epoch
+//!   has from `crate::collector`.
 //!
 //! crossbeam-epoch does the work: a `Collector` has handles, a handle pins its
-//! thread, and what is deferred while one is pinned is done when nobody is that was
-//! pinned before. Its documentation says where garbage waits, and for what. loom
-//! cannot look into it. So `crate::collector` has another one under loom, which does
-//! each thing at the first moment that crossbeam allows. It has what these types
-//! are mostly used for, and no tags. A pin keeps what is loaded while it lasts. It
-//! does not say that what is loaded is seen whole: your orderings do.
+//! thread, and what is deferred while one is pinned is done when nobody is that
+//! was pinned before. Its documentation says where garbage waits, and for what.
+//! loom cannot look into it. So `crate::collector` has another one under loom,
+//! which does each thing at the first moment that crossbeam allows. It has what
+//! these types are mostly used for, and no tags. A pin keeps what is loaded while
+//! it lasts. It does not say that what is loaded is seen whole: your orderings
+//! do.
 
 #![allow(unsafe_code, reason = "to reclaim memory is the exercise")]
 

@@ -11,10 +11,10 @@
 //!   just come.
 //! - A member of the group that spawns never waits: if no slot is free, it is
 //!   refused with `Full`. A member of another group waits like everybody else.
-//! - Once the group is cancelled, `spawn` refuses with `Cancelled`: whoever waits, at
-//!   once, even if a slot comes free in the same moment; and whoever comes later,
-//!   members as well. A task that fails or panics cancels it before its slot is
-//!   free. `try_spawn` still gives a slot that is free, to clean up.
+//! - Once the group is cancelled, `spawn` refuses with `Cancelled`: whoever
+//!   waits, at once, even if a slot comes free in the same moment; and whoever
+//!   comes later, members as well. A task that fails or panics cancels it before
+//!   its slot is free. `try_spawn` still gives a slot that is free, to clean up.
 //! - When the group has ended, by `wait` or by being dropped, `spawn` and
 //!   `try_spawn` refuse with `Cancelled`. A task is either refused or waited for.
 //! - What is refused is given back.
@@ -22,14 +22,15 @@
 //!   before the others are told; a panic tells the others, too, and `wait` raises
 //!   it, also when another task has failed before; a group that is dropped drops
 //!   its tasks; what happens in it does not cancel the parent.
-//! - All that holds in whichever order the steps of tasks come: the last rung runs
-//!   your file under shuttle. So take what tasks are made of from `crate::tasks`:
-//!   `Semaphore` and its permits, `spawn`, `task_local`, `try_id`, `Mutex`, `Notify`,
-//!   `oneshot`, and tokens. tokio's own are not seen there, or find no runtime.
+//! - All that holds in whichever order the steps of tasks come: the last rung
+//!   runs your file under shuttle. So take what tasks are made of from
+//!   `crate::tasks`: `Semaphore` and its permits, `spawn`, `task_local`,
+//!   `try_id`, `Mutex`, `Notify`, `oneshot`, and tokens. tokio's own are not seen
+//!   there, or find no runtime.
 //!
-//! `Group`, `wait` and the count of tasks are here already. What is missing are the
-//! slots, `spawn`, `try_spawn`, and what a task does around its own work: it is in a
-//! `Running`, which `wait` waits for. `select!` may be tokio's own.
+//! `Group`, `wait` and the count of tasks are here already. What is missing are
+//! the slots, `spawn`, `try_spawn`, and what a task does around its own work: it
+//! is in a `Running`, which `wait` waits for. `select!` may be tokio's own.
 
 #![allow(dead_code, reason = "you will use it")]
 

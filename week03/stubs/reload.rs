@@ -17,13 +17,13 @@
 //! - `is_hint`: reading is no hint, which is an access of any kind but the end of
 //!   one that has written. Anything else is: also `Other`, by which a full queue is
 //!   told, and an error, since events may have been lost.
-//! - `Reloader::start` fails if the folder of `file` is not there, or is none. If it succeeds,
-//!   `read` is called at once, and what is changed after `start` has returned is
-//!   seen, and so is what is changed by then: in the end the last version has
-//!   been read. That holds whether the file is written in place, in pieces, renamed over,
-//!   deleted and created again, or a link that is swapped in its folder, or leads
-//!   through one that is. It need not exist at the start, and may be named without
-//!   a folder.
+//! - `Reloader::start` fails if the folder of `file` is not there, or is none. If
+//!   it succeeds, `read` is called at once, and what is changed after `start` has
+//!   returned is seen, and so is what is changed by then: in the end the last
+//!   version has been read. That holds whether the file is written in place, in
+//!   pieces, renamed over, deleted and created again, or a link that is swapped
+//!   in its folder, or leads through one that is. It need not exist at the start,
+//!   and may be named without a folder.
 //! - `read` is called when `Pace` says so, and never twice at the same time.
 //! - `ask` does not wait for `read`.
 //! - A `read` that panics is called again like any other.

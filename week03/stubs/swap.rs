@@ -19,23 +19,25 @@
 //!   There is no lock in it, and none is needed: one of `std` that is held while
 //!   loom switches threads makes a model hang.
 //!
-//! What loom calls a *causality violation*: one thread uses memory that another one
-//! writes to or frees, and no release that an acquire has seen lies between the two.
-//! And loom takes a `SeqCst` *access* for `AcqRel`, so that it finds mistakes where
-//! there are none: order two threads by fences, or by read-modify-writes of a word
-//! to which nothing else is written. A fence of it orders more than a real one. So it
-//! overlooks two mistakes, of which the notes tell more: to return the pointer that
-//! was read before it was announced, or to read it the second time without
-//! `Acquire`, since another value may have got its address by then; and to push to
-//! a list by compare-and-swap where what it links to may have been freed.
+//! What loom calls a *causality violation*: one thread uses memory that another
+//! one writes to or frees, and no release that an acquire has seen lies between
+//! the two. And loom takes a `SeqCst` *access* for `AcqRel`, so that it finds
+//! mistakes where there are none: order two threads by fences, or by
+//! read-modify-writes of a word to which nothing else is written. A fence of it
+//! orders more than a real one. So it overlooks two mistakes, of which the notes
+//! tell more: to return the pointer that was read before it was announced, or to
+//! read it the second time without `Acquire`, since another value may have got
+//! its address by then; and to push to a list by compare-and-swap where what it
+//! links to may have been freed.
 //!
 //! A way there, a rung at a time: first publish, and never drop anything. Then let
 //! a guard write into the slot of its reader what it shows, and a store drop what
 //! is in no slot. Then think of a reader that has loaded the pointer, and has not
 //! yet written it down.
 //!
-//! What is here already: the parts, and how they are made and taken down in the end.
-//! Change them as you like. `unsafe` is allowed: say in each block why it holds.
+//! What is here already: the parts, and how they are made and taken down in the
+//! end. Change them as you like. `unsafe` is allowed: say in each block why it
+//! holds.
 
 #![allow(
     dead_code,

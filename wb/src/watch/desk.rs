@@ -329,7 +329,8 @@ impl<'a> Desk<'a> {
             self.page = mem::replace(over, Page::Verdict);
             return Ok(());
         }
-        // On the map, also below the keys, a key is for the exercise that is chosen there.
+        // On the map, also below the keys, a key is for the exercise that is
+        // chosen there.
         if let Some(chosen) = self.page.chosen() {
             match key.code {
                 KeyCode::Enter => self.go_to(chosen)?,

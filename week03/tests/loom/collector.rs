@@ -1,8 +1,8 @@
-//! `crate::collector` under the model checker: what crossbeam-epoch promises, and as
-//! little more as loom can say. Nothing is counted in epochs here: what is put off
-//! knows who was pinned by then, and is done as soon as the last of them has gone.
-//! crossbeam's fences say that who pins later does not load what was put off
-//! before. loom can only say that all of it happened before, which is more.
+//! `crate::collector` under the model checker: what crossbeam-epoch promises, and
+//! as little more as loom can say. Nothing is counted in epochs here: what is put
+//! off knows who was pinned by then, and is done as soon as the last of them has
+//! gone. crossbeam's fences say that who pins later does not load what was put
+//! off before. loom can only say that all of it happened before, which is more.
 
 #![allow(dead_code, reason = "an attempt may need more than the answer")]
 
