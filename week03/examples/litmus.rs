@@ -20,9 +20,11 @@ mod in_loom;
 #[allow(dead_code, unreachable_pub, reason = "loom needs its steps alone")]
 #[path = "../src/machine.rs"]
 mod machine;
-#[allow(unused_imports, reason = "it serves more than one module")]
-#[path = "../tests/loom/sync.rs"]
-mod sync;
+#[path = "../tests/loom/model_checked"]
+mod model_checked {
+    #[allow(unused_imports, reason = "it serves more than one module")]
+    pub(crate) mod loom_atomics;
+}
 
 /// A multiple of what runs at a time.
 const RUNS: usize = 25 * 4096;

@@ -57,7 +57,9 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::layers::{Cause, Error, Layer};
-use crate::locks::{Arc, ArcSwap, Mutex, MutexGuard, PoisonError, Weak};
+use crate::model_checked::shuttle_locks::{
+    Arc, ArcSwap, Mutex, MutexGuard, PoisonError, Weak,
+};
 
 /// The configuration of a process, of which `T` is one value. Cheap to clone:
 /// all clones are the same one.

@@ -21,7 +21,6 @@
 #![deny(unsafe_code)]
 
 pub mod app;
-mod collector;
 pub mod config;
 pub mod drain;
 #[allow(unsafe_code, reason = "to reclaim memory is the exercise")]
@@ -30,13 +29,11 @@ pub mod group;
 pub mod layers;
 pub mod limit;
 pub mod litmus;
-mod locks;
 pub mod machine;
 pub mod memory_model;
+mod model_checked;
 pub mod plan;
 pub mod reload;
 pub mod signals;
 #[allow(unsafe_code, reason = "to reclaim memory is the exercise")]
 pub mod swap;
-mod sync;
-mod tasks;

@@ -20,7 +20,7 @@ use std::hint::spin_loop;
 use std::thread;
 
 use crate::memory_model::{Op, Outcome, Program};
-use crate::sync::{
+use crate::model_checked::loom_atomics::{
     AtomicU8, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, fence,
 };
 

@@ -43,7 +43,7 @@
 //!   the next time, and `reload` returns as ever.
 //! - All that holds in whichever order threads come to their locks: the last rung
 //!   runs your file under shuttle. So take `ArcSwap`, what is atomic, and what
-//!   blocks, also `thread` and `thread_local!`, from `crate::locks`. What is in
+//!   blocks, also `thread` and `thread_local!`, from `crate::model_checked::shuttle_locks`. What is in
 //!   `std` is not seen there, and a lock of it that is held while others run
 //!   blocks the whole test.
 //!
@@ -56,7 +56,7 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 
 use crate::layers::{Cause, Error, Layer};
-use crate::locks::Arc;
+use crate::model_checked::shuttle_locks::Arc;
 
 /// The configuration of a process, of which `T` is one value. Cheap to clone:
 /// all clones are the same one.

@@ -16,13 +16,13 @@
 //!   `Swap`. In the end each value has been dropped once.
 //! - All that holds for every interleaving of the threads and every value that a
 //!   load may return: the last rung runs your file under the model checker loom.
-//!   So take `Arc` and `Ordering` from `crate::sync`, and what crossbeam-epoch
-//!   has from `crate::collector`.
+//!   So take `Arc` and `Ordering` from `crate::model_checked::loom_atomics`, and what crossbeam-epoch
+//!   has from `crate::model_checked::loom_epoch`.
 //!
 //! crossbeam-epoch does the work: a `Collector` has handles, a handle pins its
 //! thread, and what is deferred while one is pinned is done when nobody is that
 //! was pinned before. Its documentation says where garbage waits, and for what.
-//! loom cannot look into it. So `crate::collector` has another one under loom,
+//! loom cannot look into it. So `crate::model_checked::loom_epoch` has another one under loom,
 //! which does each thing at the first moment that crossbeam allows. It has what
 //! these types are mostly used for, and no tags. A pin keeps what is loaded while
 //! it lasts. It does not say that what is loaded is seen whole: your orderings
@@ -33,7 +33,7 @@
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use crate::sync::Arc;
+use crate::model_checked::loom_atomics::Arc;
 
 /// A value that is replaced as a whole. A clone shares it.
 #[derive(Debug)]

@@ -24,7 +24,7 @@
 //!   its tasks; what happens in it does not cancel the parent.
 //! - All that holds in whichever order the steps of tasks come: the last rung
 //!   runs your file under shuttle. So take what tasks are made of from
-//!   `crate::tasks`: `Semaphore` and its permits, `spawn`, `task_local`,
+//!   `crate::model_checked::shuttle_tasks`: `Semaphore` and its permits, `spawn`, `task_local`,
 //!   `try_id`, `Mutex`, `Notify`, `oneshot`, and tokens. tokio's own are not seen
 //!   there, or find no runtime.
 //!
@@ -39,7 +39,9 @@ use std::fmt;
 use std::num::NonZero;
 use std::panic;
 
-use crate::tasks::{Arc, CancellationToken, DropGuard, Mutex, Notify};
+use crate::model_checked::shuttle_tasks::{
+    Arc, CancellationToken, DropGuard, Mutex, Notify,
+};
 
 /// Tasks that end together, so many at a time. Dropping it aborts them at their
 /// next `.await`, cancels the token, and refuses whoever still waits.

@@ -15,7 +15,7 @@
 //! - All that holds for every interleaving of the threads and every value that a
 //!   load may return, as far as the model checker loom can see: the last rung runs
 //!   it on your file. So take `Arc`, what is atomic, and an `UnsafeCell` for plain
-//!   memory that threads hand to each other, from `crate::sync` and not from `std`.
+//!   memory that threads hand to each other, from `crate::model_checked::loom_atomics` and not from `std`.
 //!   There is no lock in it, and none is needed: one of `std` that is held while
 //!   loom switches threads makes a model hang.
 //!
@@ -50,7 +50,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::ptr;
 
-use crate::sync::{
+use crate::model_checked::loom_atomics::{
     Arc, AtomicBool, AtomicPtr, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     UnsafeCell, fence,

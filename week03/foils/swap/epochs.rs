@@ -4,7 +4,7 @@
 use std::ops::Deref;
 use std::ptr;
 
-use crate::sync::{
+use crate::model_checked::loom_atomics::{
     Arc, AtomicBool, AtomicPtr, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
     UnsafeCell,

@@ -4,7 +4,7 @@
 
 use std::ops::Deref;
 
-use crate::sync::{
+use crate::model_checked::loom_atomics::{
     Arc, AtomicBool, AtomicUsize,
     Ordering::{AcqRel, Acquire, Release},
     UnsafeCell,

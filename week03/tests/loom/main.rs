@@ -5,14 +5,11 @@
 
 #![allow(unused_imports, reason = "an answer uses what it needs")]
 
-mod collector;
 mod common;
 mod in_loom;
-mod locks;
 mod machines;
+mod model_checked;
 mod stress;
-mod sync;
-mod tasks;
 
 use week03::{layers, memory_model};
 

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::layers::{Cause, Error, Layer};
-use crate::locks::{
+use crate::model_checked::shuttle_locks::{
     Arc, ArcSwap, ArcSwapOption, AtomicBool, AtomicUsize, Mutex,
     Ordering::{AcqRel, Acquire, Release},
     PoisonError,

@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::layers::{Cause, Error, Layer};
-use crate::locks::{Arc, Condvar, Mutex, MutexGuard, RwLock};
+use crate::model_checked::shuttle_locks::{
+    Arc, Condvar, Mutex, MutexGuard, RwLock,
+};
 
 /// The configuration of a process.
 pub struct Config<T> {

@@ -5,12 +5,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use crate::collector::{
-    self, Atomic, Collector, LocalHandle, Owned, unprotected,
-};
-use crate::sync::{
+use crate::model_checked::loom_atomics::{
     Arc,
     Ordering::{AcqRel, Acquire, Relaxed},
+};
+use crate::model_checked::loom_epoch::{
+    self, Atomic, Collector, LocalHandle, Owned, unprotected,
 };
 
 /// A value that is replaced as a whole. A clone shares it.
@@ -30,7 +30,7 @@ pub struct Guard<'a, T> {
     /// which is given the guard, and `drop` unpins before that.
     value: *const T,
     /// Keeps the value.
-    _pinned: collector::Guard,
+    _pinned: loom_epoch::Guard,
     reader: PhantomData<&'a Reader<T>>,
 }
 

@@ -8,7 +8,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
-use crate::tasks::{
+use crate::model_checked::shuttle_tasks::{
     Arc, CancellationToken, DropGuard, Id, Mutex, Notify, OwnedSemaphorePermit,
     Semaphore, spawn, try_id,
 };

@@ -9,7 +9,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
-use crate::tasks::{
+use crate::model_checked::shuttle_tasks::{
     Arc, CancellationToken, DropGuard, Mutex, Notify, oneshot, spawn,
     task_local,
 };

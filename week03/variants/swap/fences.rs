@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
-use crate::sync::{
+use crate::model_checked::loom_atomics::{
     Arc, AtomicBool, AtomicPtr,
     Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     UnsafeCell, fence,

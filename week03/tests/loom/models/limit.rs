@@ -11,7 +11,9 @@ use shuttle_tokio_impl::task::yield_now;
 
 use crate::common::shuffle;
 use crate::limit::{Group, Spawner};
-use crate::tasks::{CancellationToken, JoinHandle, spawn};
+use crate::model_checked::shuttle_tasks::{
+    CancellationToken, JoinHandle, spawn,
+};
 
 type Failed = &'static str;
 

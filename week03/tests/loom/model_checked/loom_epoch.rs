@@ -1,4 +1,4 @@
-//! `crate::collector` under the model checker: what crossbeam-epoch promises, and
+//! `crate::model_checked::loom_epoch` under the model checker: what crossbeam-epoch promises, and
 //! as little more as loom can say. Nothing is counted in epochs here: what is put
 //! off knows who was pinned by then, and is done as soon as the last of them has
 //! gone. crossbeam's fences say that who pins later does not load what was put

@@ -1,4 +1,4 @@
-//! What crossbeam-epoch has. `tests/loom` swaps it for one that loom can see.
+//! crossbeam-epoch. `tests/loom` replaces it with a model that loom can check.
 
 #![allow(unused_imports, reason = "an attempt may need more than the answer")]
 

@@ -1,4 +1,4 @@
-//! What tasks are made of. `tests/loom` swaps it for shuttle's.
+//! Tasks and what synchronises them. `tests/loom` replaces them with shuttle's.
 
 #![allow(unused_imports, reason = "an attempt may need more than the answers")]
 

@@ -1,4 +1,4 @@
-//! `crate::tasks` under shuttle, which runs async code in random orders.
+//! `shuttle_tasks` under shuttle, which runs async code in random orders.
 
 pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard};
 pub(crate) use shuttle_tokio_impl::sync::{

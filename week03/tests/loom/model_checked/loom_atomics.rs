@@ -1,4 +1,4 @@
-//! `crate::sync` under the model checker.
+//! `loom_atomics` under loom, which runs threads in every order.
 
 pub(crate) use loom::cell::UnsafeCell;
 pub(crate) use loom::sync::Arc;

@@ -1,4 +1,4 @@
-//! What threads share with. `tests/loom` swaps it for loom's.
+//! Atomics, `Arc` and `UnsafeCell`. `tests/loom` replaces them with loom's.
 
 #![allow(unused_imports, reason = "an attempt may need more than the answers")]
 

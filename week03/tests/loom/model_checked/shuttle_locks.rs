@@ -1,4 +1,4 @@
-//! `crate::locks` under shuttle, which runs threads in random orders.
+//! `shuttle_locks` under shuttle, which runs threads in random orders.
 
 #![allow(dead_code, reason = "an attempt may need more than the answer")]
 

@@ -1,5 +1,4 @@
-//! What threads wait for each other with, and publish with. `tests/loom` swaps it
-//! for shuttle's.
+//! Threads, locks and atomics. `tests/loom` replaces them with shuttle's.
 
 #![allow(unused_imports, reason = "an attempt may need more than the answer")]
 
