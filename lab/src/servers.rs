@@ -17,7 +17,7 @@
 //!
 //! **Cost.** A process more for each server. Redis starts in some 10 ms, and
 //! Postgres in some 200 ms once the first has made the data directory that the
-//! others copy: [`Program::prepare`] does so before any deadline runs.
+//! others copy: [`prepare`] does so before any deadline runs.
 //!
 //! ```no_run
 //! use lab::servers::Postgres;
@@ -93,6 +93,19 @@ impl error::Error for StartError {
             Self::Missing(_) | Self::Failed { .. } => None,
         }
     }
+}
+
+/// Makes what all starts of `program` share, unless it exists: for Postgres an
+/// archive in the temporary directory, which takes seconds; for Redis nothing.
+///
+/// A start makes it, too. But a deadline may end a test before the archive is
+/// complete, and the next test begins anew: call this before the deadline runs.
+///
+/// # Errors
+///
+/// When the program is missing, or fails.
+pub fn prepare(program: &Program) -> Result<(), StartError> {
+    if *program == program::POSTGRES { postgres::prepare() } else { Ok(()) }
 }
 
 /// For `map_err`: names what was tried.

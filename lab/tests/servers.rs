@@ -12,7 +12,7 @@ use std::process::{Command, Stdio, id};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use lab::servers::{PROGRAMS, Postgres, Program, Redis, StartError};
+use lab::servers::{self, PROGRAMS, Postgres, Program, Redis, StartError};
 
 #[test]
 fn a_missing_program_is_named_with_its_package() {
@@ -194,7 +194,7 @@ const PREPARE: &str = "what_is_prepared_is_kept_and_not_made_again";
 #[ignore = "needs postgres"]
 fn what_is_prepared_is_kept_and_not_made_again() {
     if is_again() {
-        Program::named("postgres").unwrap().prepare().unwrap();
+        servers::prepare(Program::named("postgres").unwrap()).unwrap();
         return;
     }
     let temp = Temp::new("prepare");

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use mdbook_driver::MDBook;
@@ -10,9 +10,9 @@ use mdbook_driver::book::{Book, BookItem, Chapter};
 use mdbook_driver::config::Config;
 use mdbook_preprocessor::{Preprocessor, PreprocessorContext};
 use pulldown_cmark::{Event, HeadingLevel, Parser, Tag, TagEnd};
+use workbook::Workbook;
 
-use crate::exercise::{self, Exercise};
-use crate::foils;
+use crate::{exercise, foils};
 
 /// Where a page tells of its foils.
 const FOILS: &str = "What the foils teach";
@@ -38,13 +38,14 @@ pub fn render(root: &Path, to: &Path) -> Result<()> {
     let mut config = Config::from_disk(notes.join("book.toml"))?;
     config.build.build_dir = to;
     let mut book = MDBook::load_with_config(notes, config)?;
-    book.with_preprocessor(Exercises { root: root.to_owned() });
+    let workbook = Workbook::read(root.to_owned())?;
+    book.with_preprocessor(Exercises { workbook });
     book.build()
 }
 
 /// Adds to the pages what their exercises say.
 struct Exercises {
-    root: PathBuf,
+    workbook: Workbook,
 }
 
 impl Preprocessor for Exercises {
@@ -79,23 +80,24 @@ impl Exercises {
             return Ok(());
         };
         let (week, name) = (week.to_string_lossy(), name.to_string_lossy());
-        let tomls = Path::new(&*week).join("exercises");
-        let is_there = |toml: &Path| self.root.join(toml).exists();
-        let toml = tomls.join(&*name).with_extension("toml");
-        if name == "index" && is_there(&tomls.join("week.toml")) {
-            let table = exercise::table(&self.root, &week)?;
+        // Pages of a week without exercises are shown as they are.
+        let Ok(week) = self.workbook.week(&week) else { return Ok(()) };
+        if name == "index" {
             let at = introduction(text).end;
-            insert(text, at, &table);
-        } else if is_there(&toml) {
-            let exercise: Exercise = exercise::read(&self.root, &toml)?;
-            // From the end, as an insertion moves what follows it.
-            let folds = foils::folds(&self.root, &week, &name, &exercise)?;
-            insert(text, end_of(text, FOILS), &folds);
-            let file = format!("{week}/src/{name}.rs");
-            fold(text, &listing(&self.root, &file)?, &file);
-            let at = introduction(text).start;
-            insert(text, at, &exercise.block(&name));
+            insert(text, at, &exercise::table(week));
+            return Ok(());
         }
+        let mut exercises = week.exercises.iter();
+        let Some(exercise) = exercises.find(|it| it.name == name) else {
+            return Ok(());
+        };
+        // From the end, as an insertion moves what follows it.
+        let folds = foils::folds(exercise)?;
+        insert(text, end_of(text, FOILS), &folds);
+        let file = format!("{}/src/{name}.rs", week.name);
+        fold(text, &listing(&self.workbook.root, &file)?, &file);
+        let at = introduction(text).start;
+        insert(text, at, &exercise::block(exercise));
         Ok(())
     }
 }

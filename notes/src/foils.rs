@@ -1,56 +1,34 @@
 //! The foils of an exercise, as diffs of its answer.
 
 use std::fs;
-use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use similar::TextDiff;
+use workbook::Exercise;
+use workbook::spec::Foil;
 
-use crate::exercise::{Edit, Exercise, Foil, html};
+use crate::exercise::html;
 
 /// Lines around a difference.
 const CONTEXT: usize = 2;
 
-/// All foils, each in a fold of its own, as markdown.
-pub(crate) fn folds(
-    root: &Path,
-    week: &str,
-    name: &str,
-    exercise: &Exercise,
-) -> Result<String> {
-    let answer = Path::new(week).join("src").join(name).with_extension("rs");
-    let answer = fs::read_to_string(root.join(&answer))
-        .with_context(|| format!("cannot read {}", answer.display()))?;
+/// Returns all foils as markdown, each in a `<details>` of its own.
+pub(crate) fn folds(exercise: &Exercise) -> Result<String> {
+    let file = exercise.answer();
+    let answer = fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", file.display()))?;
     let mut folds =
         "Each foil is the answer with one change. Open it to see the diff:"
             .to_owned();
-    for (key, foil) in &exercise.foils {
-        let file = format!("{week}/foils/{name}/{key}.rs");
-        let text =
-            text(&answer, &root.join(file), foil).with_context(|| {
-                format!("{week}/exercises/{name}.toml: foil {key}")
-            })?;
+    for (name, foil) in &exercise.spec.foils {
+        let text = exercise.foil_text(name, foil).with_context(|| {
+            let Exercise { week, name: exercise, .. } = exercise;
+            format!("{week}/exercises/{exercise}.toml: foil {name}")
+        })?;
         folds += "\n\n";
-        folds += &fold(key, foil, &diff(&answer, &text));
+        folds += &fold(name, foil, &diff(&answer, &text));
     }
     Ok(folds)
-}
-
-/// What stands in the foil's file, or would.
-fn text(answer: &str, file: &Path, foil: &Foil) -> Result<String> {
-    if foil.edits.is_empty() {
-        return fs::read_to_string(file)
-            .context("neither edits nor a file of its own");
-    }
-    let mut text = answer.to_owned();
-    for Edit { find, replace } in &foil.edits {
-        let times = text.matches(find.as_str()).count();
-        if times != 1 {
-            bail!("{find:?} occurs {times} times, not once");
-        }
-        text = text.replacen(find, replace, 1);
-    }
-    Ok(text)
 }
 
 fn diff(answer: &str, foil: &str) -> String {

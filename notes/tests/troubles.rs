@@ -96,7 +96,8 @@ fn a_find_that_does_not_occur_once_names_the_toml_and_the_foil() {
         assert_eq!(
             trouble(root.path()).unwrap(),
             format!(
-                "{TOML}: foil waits_twice: {new:?} occurs {times} times, not once"
+                "{TOML}: foil waits_twice: {new:?} occurs {times} times in the answer, \
+                 not once"
             )
         );
         old = new;
@@ -109,7 +110,9 @@ fn a_foil_without_a_change_is_said() {
     let file = "week01/foils/pause/another_shape.rs";
     fs::remove_file(root.path().join(file)).unwrap();
     let error = trouble(root.path()).unwrap();
-    let said = format!("{TOML}: foil another_shape: neither edits nor a file");
+    let said = format!(
+        "{TOML}: foil another_shape: the foil has neither edits nor a file"
+    );
     assert!(error.starts_with(&said), "{error}");
 }
 

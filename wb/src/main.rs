@@ -3,33 +3,24 @@
 
 #![forbid(unsafe_code)]
 
+use std::env;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use workbook::Workbook;
+use workbook::spec::Route;
 
 use crate::commands::check::Reader;
-use crate::spec::Route;
-use crate::trouble::Trouble;
-use crate::workbook::Workbook;
+use crate::error::Error;
 
 mod commands;
-mod compile;
-mod current;
-mod grade;
-mod lock;
-mod process;
-mod progress;
-mod properties;
-mod run;
-mod show;
-mod spec;
-mod status;
-mod term;
+mod error;
+mod grading;
+mod reader;
 mod terminal;
-mod trouble;
 mod verify;
 mod watch;
-mod workbook;
 
 /// The Backend Workbook. Without a command: where you are, and, in a terminal,
 /// on from there.
@@ -41,11 +32,11 @@ mod workbook;
 )]
 struct Arguments {
     #[command(subcommand)]
-    command: Option<Word>,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Word {
+enum Command {
     /// Begin an exercise: copies its stub to attempts/
     Start {
         /// Else what comes next
@@ -97,7 +88,10 @@ enum Word {
     /// The map, and no more
     List,
     /// Which exercises are on the map
-    Path { route: Option<Route> },
+    Path {
+        #[arg(value_parser = route())]
+        route: Option<Route>,
+    },
     /// List the examples, or run one
     Demo {
         name: Option<String>,
@@ -124,7 +118,7 @@ enum Word {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match process::end_all_on_signals().and_then(|()| run(arguments)) {
+    match grading::process::end_all_on_signals().and_then(|()| run(arguments)) {
         Ok(code) => ExitCode::from(code),
         Err(trouble) => {
             eprintln!("cargo wb: {trouble}");
@@ -133,17 +127,28 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<u8, Trouble> {
-    let book = Workbook::open()?;
+/// Parses the name of a route, and lists the names in the help.
+fn route() -> impl TypedValueParser<Value = Route> {
+    let names =
+        Route::ALL.map(|it| PossibleValue::new(it.name()).help(it.about()));
+    let names = PossibleValuesParser::new(names);
+    names.map(|name| name.parse().expect("only names of routes are possible"))
+}
+
+fn run(arguments: Arguments) -> Result<u8, Error> {
+    let here = env::current_dir().map_err(|error| {
+        Error::new(format!("the current directory is gone: {error}"))
+    })?;
+    let book = Workbook::around(&here)?;
     match arguments.command {
         None if watch::is_possible() => {
             watch::watch(&book, None, watch::From::TheMap)?;
         }
-        None | Some(Word::List) => commands::map::map(&book)?,
-        Some(Word::Start { name }) => {
+        None | Some(Command::List) => commands::map::map(&book)?,
+        Some(Command::Start { name }) => {
             commands::start::start(&book, name.as_deref())?;
         }
-        Some(Word::Check { name, json, watched }) => {
+        Some(Command::Check { name, json, watched }) => {
             let reader = match (json, watched) {
                 (true, _) => Reader::Program,
                 (_, true) => Reader::Watch,
@@ -151,33 +156,33 @@ fn run(arguments: Arguments) -> Result<u8, Trouble> {
             };
             return commands::check::check(&book, name.as_deref(), reader);
         }
-        Some(Word::Grade { name, cmd }) => {
+        Some(Command::Grade { name, cmd }) => {
             return commands::grade::grade(&book, &name, &cmd);
         }
-        Some(Word::Watch { name }) => {
+        Some(Command::Watch { name }) => {
             watch::watch(&book, name.as_deref(), watch::From::TheVerdict)?;
         }
-        Some(Word::Demo { name, arguments }) => {
+        Some(Command::Demo { name, arguments }) => {
             commands::demo::demo(&book, name.as_deref(), &arguments)?;
         }
-        Some(Word::Notes { port, watched }) => {
+        Some(Command::Notes { port, watched }) => {
             commands::notes::notes(&book, port, watched)?;
         }
-        Some(Word::Doctor) => return commands::doctor::doctor(&book),
-        Some(Word::Prepare { name }) => {
+        Some(Command::Doctor) => return commands::doctor::doctor(&book),
+        Some(Command::Prepare { name }) => {
             commands::prepare::prepare(&book, &name)?;
         }
-        Some(Word::Hint { name, again }) => {
+        Some(Command::Hint { name, again }) => {
             commands::hint::hint(&book, name.as_deref(), again)?;
         }
-        Some(Word::Compare { name, spoil }) => {
+        Some(Command::Compare { name, spoil }) => {
             commands::compare::compare(&book, name.as_deref(), spoil)?;
         }
-        Some(Word::Reset { name }) => {
+        Some(Command::Reset { name }) => {
             commands::reset::reset(&book, name.as_deref())?;
         }
-        Some(Word::Path { route }) => commands::path::path(&book, route)?,
-        Some(Word::Verify(plan)) => return verify::verify(&book, &plan),
+        Some(Command::Path { route }) => commands::path::path(&book, route)?,
+        Some(Command::Verify(plan)) => return verify::verify(&book, &plan),
     }
     Ok(0)
 }

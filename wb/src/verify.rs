@@ -10,10 +10,11 @@ use std::time::Instant;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::servers::{PROGRAMS, Program};
+use workbook::{Week, Workbook};
 
-use crate::trouble::Trouble;
-use crate::workbook::{Week, Workbook};
-use crate::{lock, term};
+use crate::error::Error;
+use crate::grading::lock;
+use crate::terminal::style;
 
 mod exercise;
 mod figures;
@@ -44,7 +45,7 @@ struct Findings {
 }
 
 /// 0 if all is well, else 1.
-pub(crate) fn verify(book: &Workbook, plan: &Plan) -> Result<u8, Trouble> {
+pub(crate) fn verify(book: &Workbook, plan: &Plan) -> Result<u8, Error> {
     let weeks: Vec<&Week> = if plan.weeks.is_empty() {
         book.weeks.iter().collect()
     } else {
@@ -63,7 +64,7 @@ pub(crate) fn verify(book: &Workbook, plan: &Plan) -> Result<u8, Trouble> {
         found.part("install", start);
     }
     for program in &missing {
-        term::print(&format!(
+        style::print(&format!(
             "{} is missing: its tests are skipped. `apt-get install {}`, or \
              `cargo wb verify --install`\n",
             program.name, program.debian
@@ -82,13 +83,13 @@ pub(crate) fn verify(book: &Workbook, plan: &Plan) -> Result<u8, Trouble> {
     }
     bar.finish_and_clear();
     found.part("exercises", start);
-    term::print(&exercise::table(&found.table));
+    style::print(&exercise::table(&found.table));
 
     if plan.exercise.is_none() {
         house::verify(book, plan, &weeks, missing.is_empty(), &mut found)?;
     }
 
-    term::print(&found.summary(&missing, plan));
+    style::print(&found.summary(&missing, plan));
     let is_well =
         found.faults.is_empty() && (missing.is_empty() || plan.allow_skips);
     Ok(u8::from(!is_well))
@@ -98,7 +99,7 @@ impl Findings {
     /// Shown at once: the rest takes minutes.
     fn fault(&mut self, bar: &ProgressBar, fault: String) {
         bar.suspend(|| {
-            term::print(&format!("{} {fault}\n", term::bad("fault:")));
+            style::print(&format!("{} {fault}\n", style::bad("fault:")));
         });
         self.faults.push(fault);
     }
@@ -129,9 +130,9 @@ impl Findings {
         }
         let faults = self.faults.len();
         text += &match faults {
-            0 => format!("{}\n", term::good("no faults")),
-            1 => format!("{}\n", term::bad("1 fault")),
-            _ => format!("{}\n", term::bad(&format!("{faults} faults"))),
+            0 => format!("{}\n", style::good("no faults")),
+            1 => format!("{}\n", style::bad("1 fault")),
+            _ => format!("{}\n", style::bad(&format!("{faults} faults"))),
         };
         text
     }

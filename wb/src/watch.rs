@@ -13,10 +13,13 @@ use crossterm::event::{self, KeyEvent, KeyEventKind};
 
 use self::desk::{Desk, Page};
 use self::job::News;
-use crate::progress::Progress;
-use crate::trouble::Trouble;
-use crate::workbook::Workbook;
-use crate::{current, term, terminal};
+use workbook::Workbook;
+
+use crate::error::Error;
+use crate::reader::current;
+use crate::reader::progress::Progress;
+use crate::terminal::screen;
+use crate::terminal::style;
 
 mod desk;
 mod job;
@@ -54,10 +57,10 @@ pub(crate) fn watch(
     book: &Workbook,
     name: Option<&str>,
     from: From,
-) -> Result<(), Trouble> {
+) -> Result<(), Error> {
     if !is_possible() {
-        return Err(Trouble::new("this is no terminal to watch in")
-            .mend("`cargo wb check` grades once"));
+        return Err(Error::new("this is no terminal to watch in")
+            .fix("`cargo wb check` grades once"));
     }
     let exercise = match from {
         From::TheMap => current::open(book, &Progress::read(book)?),
@@ -68,9 +71,9 @@ pub(crate) fn watch(
         None => current::chosen(book, name)?,
     };
     let no_terminal = |error: io::Error| {
-        Trouble::new(format!("cannot use the terminal: {error}"))
+        Error::new(format!("cannot use the terminal: {error}"))
     };
-    let screen = terminal::take().map_err(no_terminal)?;
+    let screen = screen::take().map_err(no_terminal)?;
     let (sender, events) = mpsc::channel();
     read_keys(sender.clone());
     let page = match from {
@@ -81,7 +84,7 @@ pub(crate) fn watch(
     desk.look()?;
 
     while !desk.is_done() {
-        terminal::draw(&desk.screen(terminal::size())?).map_err(no_terminal)?;
+        screen::draw(&desk.screen(screen::size())?).map_err(no_terminal)?;
         let patience = desk.look_at().saturating_duration_since(Instant::now());
         match events.recv_timeout(patience) {
             Ok(event) => desk.on(event)?,
@@ -94,7 +97,7 @@ pub(crate) fn watch(
         }
     }
     drop(screen);
-    term::print(&desk.last_words()?);
+    style::print(&desk.last_words()?);
     Ok(())
 }
 

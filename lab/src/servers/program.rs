@@ -4,8 +4,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use super::{StartError, postgres};
-
 /// A server that a test may need: `#[ignore = "needs postgres"]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Program {
@@ -67,15 +65,6 @@ impl Program {
             let initdb = file.with_file_name("initdb");
             (is_executable(&file) && is_executable(&initdb)).then_some(file)
         })
-    }
-
-    /// Makes what all starts share, unless it is there: for Postgres an archive
-    /// in the temporary directory, which takes seconds; for Redis nothing.
-    ///
-    /// A start makes it, too. But where a deadline ends slow tests, the one that
-    /// makes it may never live to keep it: prepare before the clock runs.
-    pub fn prepare(&self) -> Result<(), StartError> {
-        if *self == POSTGRES { postgres::prepare() } else { Ok(()) }
     }
 }
 

@@ -2,12 +2,16 @@
 
 use std::fs;
 
-use crate::grade::{self, Grade, Outcome, content_hash};
-use crate::progress::Progress;
-use crate::status::Status;
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
-use crate::{current, lock, show, term};
+use workbook::{Exercise, Workbook};
+
+use crate::error::Error;
+use crate::grading::grade::{self, Grade, Outcome, content_hash};
+use crate::grading::lock;
+use crate::reader::current;
+use crate::reader::progress::Progress;
+use crate::terminal::report;
+use crate::terminal::status::Status;
+use crate::terminal::style;
 
 /// For whom a check is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +28,7 @@ pub(crate) fn check(
     book: &Workbook,
     name: Option<&str>,
     reader: Reader,
-) -> Result<u8, Trouble> {
+) -> Result<u8, Error> {
     let exercise = current::chosen(book, name)?;
     if reader == Reader::Program {
         console::set_colors_enabled(false);
@@ -36,16 +40,16 @@ pub(crate) fn check(
     let grade = grade_attempt(book, exercise, &status)?;
     drop(status);
     if reader == Reader::Person {
-        term::print(&show::report(&grade, exercise));
+        style::print(&report::report(&grade, exercise));
         if !is_of(&grade, exercise) {
-            term::print(
+            style::print(
                 "\nYour file has changed since: this is what it was before.\n",
             );
         }
     } else {
         let json = serde_json::to_string_pretty(&grade)
             .expect("a grade is strings and numbers");
-        term::print(&format!("{json}\n"));
+        style::print(&format!("{json}\n"));
     }
     Ok(grade.exit_code())
 }
@@ -54,12 +58,12 @@ fn grade_attempt(
     book: &Workbook,
     exercise: &Exercise,
     status: &Status,
-) -> Result<Grade, Trouble> {
+) -> Result<Grade, Error> {
     let file = exercise.attempt();
     let _lock = lock::wait_for(book, "grading")?;
     if !file.exists() {
-        return Err(Trouble::new(format!("there is no {}", book.short(&file)))
-            .mend(format!("`cargo wb start {}`", exercise.name)));
+        return Err(Error::new(format!("there is no {}", book.short(&file)))
+            .fix(format!("`cargo wb start {}`", exercise.name)));
     }
     let grade = grade::grade(book, exercise, &file, status)?;
     Progress::update(book, |progress| {

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use console::Term;
 use similar::{ChangeTag, DiffOp, TextDiff};
+use workbook::{Exercise, Workbook};
 
-use crate::current;
-use crate::progress::{Progress, State};
-use crate::term;
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
+use crate::error::Error;
+use crate::reader::current;
+use crate::reader::progress::{Progress, State};
+use crate::terminal::style;
 
 /// From this many columns on, two listings fit beside each other.
 const TWO_LISTINGS: usize = 130;
@@ -54,25 +54,22 @@ pub(crate) fn compare(
     book: &Workbook,
     name: Option<&str>,
     spoil: bool,
-) -> Result<(), Trouble> {
+) -> Result<(), Error> {
     let exercise = current::chosen(book, name)?;
     let state = Progress::read(book)?.state(exercise);
     if state != State::Passing && !spoil {
-        return Err(Trouble::new(format!(
-            "{} does not pass yet",
-            exercise.id()
-        ))
-        .mend(format!(
-            "`cargo wb check {0}`, or `cargo wb compare {0} --spoil`",
-            exercise.name
-        )));
+        return Err(Error::new(format!("{} does not pass yet", exercise.id()))
+            .fix(format!(
+                "`cargo wb check {0}`, or `cargo wb compare {0} --spoil`",
+                exercise.name
+            )));
     }
-    term::print(&text(exercise)?);
+    style::print(&text(exercise)?);
     Ok(())
 }
 
 /// The attempt beside the answer.
-pub(crate) fn text(exercise: &Exercise) -> Result<String, Trouble> {
+pub(crate) fn text(exercise: &Exercise) -> Result<String, Error> {
     let attempt = exercise.attempt();
     let yours = attempt.exists().then_some(attempt);
     let yours = yours.map(|file| Code::read("yours", &file)).transpose()?;
@@ -82,14 +79,14 @@ pub(crate) fn text(exercise: &Exercise) -> Result<String, Trouble> {
     for (letter, file) in ('A'..).zip(exercise.variants()) {
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
         let name = format!("{letter}: {}", name.replace('_', " "));
-        let _ = writeln!(intros, "\n{}", term::bold(&name));
-        intros += &term::wrap(&introduction(&file)?, 2);
+        let _ = writeln!(intros, "\n{}", style::bold(&name));
+        intros += &style::wrap(&introduction(&file)?, 2);
         variants.push(Code::read(&letter.to_string(), &file)?);
     }
 
     let mut text = format!(
         "{}\n\n",
-        term::bold(&format!("{}: {}", exercise.id(), exercise.spec.title))
+        style::bold(&format!("{}: {}", exercise.id(), exercise.spec.title))
     );
     let all: Vec<_> = yours.iter().chain([&answer]).chain(&variants).collect();
     text += &counts(&all);
@@ -100,7 +97,7 @@ pub(crate) fn text(exercise: &Exercise) -> Result<String, Trouble> {
         let _ = writeln!(
             text,
             "\n{}, comments aside\n",
-            term::bold("- yours  + the answer")
+            style::bold("- yours  + the answer")
         );
         text += &difference(yours, &answer);
     }
@@ -110,14 +107,14 @@ pub(crate) fn text(exercise: &Exercise) -> Result<String, Trouble> {
     files.push(exercise.notes());
     for file in &files {
         let shown = file.strip_prefix(exercise.root()).unwrap_or(file);
-        let link = term::link(file, &shown.display().to_string());
+        let link = style::link(file, &shown.display().to_string());
         let _ = writeln!(text, "  {link}");
     }
     Ok(text)
 }
 
 impl Code {
-    fn read(name: &str, file: &Path) -> Result<Self, Trouble> {
+    fn read(name: &str, file: &Path) -> Result<Self, Error> {
         let lines = read(file)?
             .lines()
             .filter(|line| !line.trim().is_empty())
@@ -135,13 +132,12 @@ impl Code {
     }
 }
 
-fn read(file: &Path) -> Result<String, Trouble> {
-    fs::read_to_string(file)
-        .map_err(|error| Trouble::file("read", file, &error))
+fn read(file: &Path) -> Result<String, Error> {
+    fs::read_to_string(file).map_err(|error| Error::file("read", file, &error))
 }
 
 /// A module's documentation as one paragraph, without its label.
-fn introduction(file: &Path) -> Result<String, Trouble> {
+fn introduction(file: &Path) -> Result<String, Error> {
     let text = read(file)?;
     let doc = text.lines().map_while(|line| line.strip_prefix("//!"));
     let paragraph: Vec<_> = doc.map(str::trim).collect();
@@ -154,7 +150,7 @@ fn introduction(file: &Path) -> Result<String, Trouble> {
 
 /// Only the rows in which they differ.
 fn counts(all: &[&Code]) -> String {
-    let width = |code: &&Code| term::columns(&code.name).max(5);
+    let width = |code: &&Code| style::columns(&code.name).max(5);
     let mut text = format!("{:32}", "");
     for code in all {
         let _ = write!(text, "  {:>1$}", code.name, width(code));
@@ -188,7 +184,7 @@ fn difference(yours: &Code, answer: &Code) -> String {
     let mut text = String::new();
     for group in diff.grouped_ops(CONTEXT) {
         if !text.is_empty() {
-            text += &term::dim("  …\n");
+            text += &style::dim("  …\n");
         }
         for op in group {
             if columns >= TWO_LISTINGS {
@@ -216,15 +212,15 @@ fn beside(
     for n in 0..left.len().max(right.len()) {
         let side = |lines: &[&str]| {
             let line = lines.get(n).copied().unwrap_or_default();
-            term::pad(&console::truncate_str(line, width, "…"), width)
+            style::pad(&console::truncate_str(line, width, "…"), width)
         };
         let (left, right) = (side(left), side(right));
         let (left, right) = if is_same {
-            (term::dim(&left), term::dim(&right))
+            (style::dim(&left), style::dim(&right))
         } else {
-            (left, term::good(&right))
+            (left, style::good(&right))
         };
-        let _ = writeln!(text, "{left} {} {right}", term::dim("|"));
+        let _ = writeln!(text, "{left} {} {right}", style::dim("|"));
     }
 }
 
@@ -232,9 +228,9 @@ fn below<'a>(diff: &TextDiff<'a, 'a, 'a, str>, op: &DiffOp, text: &mut String) {
     for change in diff.iter_changes(op) {
         let line = change.value();
         let line = match change.tag() {
-            ChangeTag::Equal => term::dim(&format!("  {line}")),
+            ChangeTag::Equal => style::dim(&format!("  {line}")),
             ChangeTag::Delete => format!("- {line}"),
-            ChangeTag::Insert => term::good(&format!("+ {line}")),
+            ChangeTag::Insert => style::good(&format!("+ {line}")),
         };
         let _ = writeln!(text, "{line}");
     }

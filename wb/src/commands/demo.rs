@@ -6,10 +6,11 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
-use crate::compile;
-use crate::term;
-use crate::trouble::Trouble;
-use crate::workbook::{self, Workbook};
+use workbook::Workbook;
+
+use crate::error::Error;
+use crate::grading::compile;
+use crate::terminal::style;
 
 /// One of a week's examples.
 struct Example {
@@ -23,10 +24,10 @@ pub(crate) fn demo(
     book: &Workbook,
     name: Option<&str>,
     arguments: &[String],
-) -> Result<(), Trouble> {
+) -> Result<(), Error> {
     let examples = examples(book);
     let Some(name) = name else {
-        term::print(&list(&examples)?);
+        style::print(&list(&examples)?);
         return Ok(());
     };
     Err(run(book, find(&examples, name)?, arguments))
@@ -51,15 +52,15 @@ fn examples(book: &Workbook) -> Vec<Example> {
     examples
 }
 
-fn list(examples: &[Example]) -> Result<String, Trouble> {
+fn list(examples: &[Example]) -> Result<String, Error> {
     let width = examples.iter().map(|example| example.name.len()).max();
     let width = width.unwrap_or(0);
     let mut text = String::new();
     for example in examples {
         let name = format!("{}  {:width$}  ", example.week, example.name);
         let indent = name.len();
-        let about = term::wrap(&example.about()?, indent);
-        let _ = write!(text, "{}{}", term::bold(&name), &about[indent..]);
+        let about = style::wrap(&example.about()?, indent);
+        let _ = write!(text, "{}{}", style::bold(&name), &about[indent..]);
     }
     if let Some(first) = examples.first() {
         let _ = writeln!(
@@ -73,9 +74,9 @@ fn list(examples: &[Example]) -> Result<String, Trouble> {
 
 impl Example {
     /// The first sentence of its documentation.
-    fn about(&self) -> Result<String, Trouble> {
+    fn about(&self) -> Result<String, Error> {
         let text = fs::read_to_string(&self.file)
-            .map_err(|error| Trouble::file("read", &self.file, &error))?;
+            .map_err(|error| Error::file("read", &self.file, &error))?;
         let doc = text.lines().map_while(|line| line.strip_prefix("//!"));
         let first: Vec<_> =
             doc.map(str::trim).take_while(|line| !line.is_empty()).collect();
@@ -83,10 +84,7 @@ impl Example {
     }
 }
 
-fn find<'a>(
-    examples: &'a [Example],
-    name: &str,
-) -> Result<&'a Example, Trouble> {
+fn find<'a>(examples: &'a [Example], name: &str) -> Result<&'a Example, Error> {
     let is_named = |example: &&Example| {
         example.name == name
             || name.split_once('/') == Some((&example.week, &example.name))
@@ -95,15 +93,15 @@ fn find<'a>(
     match found[..] {
         [example] => Ok(example),
         [first, _, ..] => {
-            Err(Trouble::new(format!("{name} is in more weeks than one"))
-                .mend(format!("say `{}/{}`", first.week, first.name)))
+            Err(Error::new(format!("{name} is in more weeks than one"))
+                .fix(format!("say `{}/{}`", first.week, first.name)))
         }
         [] => {
             let names = examples.iter().map(|example| &*example.name);
-            let trouble = Trouble::new(format!("no example `{name}`"));
+            let trouble = Error::new(format!("no example `{name}`"));
             Err(match workbook::nearest(names, name) {
-                Some(near) => trouble.mend(format!("did you mean `{near}`?")),
-                None => trouble.mend("`cargo wb demo` lists them"),
+                Some(near) => trouble.fix(format!("did you mean `{near}`?")),
+                None => trouble.fix("`cargo wb demo` lists them"),
             })
         }
     }
@@ -111,11 +109,11 @@ fn find<'a>(
 
 /// In place of this command: keys and Ctrl-C are for the example. Returns only
 /// where it cannot start.
-fn run(book: &Workbook, example: &Example, arguments: &[String]) -> Trouble {
+fn run(book: &Workbook, example: &Example, arguments: &[String]) -> Error {
     let mut command = compile::cargo(book);
     command
         .args(["run", "--package", &example.week, "--example", &example.name])
         .arg("--")
         .args(arguments);
-    Trouble::new(format!("cannot start cargo: {}", command.exec()))
+    Error::new(format!("cannot start cargo: {}", command.exec()))
 }

@@ -7,12 +7,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use lab::servers::{PROGRAMS, Program};
+use workbook::Workbook;
 
-use crate::compile::cargo;
-use crate::process::Group;
-use crate::term;
-use crate::trouble::Trouble;
-use crate::workbook::Workbook;
+use crate::error::Error;
+use crate::grading::compile::cargo;
+use crate::grading::process::Group;
+use crate::terminal::style;
 
 /// For a program that only says its version.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -34,7 +34,7 @@ struct Lack {
 }
 
 /// Exit code 1 where something is missing that everything needs.
-pub(crate) fn doctor(book: &Workbook) -> Result<u8, Trouble> {
+pub(crate) fn doctor(book: &Workbook) -> Result<u8, Error> {
     let needed = [
         rust(book),
         tool("cc", ["apt-get install gcc libc6-dev", "dnf install gcc", XCODE]),
@@ -59,23 +59,24 @@ pub(crate) fn doctor(book: &Workbook) -> Result<u8, Trouble> {
         needed.iter().filter_map(|it| it.is.as_ref().err()).collect();
     let all_is_well = mends.is_empty();
     if all_is_well {
-        let _ = writeln!(text, "{}", term::good("All that is needed is here."));
+        let _ =
+            writeln!(text, "{}", style::good("All that is needed is here."));
     } else {
         text.push_str("First of all:\n");
         mends.iter().for_each(|lack| text += &format!("  {}\n", lack.mend));
     }
-    term::print(&text);
+    style::print(&text);
     Ok(u8::from(!all_is_well))
 }
 
 fn group(title: &str, findings: &[Finding], text: &mut String) {
-    let _ = writeln!(text, "{}", term::bold(title));
+    let _ = writeln!(text, "{}", style::bold(title));
     for Finding { name, is } in findings {
         let (mark, is) = match is {
-            Ok(found) => (term::good("ok"), found),
-            Err(lack) => (term::open(lack.is), &lack.mend),
+            Ok(found) => (style::good("ok"), found),
+            Err(lack) => (style::open(lack.is), &lack.mend),
         };
-        let _ = writeln!(text, "  {name:13} {} {is}", term::pad(&mark, 8));
+        let _ = writeln!(text, "  {name:13} {} {is}", style::pad(&mark, 8));
     }
     text.push('\n');
 }

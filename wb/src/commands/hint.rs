@@ -1,21 +1,22 @@
 //! `hint [NAME]`: three levels, one more at each call, or those again that were
 //! seen.
 
-use crate::current;
-use crate::progress::Progress;
-use crate::term;
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
+use workbook::{Exercise, Workbook};
+
+use crate::error::Error;
+use crate::reader::current;
+use crate::reader::progress::Progress;
+use crate::terminal::style;
 
 pub(crate) fn hint(
     book: &Workbook,
     name: Option<&str>,
     again: bool,
-) -> Result<(), Trouble> {
+) -> Result<(), Error> {
     let exercise = current::chosen(book, name)?;
     let text =
         if again { seen(book, exercise) } else { one_more(book, exercise) };
-    term::print(&text?);
+    style::print(&text?);
     Ok(())
 }
 
@@ -23,7 +24,7 @@ pub(crate) fn hint(
 pub(crate) fn seen(
     book: &Workbook,
     exercise: &Exercise,
-) -> Result<String, Trouble> {
+) -> Result<String, Error> {
     match Progress::read(book)?.hints(exercise) {
         0 => one_more(book, exercise),
         seen => Ok(text(exercise, seen)),
@@ -34,7 +35,7 @@ pub(crate) fn seen(
 pub(crate) fn one_more(
     book: &Workbook,
     exercise: &Exercise,
-) -> Result<String, Trouble> {
+) -> Result<String, Error> {
     let asked = Progress::read(book)?.hints(exercise) + 1;
     let seen = asked.min(exercise.spec.hints.len());
     Progress::update(book, |progress| progress.set_hints(exercise, seen))?;
@@ -51,8 +52,8 @@ fn text(exercise: &Exercise, asked: usize) -> String {
     let hints = &exercise.spec.hints;
     let mut text = String::new();
     for (level, hint) in (1..).zip(hints.iter().take(asked)) {
-        let head = term::bold(&format!("Hint {level} of {}", hints.len()));
-        text += &format!("{head}\n{}\n", term::wrap(hint.trim(), 2));
+        let head = style::bold(&format!("Hint {level} of {}", hints.len()));
+        text += &format!("{head}\n{}\n", style::wrap(hint.trim(), 2));
     }
     if asked > hints.len() {
         text += &format!(

@@ -2,14 +2,17 @@
 
 use std::fmt::Write;
 
-use crate::progress::{Progress, State};
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
-use crate::{current, show, term};
+use workbook::{Exercise, Workbook};
 
-pub(crate) fn map(book: &Workbook) -> Result<(), Trouble> {
+use crate::error::Error;
+use crate::reader::current;
+use crate::reader::progress::{Progress, State};
+use crate::terminal::report;
+use crate::terminal::style;
+
+pub(crate) fn map(book: &Workbook) -> Result<(), Error> {
     let progress = Progress::read(book)?;
-    term::print(&text(book, &progress));
+    style::print(&text(book, &progress));
     Ok(())
 }
 
@@ -48,7 +51,7 @@ pub(crate) fn lines(
     for week in &book.weeks {
         let number =
             week.name.trim_start_matches("week").trim_start_matches('0');
-        let title = format!("Week {number}: {}", term::bold(&week.title));
+        let title = format!("Week {number}: {}", style::bold(&week.title));
         lines.extend([(title, false), (String::new(), false)]);
         for exercise in &week.exercises {
             if !is_on_map(exercise, progress) {
@@ -67,7 +70,7 @@ pub(crate) fn lines(
                 "{} {:width$}  {}  {}{star}",
                 if is_marked { ">" } else { " " },
                 exercise.name,
-                term::pad(&exercise.spec.title, 36),
+                style::pad(&exercise.spec.title, 36),
                 state(progress, exercise),
             );
             lines.push((line, is_marked));
@@ -93,16 +96,16 @@ fn is_on_map(exercise: &Exercise, progress: &Progress) -> bool {
 /// In a word or two.
 pub(crate) fn state(progress: &Progress, exercise: &Exercise) -> String {
     match progress.state(exercise) {
-        State::Untouched => term::dim("untouched"),
-        State::Started => term::open("started"),
+        State::Untouched => style::dim("untouched"),
+        State::Started => style::open("started"),
         State::Failing { rung, of } if progress.has_passed(exercise) => {
-            term::open(&format!("passed, now rung {rung} of {of}"))
+            style::open(&format!("passed, now rung {rung} of {of}"))
         }
         State::Failing { rung, of } => {
-            term::bad(&format!("failing at rung {rung} of {of}"))
+            style::bad(&format!("failing at rung {rung} of {of}"))
         }
-        State::Passing => term::good("passing"),
-        State::Changed => term::open("changed since it passed"),
+        State::Passing => style::good("passing"),
+        State::Changed => style::open("changed since it passed"),
     }
 }
 
@@ -117,6 +120,6 @@ fn next(current: Option<&Exercise>, progress: &Progress) -> String {
             spec.minutes
         );
     }
-    let attempt = show::attempt(exercise);
+    let attempt = report::attempt(exercise);
     format!("Next: edit {attempt}, then `cargo wb check {}`\n", exercise.name)
 }

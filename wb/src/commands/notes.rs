@@ -3,12 +3,13 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::Command;
 
-use crate::compile;
-use crate::process::Group;
-use crate::status::Status;
-use crate::term;
-use crate::trouble::Trouble;
-use crate::workbook::Workbook;
+use workbook::Workbook;
+
+use crate::error::Error;
+use crate::grading::compile;
+use crate::grading::process::Group;
+use crate::terminal::status::Status;
+use crate::terminal::style;
 
 /// The package and its binary.
 const NOTES: &str = "notes";
@@ -18,7 +19,7 @@ pub(crate) fn notes(
     book: &Workbook,
     port: Option<u16>,
     is_watched: bool,
-) -> Result<(), Trouble> {
+) -> Result<(), Error> {
     let status = if is_watched { Status::Lines } else { Status::spinner() };
     status.say("building the notes");
     let mut command = compile::cargo(book);
@@ -47,10 +48,10 @@ pub(crate) fn notes(
     if let Some(Ok(address)) = lines.next() {
         drop(status);
         let end = if is_watched { "" } else { "  (Ctrl-C ends it)" };
-        term::print(&format!("The notes: {address}{end}\n"));
+        style::print(&format!("The notes: {address}{end}\n"));
         lines.map_while(Result::ok).for_each(drop);
     }
     let _ = server.wait();
     let said = errors.join().unwrap_or_default();
-    Err(Trouble::new(format!("the notes are not served: {}", said.trim())))
+    Err(Error::new(format!("the notes are not served: {}", said.trim())))
 }

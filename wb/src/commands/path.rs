@@ -2,41 +2,33 @@
 
 use std::fmt::Write;
 
-use clap::ValueEnum;
+use workbook::Workbook;
+use workbook::spec::Route;
 
-use crate::progress::Progress;
-use crate::spec::Route;
-use crate::term;
-use crate::trouble::Trouble;
-use crate::workbook::Workbook;
+use crate::error::Error;
+use crate::reader::progress::Progress;
+use crate::terminal::style;
 
-pub(crate) fn path(
-    book: &Workbook,
-    route: Option<Route>,
-) -> Result<(), Trouble> {
+pub(crate) fn path(book: &Workbook, route: Option<Route>) -> Result<(), Error> {
     if let Some(route) = route {
         Progress::update(book, |progress| progress.set_route(route))?;
     }
     let chosen = Progress::read(book)?.route();
     let mut text = String::new();
-    for route in Route::value_variants() {
+    for route in Route::ALL {
         let on_it =
-            || book.exercises().filter(|exercise| exercise.spec.path <= *route);
+            || book.exercises().filter(|exercise| exercise.spec.path <= route);
         let minutes: u32 = on_it().map(|exercise| exercise.spec.minutes).sum();
-        let about = route.to_possible_value();
-        let about = about
-            .as_ref()
-            .and_then(|value| value.get_help())
-            .map_or_else(String::new, ToString::to_string);
+        let about = route.about();
         let _ = writeln!(
             text,
             "{} {:9} {:3} exercises, {:4.1} hours  {about}",
-            if *route == chosen { ">" } else { " " },
+            if route == chosen { ">" } else { " " },
             route.name(),
             on_it().count(),
             f64::from(minutes) / 60.0,
         );
     }
-    term::print(&text);
+    style::print(&text);
     Ok(())
 }

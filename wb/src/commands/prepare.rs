@@ -2,21 +2,22 @@
 
 use std::fs;
 
-use crate::compile::{self, Compiled};
-use crate::grade::content_hash;
-use crate::status::Status;
-use crate::trouble::Trouble;
-use crate::workbook::Workbook;
+use workbook::Workbook;
 
-pub(crate) fn prepare(book: &Workbook, name: &str) -> Result<(), Trouble> {
+use crate::error::Error;
+use crate::grading::compile::{self, Compiled};
+use crate::grading::grade::content_hash;
+use crate::terminal::status::Status;
+
+pub(crate) fn prepare(book: &Workbook, name: &str) -> Result<(), Error> {
     let exercise = book.exercise(name)?;
     let stub = exercise.stub();
-    let text = fs::read(&stub)
-        .map_err(|error| Trouble::file("read", &stub, &error))?;
+    let text =
+        fs::read(&stub).map_err(|error| Error::file("read", &stub, &error))?;
     let hash = content_hash(&text);
     match compile::graders(book, exercise, &stub, &hash, &Status::Lines)? {
         Compiled::Ready(_) => Ok(()),
-        Compiled::Not { rendered } => Err(Trouble::new(format!(
+        Compiled::Not { rendered } => Err(Error::new(format!(
             "the stub of {} does not compile:\n{rendered}",
             exercise.id()
         ))),

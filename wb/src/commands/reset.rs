@@ -3,32 +3,32 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::commands::start;
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
-use crate::{current, lock, term};
+use workbook::{Exercise, Workbook};
 
-pub(crate) fn reset(
-    book: &Workbook,
-    name: Option<&str>,
-) -> Result<(), Trouble> {
+use crate::commands::start;
+use crate::error::Error;
+use crate::grading::lock;
+use crate::reader::current;
+use crate::terminal::style;
+
+pub(crate) fn reset(book: &Workbook, name: Option<&str>) -> Result<(), Error> {
     let exercise = current::chosen(book, name)?;
     let attempt = exercise.attempt();
     let _lock = lock::wait_for(book, "grading")?;
     if !attempt.exists() {
-        return Err(Trouble::new(format!(
+        return Err(Error::new(format!(
             "there is no {}",
             book.short(&attempt)
         ))
-        .mend(format!("`cargo wb start {}`", exercise.name)));
+        .fix(format!("`cargo wb start {}`", exercise.name)));
     }
     if fs::read(&attempt).ok() == fs::read(exercise.stub()).ok() {
-        term::print(&format!("{} is the stub\n", book.short(&attempt)));
+        style::print(&format!("{} is the stub\n", book.short(&attempt)));
         return Ok(());
     }
     let kept = keep(exercise)?;
     start::hand_out(exercise)?;
-    term::print(&format!(
+    style::print(&format!(
         "{} is the stub again; what you had is {}\n",
         book.short(&attempt),
         book.short(&kept)
@@ -37,7 +37,7 @@ pub(crate) fn reset(
 }
 
 /// Moves the attempt to the first number that is free.
-fn keep(exercise: &Exercise) -> Result<PathBuf, Trouble> {
+fn keep(exercise: &Exercise) -> Result<PathBuf, Error> {
     let attempt = exercise.attempt();
     let numbered = |n: u32| attempt.with_extension(format!("{n}.rs"));
     let kept = (1..)
@@ -45,6 +45,6 @@ fn keep(exercise: &Exercise) -> Result<PathBuf, Trouble> {
         .find(|file| !file.exists())
         .expect("some number is free");
     fs::rename(&attempt, &kept)
-        .map_err(|error| Trouble::file("move", &attempt, &error))?;
+        .map_err(|error| Error::file("move", &attempt, &error))?;
     Ok(kept)
 }

@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
 
-use crate::progress::Progress;
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
-use crate::{current, show, term};
+use workbook::{Exercise, Workbook};
 
-pub(crate) fn start(
-    book: &Workbook,
-    name: Option<&str>,
-) -> Result<(), Trouble> {
+use crate::error::Error;
+use crate::reader::current;
+use crate::reader::progress::Progress;
+use crate::terminal::report;
+use crate::terminal::style;
+
+pub(crate) fn start(book: &Workbook, name: Option<&str>) -> Result<(), Error> {
     let exercise = match name {
         Some(name) => book.exercise(name)?,
         None => current::open(book, &Progress::read(book)?)
@@ -20,21 +20,21 @@ pub(crate) fn start(
     };
     let is_new = hand_out(exercise)?;
     Progress::update(book, |progress| progress.set_current(exercise))?;
-    term::print(&text(book, exercise, is_new));
+    style::print(&text(book, exercise, is_new));
     Ok(())
 }
 
 /// Copies the stub, never over a file. Says whether there was none.
-pub(crate) fn hand_out(exercise: &Exercise) -> Result<bool, Trouble> {
+pub(crate) fn hand_out(exercise: &Exercise) -> Result<bool, Error> {
     let (stub, attempt) = (exercise.stub(), exercise.attempt());
-    let text = fs::read(&stub)
-        .map_err(|error| Trouble::file("read", &stub, &error))?;
+    let text =
+        fs::read(&stub).map_err(|error| Error::file("read", &stub, &error))?;
     let copy = fs::File::create_new(&attempt)
         .and_then(|mut file| file.write_all(&text));
     match copy {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(Trouble::file("write", &attempt, &error)),
+        Err(error) => Err(Error::file("write", &attempt, &error)),
     }
 }
 
@@ -57,16 +57,16 @@ pub(crate) fn question(book: &Workbook, exercise: &Exercise) -> String {
     let spec = &exercise.spec;
     let mut text = format!(
         "{}  ({} minutes, {} rungs)\n\n",
-        term::bold(&format!("{}: {}", exercise.id(), spec.title)),
+        style::bold(&format!("{}: {}", exercise.id(), spec.title)),
         spec.minutes,
         spec.rungs.len()
     );
-    text += &term::wrap(spec.question.en.trim(), 0);
-    text += &term::wrap(spec.question.zh.trim(), 0);
+    text += &style::wrap(spec.question.en.trim(), 0);
+    text += &style::wrap(spec.question.zh.trim(), 0);
     text.push('\n');
-    let _ = writeln!(text, "{:13}{}", "your file:", show::attempt(exercise));
+    let _ = writeln!(text, "{:13}{}", "your file:", report::attempt(exercise));
     let notes = exercise.notes();
-    let shown = term::link(&notes, &book.short(&notes).to_string());
+    let shown = style::link(&notes, &book.short(&notes).to_string());
     let _ = writeln!(text, "{:13}{shown} (and the answer)", "the notes:");
     let _ = writeln!(text, "{:13}cargo wb demo {}", "to see it:", spec.example);
     text

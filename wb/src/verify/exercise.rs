@@ -8,15 +8,16 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use lab::servers::Program;
+use workbook::spec::Foil;
+use workbook::{Exercise, Workbook};
 
 use super::Findings;
-use crate::grade::{self, Grade, Outcome};
-use crate::run::Verdict;
-use crate::spec::{Edit, Foil};
-use crate::status::Status;
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
-use crate::{show, term};
+use crate::error::Error;
+use crate::grading::grade::{self, Grade, Outcome};
+use crate::grading::run::Verdict;
+use crate::terminal::report;
+use crate::terminal::status::Status;
+use crate::terminal::style;
 
 /// Fewer foils prove little about a grader.
 const FOILS: usize = 3;
@@ -45,7 +46,7 @@ pub(super) fn verify(
     exercise: &Exercise,
     bar: &ProgressBar,
     found: &mut Findings,
-) -> Result<(), Trouble> {
+) -> Result<(), Error> {
     let start = Instant::now();
     for fault in files(book, exercise) {
         found.fault(bar, format!("{}: {fault}", exercise.id()));
@@ -132,7 +133,7 @@ fn files(book: &Workbook, exercise: &Exercise) -> Vec<String> {
     if texts.into_iter().any(|text| text.trim().is_empty()) {
         faults.push("the toml has an empty text".into());
     }
-    if term::columns(&spec.title) > 36 {
+    if style::columns(&spec.title) > 36 {
         faults.push("the title has more than 36 columns".into());
     }
     let mut seen = BTreeMap::new();
@@ -160,18 +161,18 @@ impl Check<'_> {
         &mut self,
         what: &str,
         subject: &Path,
-    ) -> Result<Option<Grade>, Trouble> {
+    ) -> Result<Option<Grade>, Error> {
         let grade = self.grade(what, subject)?;
         if grade.outcome == Outcome::Passes {
             return Ok(Some(grade));
         }
-        let report = show::report(&grade, self.exercise);
+        let report = report::report(&grade, self.exercise);
         self.fault(what, &format!("does not pass\n{report}"));
         Ok(None)
     }
 
     /// Whether the stub compiles and fails in every test.
-    fn stub(&mut self) -> Result<bool, Trouble> {
+    fn stub(&mut self) -> Result<bool, Error> {
         let grade = self.grade("stub", &self.exercise.stub())?;
         if let Some(compiler) = &grade.compiler {
             self.fault("stub", &format!("does not compile\n{compiler}"));
@@ -194,13 +195,13 @@ impl Check<'_> {
     }
 
     /// Whether the foil breaks exactly the tests that it names.
-    fn foil(&mut self, name: &str, foil: &Foil) -> Result<bool, Trouble> {
+    fn foil(&mut self, name: &str, foil: &Foil) -> Result<bool, Error> {
         let what = format!("foil {name}");
         let subject = match write_foil(self.book, self.exercise, name, foil) {
             Ok(subject) => subject,
-            Err(Unfit(why)) => {
+            Err(error) => {
                 self.bar.inc(1);
-                self.fault(&what, &why);
+                self.fault(&what, &error.to_string());
                 return Ok(false);
             }
         };
@@ -210,7 +211,7 @@ impl Check<'_> {
             return Ok(false);
         }
         if grade.outcome == Outcome::Hangs {
-            let report = show::report(&grade, self.exercise);
+            let report = report::report(&grade, self.exercise);
             self.fault(&what, &format!("hangs\n{report}"));
             return Ok(false);
         }
@@ -241,7 +242,7 @@ impl Check<'_> {
         Ok(false)
     }
 
-    fn grade(&mut self, what: &str, subject: &Path) -> Result<Grade, Trouble> {
+    fn grade(&mut self, what: &str, subject: &Path) -> Result<Grade, Error> {
         self.bar.set_message(format!("{} {what}", self.exercise.id()));
         // A bar of its own: the compiler's messages would hide this one's.
         let grade =
@@ -256,40 +257,23 @@ impl Check<'_> {
     }
 }
 
-/// Why a foil cannot be made.
-struct Unfit(String);
-
-/// The foil as a file, made from the answer where it is not one already.
+/// Writes the foil where it can be graded, and returns its file.
 fn write_foil(
     book: &Workbook,
     exercise: &Exercise,
     name: &str,
     foil: &Foil,
-) -> Result<PathBuf, Unfit> {
-    let file = exercise.foil_file(name);
+) -> Result<PathBuf, Error> {
     if foil.edits.is_empty() {
-        let short = book.short(&file);
-        return match file.exists() {
-            true => Ok(file),
-            false => Err(Unfit(format!("neither edits nor {short}"))),
-        };
+        exercise.foil_text(name, foil)?;
+        return Ok(exercise.foil_file(name));
     }
-    let unwritten =
-        |error: std::io::Error| Unfit(format!("cannot be written: {error}"));
-    let mut text = fs::read_to_string(exercise.answer()).map_err(unwritten)?;
-    for Edit { find, replace } in &foil.edits {
-        let times = text.matches(find.as_str()).count();
-        if times != 1 {
-            let why = format!("{find:?} occurs {times} times, not once");
-            return Err(Unfit(why));
-        }
-        text = text.replacen(find, replace, 1);
-    }
+    let text = exercise.foil_text(name, foil)?;
     let folder = book.scratch().join("foils").join(exercise.id());
     let file = folder.join(name).with_extension("rs");
     fs::create_dir_all(&folder)
         .and_then(|()| fs::write(&file, text))
-        .map_err(unwritten)?;
+        .map_err(|error| Error::file("write", &file, &error))?;
     Ok(file)
 }
 

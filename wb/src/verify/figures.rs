@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::compile::cargo;
-use crate::process::{Group, Output};
-use crate::trouble::Trouble;
-use crate::workbook::{Week, Workbook};
+use workbook::{Week, Workbook};
+
+use crate::error::Error;
+use crate::grading::compile::cargo;
+use crate::grading::process::{Group, Output};
 
 /// It has to be built first.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -20,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(600);
 pub(super) fn stale(
     book: &Workbook,
     weeks: &[&Week],
-) -> Result<Vec<String>, Trouble> {
+) -> Result<Vec<String>, Error> {
     let mut faults = Vec::new();
     let packages = weeks.iter().map(|week| &*week.name).chain(["wb"]);
     for package in packages {
@@ -58,7 +59,7 @@ fn draw(
     package: &str,
     example: &str,
     figure: &str,
-) -> Result<Output, Trouble> {
+) -> Result<Output, Error> {
     cargo
         .args(["run", "--quiet", "--package", package, "--example", example])
         .args(["--", "--figure", figure]);

@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
+use workbook::{Week, Workbook};
 
 use super::{Findings, Plan, figures};
-use crate::compile::cargo;
-use crate::process::Group;
-use crate::status::Status;
-use crate::trouble::Trouble;
-use crate::workbook::{Week, Workbook};
+use crate::error::Error;
+use crate::grading::compile::cargo;
+use crate::grading::process::Group;
+use crate::terminal::status::Status;
 
 /// How much of a failed command's output is shown.
 const TAIL: usize = 60;
@@ -23,7 +23,7 @@ pub(super) fn verify(
     weeks: &[&Week],
     has_servers: bool,
     found: &mut Findings,
-) -> Result<(), Trouble> {
+) -> Result<(), Error> {
     let mut house = House { book, found };
     let packages: Vec<String> = if plan.weeks.is_empty() {
         vec!["--workspace".into()]
@@ -101,18 +101,14 @@ struct House<'a> {
 impl House<'_> {
     /// Runs `command` with its output in a log, of which a failure shows the
     /// end.
-    fn run(
-        &mut self,
-        name: &str,
-        command: &mut Command,
-    ) -> Result<(), Trouble> {
+    fn run(&mut self, name: &str, command: &mut Command) -> Result<(), Error> {
         let start = Instant::now();
         let log = self.book.scratch().join(name).with_extension("log");
         let file = File::create(&log)
-            .map_err(|error| Trouble::file("write", &log, &error))?;
+            .map_err(|error| Error::file("write", &log, &error))?;
         let errors = file
             .try_clone()
-            .map_err(|error| Trouble::file("write", &log, &error))?;
+            .map_err(|error| Error::file("write", &log, &error))?;
         // What a reader has under way is not the workbook's.
         command.env("WB_SUBJECT", "").stdout(file).stderr(errors);
         let spinner = Status::spinner();

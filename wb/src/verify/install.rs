@@ -5,10 +5,10 @@ use std::process::{Command, Stdio};
 use lab::servers::Program;
 use rustix::process::geteuid;
 
-use crate::process::Group;
-use crate::trouble::Trouble;
+use crate::error::Error;
+use crate::grading::process::Group;
 
-pub(super) fn install(missing: &[&Program]) -> Result<(), Trouble> {
+pub(super) fn install(missing: &[&Program]) -> Result<(), Error> {
     apt_get(&["update"])?;
     let packages: Vec<_> =
         missing.iter().map(|program| program.debian).collect();
@@ -18,7 +18,7 @@ pub(super) fn install(missing: &[&Program]) -> Result<(), Trouble> {
 
 const NOBODY_TO_ASK: &str = "DEBIAN_FRONTEND=noninteractive";
 
-fn apt_get(arguments: &[&str]) -> Result<(), Trouble> {
+fn apt_get(arguments: &[&str]) -> Result<(), Error> {
     let mut command = if geteuid().is_root() {
         let mut env = Command::new("env");
         env.args([NOBODY_TO_ASK, "apt-get"]);
@@ -34,10 +34,8 @@ fn apt_get(arguments: &[&str]) -> Result<(), Trouble> {
     eprintln!("{what}");
     match Group::spawn(&mut command)?.wait() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Trouble::new(format!(
-            "`{what}` ended with {status}"
-        ))
-        .mend("install the packages by hand, or go without: --allow-skips")),
-        Err(error) => Err(Trouble::new(format!("cannot wait: {error}"))),
+        Ok(status) => Err(Error::new(format!("`{what}` ended with {status}"))
+            .fix("install the packages by hand, or go without: --allow-skips")),
+        Err(error) => Err(Error::new(format!("cannot wait: {error}"))),
     }
 }

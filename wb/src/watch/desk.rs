@@ -6,17 +6,19 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use workbook::{Exercise, Workbook};
 
 use super::Event;
 use super::job::{Job, News};
 use super::page;
 use super::saves::{Saves, Text};
 use crate::commands::{compare, hint, map, start};
-use crate::grade::Grade;
-use crate::progress::{Progress, State};
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
-use crate::{current, show, terminal};
+use crate::error::Error;
+use crate::grading::grade::Grade;
+use crate::reader::current;
+use crate::reader::progress::{Progress, State};
+use crate::terminal::report;
+use crate::terminal::screen;
 
 #[derive(Debug)]
 pub(super) struct Desk<'a> {
@@ -131,7 +133,7 @@ impl<'a> Desk<'a> {
         self.saves.look_at()
     }
 
-    pub(super) fn on(&mut self, event: Event) -> Result<(), Trouble> {
+    pub(super) fn on(&mut self, event: Event) -> Result<(), Error> {
         match event {
             Event::Key(key) => self.key(key)?,
             // It is drawn again in any case.
@@ -144,7 +146,7 @@ impl<'a> Desk<'a> {
     }
 
     /// Looks at the file, and grades what is new in it.
-    pub(super) fn look(&mut self) -> Result<(), Trouble> {
+    pub(super) fn look(&mut self) -> Result<(), Error> {
         let text = self.saves.look(&self.seen, Instant::now());
         if text != self.seen {
             let is_first = self.seen == Text::Missing && self.verdict.is_none();
@@ -160,7 +162,7 @@ impl<'a> Desk<'a> {
 
     /// Begins a check of what the file holds, or leaves that to the one that is
     /// compiling it.
-    fn grade(&mut self) -> Result<(), Trouble> {
+    fn grade(&mut self) -> Result<(), Error> {
         if self.seen == Text::Missing {
             self.check = None;
             self.verdict = None;
@@ -176,7 +178,7 @@ impl<'a> Desk<'a> {
         Ok(())
     }
 
-    fn job(&mut self, arguments: &[&str]) -> Result<Job, Trouble> {
+    fn job(&mut self, arguments: &[&str]) -> Result<Job, Error> {
         self.jobs += 1;
         Job::start(self.book, arguments, self.jobs, &self.events)
     }
@@ -195,7 +197,7 @@ impl<'a> Desk<'a> {
 
     /// Compiles what this exercise or the next one needs, and the notes, as
     /// soon as nothing else does.
-    fn build_ahead(&mut self) -> Result<(), Trouble> {
+    fn build_ahead(&mut self) -> Result<(), Error> {
         let is_busy = self.check.is_some()
             || self.ahead.is_some()
             || matches!(self.notes, Notes::Building(_));
@@ -218,12 +220,12 @@ impl<'a> Desk<'a> {
     }
 
     /// What comes after this exercise.
-    pub(super) fn next(&self) -> Result<Option<&'a Exercise>, Trouble> {
+    pub(super) fn next(&self) -> Result<Option<&'a Exercise>, Error> {
         let progress = Progress::read(self.book)?;
         Ok(current::after(self.book, &progress, self.exercise))
     }
 
-    fn hear(&mut self, id: u64, news: News) -> Result<(), Trouble> {
+    fn hear(&mut self, id: u64, news: News) -> Result<(), Error> {
         // One that was ended may still have said something.
         let Some(job) = self.under_way(id) else { return Ok(()) };
         match news {
@@ -248,7 +250,7 @@ impl<'a> Desk<'a> {
         jobs.into_iter().flatten().find(|job| job.id == id)
     }
 
-    fn ended(&mut self, id: u64) -> Result<(), Trouble> {
+    fn ended(&mut self, id: u64) -> Result<(), Error> {
         if let Some(check) = self.check.take_if(|check| check.id == id) {
             self.judge(check)?;
         } else if let Some((job, package)) =
@@ -268,7 +270,7 @@ impl<'a> Desk<'a> {
 
     /// Reads what a check found. Of a text that is no longer there it is no
     /// verdict.
-    fn judge(&mut self, check: Job) -> Result<(), Trouble> {
+    fn judge(&mut self, check: Job) -> Result<(), Error> {
         let grade = serde_json::from_str::<Grade>(&check.out);
         let trouble = check.trouble.clone();
         let says = check.remark();
@@ -307,7 +309,7 @@ impl<'a> Desk<'a> {
         }
     }
 
-    fn key(&mut self, key: KeyEvent) -> Result<(), Trouble> {
+    fn key(&mut self, key: KeyEvent) -> Result<(), Error> {
         self.remark.clear();
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             match key.code {
@@ -347,7 +349,7 @@ impl<'a> Desk<'a> {
         self.key_anywhere(key.code)
     }
 
-    fn key_anywhere(&mut self, key: KeyCode) -> Result<(), Trouble> {
+    fn key_anywhere(&mut self, key: KeyCode) -> Result<(), Error> {
         match key {
             KeyCode::Char('q') => self.is_done = true,
             KeyCode::Char('?') => {
@@ -403,12 +405,12 @@ impl<'a> Desk<'a> {
 
     fn show_report(&mut self) {
         if let Some(Verdict::Of(grade)) = &self.verdict {
-            let text = show::findings(grade, self.exercise);
+            let text = report::findings(grade, self.exercise);
             self.turn_to(text, Kind::Report);
         }
     }
 
-    fn show_comparison(&mut self) -> Result<(), Trouble> {
+    fn show_comparison(&mut self) -> Result<(), Error> {
         let state = Progress::read(self.book)?.state(self.exercise);
         if state == State::Passing {
             self.turn_to(compare::text(self.exercise)?, Kind::Compare);
@@ -421,7 +423,7 @@ impl<'a> Desk<'a> {
         Ok(())
     }
 
-    fn show_question(&mut self) -> Result<(), Trouble> {
+    fn show_question(&mut self) -> Result<(), Error> {
         Progress::update(self.book, |p| p.set_current(self.exercise))?;
         let text = start::question(self.book, self.exercise);
         self.turn_to(text, Kind::Question);
@@ -429,7 +431,7 @@ impl<'a> Desk<'a> {
     }
 
     /// To the next exercise, once this one passes.
-    fn go_on(&mut self) -> Result<(), Trouble> {
+    fn go_on(&mut self) -> Result<(), Error> {
         let state = Progress::read(self.book)?.state(self.exercise);
         if state != State::Passing {
             self.remark = format!(
@@ -450,7 +452,7 @@ impl<'a> Desk<'a> {
         }
     }
 
-    fn go_to(&mut self, exercise: &'a Exercise) -> Result<(), Trouble> {
+    fn go_to(&mut self, exercise: &'a Exercise) -> Result<(), Error> {
         if exercise.id() != self.exercise.id() {
             self.exercise = exercise;
             self.check = None;
@@ -468,8 +470,8 @@ impl<'a> Desk<'a> {
         self.look()
     }
 
-    fn move_on_page(&mut self, key: KeyCode) -> Result<(), Trouble> {
-        let (_, rows) = terminal::size();
+    fn move_on_page(&mut self, key: KeyCode) -> Result<(), Error> {
+        let (_, rows) = screen::size();
         match &mut self.page {
             Page::Verdict => {}
             Page::Map(exercise) => {
@@ -494,15 +496,15 @@ impl<'a> Desk<'a> {
 }
 
 /// Ctrl-Z: the shell's turn, until it brings this command back.
-fn suspend() -> Result<(), Trouble> {
-    terminal::give_back();
+fn suspend() -> Result<(), Error> {
+    screen::give_back();
     let stopped = signal_hook::low_level::emulate_default_handler(
         signal_hook::consts::SIGTSTP,
     );
-    let taken = stopped.and_then(|()| terminal::take());
+    let taken = stopped.and_then(|()| screen::take());
     // The one that is held gives it back.
     mem::forget(taken.map_err(|error| {
-        Trouble::new(format!("cannot use the terminal: {error}"))
+        Error::new(format!("cannot use the terminal: {error}"))
     })?);
     Ok(())
 }

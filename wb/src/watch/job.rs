@@ -8,10 +8,11 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Instant;
 
+use workbook::Workbook;
+
 use super::Event;
-use crate::process::Group;
-use crate::trouble::Trouble;
-use crate::workbook::Workbook;
+use crate::error::Error;
+use crate::grading::process::Group;
 
 /// Ended on drop.
 #[derive(Debug)]
@@ -43,9 +44,9 @@ impl Job {
         arguments: &[&str],
         id: u64,
         events: &Sender<Event>,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, Error> {
         let own = env::current_exe().map_err(|error| {
-            Trouble::new(format!("cannot find this program: {error}"))
+            Error::new(format!("cannot find this program: {error}"))
         })?;
         let mut command = Command::new(own);
         command.args(arguments).current_dir(&book.root);

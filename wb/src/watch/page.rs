@@ -1,9 +1,9 @@
 //! Lines that make a page.
 
 use crossterm::event::KeyCode;
+use workbook::{Exercise, Workbook};
 
-use crate::term;
-use crate::workbook::{Exercise, Workbook};
+use crate::terminal::style;
 
 /// How many lines are below a page.
 pub(super) const FOOT: usize = 3;
@@ -22,7 +22,7 @@ pub(super) fn part(text: &str, top: usize, room: usize) -> Vec<String> {
     if below > 0
         && let Some(last) = part.last_mut()
     {
-        *last = term::dim(&format!("  … {} more lines", below + 1));
+        *last = style::dim(&format!("  … {} more lines", below + 1));
     }
     part
 }
@@ -70,7 +70,7 @@ pub(super) fn around(lines: Vec<(String, bool)>, room: usize) -> Vec<String> {
 pub(super) fn missing(book: &Workbook, exercise: &Exercise) -> Vec<String> {
     let attempt = exercise.attempt();
     vec![
-        term::bold(&format!("{}: {}", exercise.id(), exercise.spec.title)),
+        style::bold(&format!("{}: {}", exercise.id(), exercise.spec.title)),
         String::new(),
         format!("There is no {}.", book.short(&attempt)),
         "s starts it from the stub.".to_owned(),
@@ -80,10 +80,10 @@ pub(super) fn missing(book: &Workbook, exercise: &Exercise) -> Vec<String> {
 pub(super) fn no_verdict(exercise: &Exercise, why: &str) -> Vec<String> {
     let head = format!("{}: {}", exercise.id(), exercise.spec.title);
     let mut lines = vec![
-        format!("{}  {}", term::bold(&head), term::bad("no verdict")),
+        format!("{}  {}", style::bold(&head), style::bad("no verdict")),
         String::new(),
     ];
-    lines.extend(self::lines(&term::wrap(why, 0)));
+    lines.extend(self::lines(&style::wrap(why, 0)));
     lines.push(String::new());
     lines.push("r checks again.".to_owned());
     lines
@@ -92,20 +92,20 @@ pub(super) fn no_verdict(exercise: &Exercise, why: &str) -> Vec<String> {
 /// What was said of the text before this one, so that it looks like it.
 pub(super) fn outdated(exercise: &Exercise, lines: Vec<String>) -> Vec<String> {
     let head = format!("{}: {}", exercise.id(), exercise.spec.title);
-    let head = format!("{}  {}", term::bold(&head), term::open("checking…"));
-    let dimmed = |line: String| term::dim(&console::strip_ansi_codes(&line));
+    let head = format!("{}  {}", style::bold(&head), style::open("checking…"));
+    let dimmed = |line: String| style::dim(&console::strip_ansi_codes(&line));
     let rest = lines.into_iter().skip(1).map(dimmed);
     std::iter::once(head).chain(rest).collect()
 }
 
 pub(super) fn rule(columns: usize) -> String {
-    term::dim(&"─".repeat(columns.min(term::width())))
+    style::dim(&"─".repeat(columns.min(style::width())))
 }
 
 /// Beside each other, as far as there is room.
 pub(super) fn status(parts: &[String], columns: usize) -> String {
     let line = parts.join(" · ");
-    term::dim(&console::truncate_str(&line, columns, "…"))
+    style::dim(&console::truncate_str(&line, columns, "…"))
 }
 
 /// Each key stands out from what it does. The last one stays where there is not
@@ -113,12 +113,12 @@ pub(super) fn status(parts: &[String], columns: usize) -> String {
 pub(super) fn keys(keys: &[&str], columns: usize) -> String {
     let key = |text: &&str| {
         let (key, does) = text.rsplit_once(' ').unwrap_or((text, ""));
-        format!("{} {does}", term::bold(key))
+        format!("{} {does}", style::bold(key))
     };
     let line =
         |keys: &[&str]| keys.iter().map(key).collect::<Vec<_>>().join("   ");
     let mut shown = keys.to_vec();
-    while shown.len() > 1 && term::columns(&line(&shown)) > columns {
+    while shown.len() > 1 && style::columns(&line(&shown)) > columns {
         shown.remove(shown.len() - 2);
     }
     line(&shown)
@@ -128,7 +128,7 @@ pub(super) fn keys(keys: &[&str], columns: usize) -> String {
 pub(super) fn all_keys() -> String {
     format!(
         "{}\n{KEYS}",
-        term::bold("Keys. They do nothing where they make no sense.")
+        style::bold("Keys. They do nothing where they make no sense.")
     )
 }
 

@@ -9,7 +9,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::Event;
-use crate::grade::content_hash;
+use crate::grading::grade::content_hash;
 
 /// A save may come in pieces: nothing is read before it is quiet for so long.
 const QUIET: Duration = Duration::from_millis(20);

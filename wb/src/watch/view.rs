@@ -5,17 +5,18 @@ use super::job::Job;
 use super::page;
 use super::saves::Text;
 use crate::commands::{hint, map, start};
-use crate::grade::{Grade, Outcome};
-use crate::progress::{Progress, State};
-use crate::trouble::Trouble;
-use crate::{show, term};
+use crate::error::Error;
+use crate::grading::grade::{Grade, Outcome};
+use crate::reader::progress::{Progress, State};
+use crate::terminal::report;
+use crate::terminal::style;
 
 impl Desk<'_> {
     /// The screen, of this size.
     pub(super) fn screen(
         &self,
         (columns, rows): (usize, usize),
-    ) -> Result<Vec<String>, Trouble> {
+    ) -> Result<Vec<String>, Error> {
         let progress = Progress::read(self.book)?;
         let room = rows.saturating_sub(page::FOOT);
         let mut lines = match &self.page {
@@ -36,7 +37,7 @@ impl Desk<'_> {
         Ok(lines.split_off(lines.len().saturating_sub(rows)))
     }
 
-    fn verdict_page(&self, room: usize) -> Result<Vec<String>, Trouble> {
+    fn verdict_page(&self, room: usize) -> Result<Vec<String>, Error> {
         let exercise = self.exercise;
         if self.seen == Text::Missing {
             return Ok(page::missing(self.book, exercise));
@@ -45,7 +46,7 @@ impl Desk<'_> {
             None => page::lines(&start::question(self.book, exercise)),
             Some(Verdict::Of(grade)) => {
                 let next = self.next()?;
-                show::screen(grade, exercise, next, room)
+                report::screen(grade, exercise, next, room)
             }
             Some(Verdict::None(why)) => page::no_verdict(exercise, why),
         };
@@ -65,7 +66,7 @@ impl Desk<'_> {
     fn says(&self, columns: usize) -> String {
         let mut parts = Vec::new();
         if !self.remark.is_empty() {
-            parts.push(term::open(&self.remark));
+            parts.push(style::open(&self.remark));
         }
         let jobs = [self.check.as_ref(), self.ahead.as_ref().map(|it| &it.0)];
         parts.extend(jobs.into_iter().flatten().map(Job::says));
@@ -84,7 +85,7 @@ impl Desk<'_> {
             && self.check.is_none()
         {
             let name = &self.exercise.name;
-            parts.push(format!("{name}: {}", show::outcome(grade)));
+            parts.push(format!("{name}: {}", report::outcome(grade)));
         }
         parts.retain(|part| !part.is_empty());
         page::status(&parts, columns)
@@ -94,7 +95,7 @@ impl Desk<'_> {
         &self,
         progress: &Progress,
         columns: usize,
-    ) -> Result<String, Trouble> {
+    ) -> Result<String, Error> {
         let is_missing = self.seen == Text::Missing;
         let passes = progress.state(self.exercise) == State::Passing;
         let next;
@@ -157,10 +158,10 @@ impl Desk<'_> {
     }
 
     /// What stays in the terminal when the screen is gone.
-    pub(super) fn last_words(&self) -> Result<String, Trouble> {
+    pub(super) fn last_words(&self) -> Result<String, Error> {
         let id = self.exercise.id();
         let state = match (&self.verdict, &self.check) {
-            (Some(Verdict::Of(grade)), None) => show::outcome(grade),
+            (Some(Verdict::Of(grade)), None) => report::outcome(grade),
             _ => map::state(&Progress::read(self.book)?, self.exercise),
         };
         Ok(format!("{id}: {state}. `cargo wb` goes on from here.\n"))

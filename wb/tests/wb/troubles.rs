@@ -20,7 +20,7 @@ fn an_unknown_exercise_is_told_its_nearest() {
     mini.wb(&["check", "something_else"])
         .ends_with(2)
         .in_one_line()
-        .shows(&["`cargo wb list` shows them"]);
+        .shows(&["`cargo wb list` shows all"]);
     mini.wb(&["verify", "week09"])
         .ends_with(2)
         .in_one_line()

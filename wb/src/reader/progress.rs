@@ -9,13 +9,12 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::ValueEnum;
+use workbook::spec::Route;
+use workbook::{Exercise, Workbook};
 
-use crate::grade::content_hash;
-use crate::lock;
-use crate::spec::Route;
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
+use crate::error::Error;
+use crate::grading::grade::content_hash;
+use crate::grading::lock;
 
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -42,21 +41,21 @@ impl Progress {
     pub(crate) fn update(
         book: &Workbook,
         change: impl FnOnce(&mut Self),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Error> {
         let _lock = lock::wait_for(book, "progress")?;
         let mut progress = Self::read(book)?;
         change(&mut progress);
         progress.write()
     }
 
-    pub(crate) fn read(book: &Workbook) -> Result<Self, Trouble> {
+    pub(crate) fn read(book: &Workbook) -> Result<Self, Error> {
         let file = book.root.join("attempts/progress.txt");
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 String::new()
             }
-            Err(error) => return Err(Trouble::file("read", &file, &error)),
+            Err(error) => return Err(Error::file("read", &file, &error)),
         };
         let facts = text.lines().map(str::trim).filter(|line| !line.is_empty());
         Ok(Self { facts: facts.map(str::to_owned).collect(), file })
@@ -102,8 +101,7 @@ impl Progress {
 
     pub(crate) fn route(&self) -> Route {
         let name = self.values("workbook", "path").next();
-        name.and_then(|name| Route::from_str(name, true).ok())
-            .unwrap_or(Route::Course)
+        name.and_then(|name| name.parse().ok()).unwrap_or(Route::Course)
     }
 
     pub(crate) fn hints(&self, exercise: &Exercise) -> usize {
@@ -142,7 +140,7 @@ impl Progress {
     }
 
     /// Written beside the file and renamed over it: never half a file.
-    fn write(&self) -> Result<(), Trouble> {
+    fn write(&self) -> Result<(), Error> {
         let mut text = String::new();
         for fact in &self.facts {
             text += fact;
@@ -152,7 +150,7 @@ impl Progress {
         fs::File::create(&new)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .and_then(|()| fs::rename(&new, &self.file))
-            .map_err(|error| Trouble::file("write", &self.file, &error))
+            .map_err(|error| Error::file("write", &self.file, &error))
     }
 
     fn values(&self, what: &str, fact: &str) -> impl Iterator<Item = &str> {

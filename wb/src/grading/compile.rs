@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize;
+use workbook::{Exercise, Workbook};
 
-use crate::process::Group;
-use crate::status::Status;
-use crate::term;
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
+use crate::error::Error;
+use crate::grading::process::Group;
+use crate::terminal::status::Status;
+use crate::terminal::style;
 
 #[derive(Debug)]
 pub(crate) enum Compiled {
@@ -79,7 +79,7 @@ pub(crate) fn graders(
     subject: &Path,
     text: &str,
     status: &Status,
-) -> Result<Compiled, Trouble> {
+) -> Result<Compiled, Error> {
     let mut command = cargo(book);
     command
         .args(["test", "--no-run", "--test", "grade"])
@@ -113,7 +113,7 @@ pub(crate) fn graders(
                  names and signatures of the stub. `cargo wb reset {name}` \
                  hands it out again, and keeps yours.\n\n"
             );
-            rendered.insert_str(0, &term::wrap(&why, 0));
+            rendered.insert_str(0, &style::wrap(&why, 0));
         }
         return Ok(Compiled::Not { rendered });
     }
@@ -139,7 +139,7 @@ pub(crate) fn build(
     command: &mut Command,
     package: &str,
     mut built: impl FnMut(usize, &str),
-) -> Result<Build, Trouble> {
+) -> Result<Build, Error> {
     let format = if console::colors_enabled() {
         "json-diagnostic-rendered-ansi"
     } else {
@@ -186,7 +186,7 @@ pub(crate) fn build(
     }
     let status = group
         .wait()
-        .map_err(|error| Trouble::new(format!("cannot wait: {error}")))?;
+        .map_err(|error| Error::new(format!("cannot wait: {error}")))?;
     build.cargo = stderr.join().unwrap_or_default();
     build.is_done = status.success();
     Ok(build)
@@ -211,13 +211,13 @@ impl Build {
     }
 
     /// Why it is not done, where that is not the reader's own code.
-    pub(crate) fn trouble(&self, package: &str) -> Trouble {
+    pub(crate) fn trouble(&self, package: &str) -> Error {
         let rustc = [&*self.of_package, &*self.elsewhere].concat();
         let said =
             if rustc.is_empty() { &self.cargo } else { &rustc }.join("\n");
         let no_compiler = ["failed to find tool", "linker `cc` not found"];
         if no_compiler.iter().any(|sign| said.contains(sign)) {
-            return Trouble::new("no C compiler").mend(
+            return Error::new("no C compiler").fix(
                 "`apt-get install build-essential` (Fedora: gcc make; macOS: \
                  `xcode-select --install`)",
             );
@@ -225,13 +225,13 @@ impl Build {
         let no_network = ["download", "registry", "network", "index"];
         if rustc.is_empty() && no_network.iter().any(|sign| said.contains(sign))
         {
-            return Trouble::new(format!("cargo cannot fetch crates:\n{said}"))
-                .mend("once with a network: `cargo fetch`");
+            return Error::new(format!("cargo cannot fetch crates:\n{said}"))
+                .fix("once with a network: `cargo fetch`");
         }
-        Trouble::new(format!(
+        Error::new(format!(
             "the workbook itself does not build; your attempt is untouched:\n\
              {said}"
         ))
-        .mend(format!("`cargo test -p {package}` shows the same"))
+        .fix(format!("`cargo test -p {package}` shows the same"))
     }
 }

@@ -17,8 +17,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::terminal;
-use crate::trouble::Trouble;
+use crate::error::Error;
+use crate::terminal::screen;
 
 /// The groups under way. Held while a process is spawned, so that none is
 /// missed by [`end_all`].
@@ -63,28 +63,28 @@ pub(crate) struct Output {
 
 impl Group {
     /// Starts `command` with its output in pipes.
-    pub(crate) fn piped(command: &mut Command) -> Result<Self, Trouble> {
+    pub(crate) fn piped(command: &mut Command) -> Result<Self, Error> {
         Self::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
     }
 
     /// Starts this command once more, with its output in pipes.
-    pub(crate) fn of_our_own(command: &mut Command) -> Result<Self, Trouble> {
+    pub(crate) fn of_our_own(command: &mut Command) -> Result<Self, Error> {
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self::start(command, Ending::Asked)
     }
 
     /// Starts `command`, without input.
-    pub(crate) fn spawn(command: &mut Command) -> Result<Self, Trouble> {
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self, Error> {
         Self::start(command, Ending::Killed)
     }
 
-    fn start(command: &mut Command, ending: Ending) -> Result<Self, Trouble> {
+    fn start(command: &mut Command, ending: Ending) -> Result<Self, Error> {
         let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
         let child =
             command.stdin(Stdio::null()).process_group(0).spawn().map_err(
                 |error| {
                     let program = command.get_program().to_string_lossy();
-                    Trouble::new(format!("cannot start `{program}`: {error}"))
+                    Error::new(format!("cannot start `{program}`: {error}"))
                 },
             )?;
         let pid = Pid::from_child(&child);
@@ -218,14 +218,14 @@ pub(crate) fn end_all() {
 /// where this command was started with some of them ignored, as a shell's `&`
 /// does in a script: else what is graded would ignore them, too. The price: they
 /// end this command also under `nohup`.
-pub(crate) fn end_all_on_signals() -> Result<(), Trouble> {
+pub(crate) fn end_all_on_signals() -> Result<(), Error> {
     let ends = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
     let mut signals = Signals::new(ends).map_err(|error| {
-        Trouble::new(format!("cannot listen for signals: {error}"))
+        Error::new(format!("cannot listen for signals: {error}"))
     })?;
     thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
-        terminal::give_back();
+        screen::give_back();
         end_all();
         // A progress bar may have hidden it.
         let _ = console::Term::stderr().show_cursor();
@@ -233,7 +233,7 @@ pub(crate) fn end_all_on_signals() -> Result<(), Trouble> {
     });
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        terminal::give_back();
+        screen::give_back();
         report(info);
         end_all();
         std::process::exit(101);

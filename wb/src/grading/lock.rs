@@ -4,9 +4,9 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 
 use rustix::process::{Pid, test_kill_process};
+use workbook::Workbook;
 
-use crate::trouble::Trouble;
-use crate::workbook::Workbook;
+use crate::error::Error;
 
 /// Held until it is dropped.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct Lock {
 }
 
 /// Waits for another command that holds `name`, and says for whom it waits.
-pub(crate) fn wait_for(book: &Workbook, name: &str) -> Result<Lock, Trouble> {
+pub(crate) fn wait_for(book: &Workbook, name: &str) -> Result<Lock, Error> {
     let path = book.scratch().join(name).with_extension("lock");
     let taken = || -> io::Result<File> {
         fs::create_dir_all(book.scratch())?;
@@ -42,7 +42,7 @@ pub(crate) fn wait_for(book: &Workbook, name: &str) -> Result<Lock, Trouble> {
     };
     match taken() {
         Ok(file) => Ok(Lock { _file: file }),
-        Err(error) => Err(Trouble::file("lock", &path, &error)),
+        Err(error) => Err(Error::file("lock", &path, &error)),
     }
 }
 

@@ -1,21 +1,23 @@
 //! Grades one subject: compiles it, runs every property, and climbs the rungs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+
 use std::fs;
 use std::hash::Hasher;
 use std::io;
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use workbook::spec::Foil;
+use workbook::{Exercise, Workbook};
 
-use crate::compile::{self, Compiled};
-use crate::properties;
-use crate::run::Verdict;
-use crate::spec::Foil;
-use crate::status::Status;
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
+use crate::error::Error;
+use crate::grading::compile::{self, Compiled};
+use crate::grading::properties::{self, Property};
+use crate::grading::run::Verdict;
+use crate::terminal::status::Status;
 
 /// A subject, graded.
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,23 +48,6 @@ pub(crate) enum Outcome {
 pub(crate) struct Rung {
     pub(crate) name: String,
     pub(crate) properties: Vec<Property>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Property {
-    /// `rows::an_empty_list_is_no_error`.
-    pub(crate) name: String,
-    /// `an empty list is no error`.
-    pub(crate) sentence: String,
-    pub(crate) verdict: Verdict,
-    pub(crate) message: String,
-    /// Where it broke: `file:line`.
-    pub(crate) at: Option<String>,
-    /// The server it needs.
-    pub(crate) needs: Option<String>,
-    /// What the attempt itself printed.
-    pub(crate) printed: String,
-    pub(crate) seconds: f64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -109,12 +94,6 @@ impl Rung {
     }
 }
 
-impl Verdict {
-    pub(crate) fn fails(self) -> bool {
-        !matches!(self, Self::Holds | Self::NotRun | Self::NotReached)
-    }
-}
-
 /// Grades `subject` as an attempt at `exercise`: the text that stands in the
 /// file when the compiler is done with it.
 pub(crate) fn grade(
@@ -122,7 +101,7 @@ pub(crate) fn grade(
     exercise: &Exercise,
     subject: &Path,
     status: &Status,
-) -> Result<Grade, Trouble> {
+) -> Result<Grade, Error> {
     grade_with(book, exercise, subject, None, status)
 }
 
@@ -132,7 +111,7 @@ pub(crate) fn grade_program(
     exercise: &Exercise,
     program: &str,
     status: &Status,
-) -> Result<Grade, Trouble> {
+) -> Result<Grade, Error> {
     // The tests have to be built over something.
     let subject = exercise.answer();
     grade_with(book, exercise, &subject, Some(program), status)
@@ -144,11 +123,11 @@ fn grade_with(
     subject: &Path,
     program: Option<&str>,
     status: &Status,
-) -> Result<Grade, Trouble> {
+) -> Result<Grade, Error> {
     let start = Instant::now();
     let read = || {
         Text::read(subject)
-            .map_err(|error| Trouble::file("read", subject, &error))
+            .map_err(|error| Error::file("read", subject, &error))
     };
     let mut text = read()?;
     let compiled = loop {
@@ -222,25 +201,25 @@ fn outcome(grade: &Grade) -> Outcome {
 fn climb(
     exercise: &Exercise,
     properties: Vec<Property>,
-) -> Result<Vec<Rung>, Trouble> {
+) -> Result<Vec<Rung>, Error> {
     let empty =
         |name: &String| Rung { name: name.clone(), properties: Vec::new() };
     let mut rungs: Vec<_> = exercise.spec.rungs.iter().map(empty).collect();
     for property in properties {
         let name = property.name.split("::").next().unwrap_or_default();
         let Some(rung) = rungs.iter_mut().find(|rung| rung.name == name) else {
-            return Err(Trouble::new(format!(
+            return Err(Error::new(format!(
                 "{}: the test {} is on no rung",
                 exercise.id(),
                 property.name
             ))
-            .mend("name its module in `rungs`, in the exercise's toml"));
+            .fix("name its module in `rungs`, in the exercise's toml"));
         };
         rung.properties.push(property);
     }
     match rungs.iter().find(|rung| rung.properties.is_empty()) {
         None => Ok(rungs),
-        Some(rung) => Err(Trouble::new(format!(
+        Some(rung) => Err(Error::new(format!(
             "{}: the rung `{}` has no test",
             exercise.id(),
             rung.name
@@ -271,7 +250,7 @@ fn like_foil(grade: &Grade, exercise: &Exercise) -> Option<LikeFoil> {
 /// `run`; or else the one that has most in common with them, by the Jaccard
 /// index: at least two thirds, and more than any other.
 fn nearest<'a>(
-    foils: &'a BTreeMap<String, Foil>,
+    foils: &'a IndexMap<String, Foil>,
     run: &BTreeSet<&str>,
     failing: &BTreeSet<&str>,
 ) -> Option<(&'a String, &'a Foil)> {

@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 
-use crate::grade::{Grade, Outcome, Property, Rung};
-use crate::run::Verdict;
-use crate::term;
-use crate::workbook::Exercise;
+use workbook::Exercise;
+
+use crate::grading::grade::{Grade, Outcome, Rung};
+use crate::grading::properties::Property;
+use crate::grading::run::Verdict;
+use crate::terminal::style;
 
 /// How many lines of a message the report shows. One screen shows as many as
 /// there is room for.
@@ -31,17 +33,17 @@ pub(crate) fn findings(grade: &Grade, exercise: &Exercise) -> String {
     let mut said = None;
     let mut later = 0;
     for rung in &grade.rungs {
-        let _ = writeln!(text, "\n  {}", term::bold(&rung.name));
+        let _ = writeln!(text, "\n  {}", style::bold(&rung.name));
         for property in &rung.properties {
             text += &line(property);
             if property.verdict == Verdict::NotRun {
-                for why in term::wrap(&property.message, 15).lines() {
-                    let _ = writeln!(text, "{}", term::dim(why));
+                for why in style::wrap(&property.message, 15).lines() {
+                    let _ = writeln!(text, "{}", style::dim(why));
                 }
             } else if !is_next || !property.verdict.fails() {
                 later += usize::from(property.verdict == Verdict::Broken);
             } else if said == Some(&property.message) {
-                text += &term::dim(&format!("{:15}as above\n", ""));
+                text += &style::dim(&format!("{:15}as above\n", ""));
             } else {
                 text += &details(property, MESSAGE, PRINTED.1);
                 said = Some(&property.message);
@@ -64,8 +66,8 @@ pub(crate) fn findings(grade: &Grade, exercise: &Exercise) -> String {
             "\nThis fails like a known mistake, “{}”. It may be another one:",
             foil.name
         );
-        text += &term::wrap(&foil.lesson, 2);
-        text += &term::wrap(&format!("What tempts: {}", foil.tempts), 2);
+        text += &style::wrap(&foil.lesson, 2);
+        text += &style::wrap(&format!("What tempts: {}", foil.tempts), 2);
     }
     text
 }
@@ -83,7 +85,7 @@ pub(crate) fn screen(
         lines.extend(compiler.trim_end().lines().map(str::to_owned));
         return fit(lines, rows);
     }
-    lines.extend(term::wrap(&climbed(grade), 0).lines().map(str::to_owned));
+    lines.extend(style::wrap(&climbed(grade), 0).lines().map(str::to_owned));
     lines.push(String::new());
     let (rung, _) = grade.rung();
     let rung = &grade.rungs[rung - 1];
@@ -98,7 +100,7 @@ pub(crate) fn screen(
             "It fails like a known mistake, “{}”. It may be another one. {}",
             foil.name, foil.lesson
         );
-        let text = term::wrap(&text, 0);
+        let text = style::wrap(&text, 0);
         std::iter::once("").chain(text.lines()).map(str::to_owned).collect()
     });
     let next = format!("Next: edit {}, and save it.", attempt(exercise));
@@ -140,9 +142,9 @@ fn climbed(grade: &Grade) -> String {
             _ => format!("{} {held} of {all}", rung.name),
         };
         match all {
-            0 => term::dim(&text),
-            _ if held == all => term::good(&text),
-            _ => term::bad(&text),
+            0 => style::dim(&text),
+            _ if held == all => style::good(&text),
+            _ => style::bad(&text),
         }
     };
     grade.rungs.iter().map(rung).collect::<Vec<_>>().join(" · ")
@@ -171,7 +173,7 @@ fn passes(
     };
     let notes = exercise.notes();
     let shown = notes.strip_prefix(exercise.root()).unwrap_or(&notes);
-    let shown = term::link(&notes, &shown.display().to_string());
+    let shown = style::link(&notes, &shown.display().to_string());
     let _ = writeln!(text, "o opens the notes: {shown}");
     text.lines().map(str::to_owned).collect()
 }
@@ -220,7 +222,7 @@ fn without_middle(lines: &[String], room: usize) -> Vec<String> {
 }
 
 fn left_out(lines: usize) -> String {
-    term::dim(&format!("{:15}… {lines} lines …", ""))
+    style::dim(&format!("{:15}… {lines} lines …", ""))
 }
 
 /// What there is no room for is one key away.
@@ -228,15 +230,16 @@ fn fit(mut lines: Vec<String>, rows: usize) -> Vec<String> {
     if lines.len() > rows {
         let left_out = lines.len() - rows + 1;
         lines.truncate(rows.saturating_sub(1));
-        lines.push(term::dim(&format!("… {left_out} more lines: a shows all")));
+        lines
+            .push(style::dim(&format!("… {left_out} more lines: a shows all")));
     }
     lines
 }
 
 fn heading(grade: &Grade, exercise: &Exercise) -> String {
     let name = format!("{}: {}", exercise.id(), exercise.spec.title);
-    let seconds = term::dim(&format!("({:.1} s)", grade.seconds));
-    format!("{}  {} {seconds}", term::bold(&name), outcome(grade))
+    let seconds = style::dim(&format!("({:.1} s)", grade.seconds));
+    format!("{}  {} {seconds}", style::bold(&name), outcome(grade))
 }
 
 /// In a word or two.
@@ -246,47 +249,47 @@ pub(crate) fn outcome(grade: &Grade) -> String {
         Outcome::Passes => {
             let servers = missing_servers(grade).join(", ");
             let without = if servers.is_empty() { "" } else { ", without " };
-            term::good(&format!("passes{without}{servers}"))
+            style::good(&format!("passes{without}{servers}"))
         }
-        Outcome::Wrong => term::bad(&format!("rung {rung} of {of}")),
-        Outcome::Hangs => term::bad(&format!("HANGS, rung {rung} of {of}")),
-        Outcome::DoesNotCompile => term::bad("does not compile"),
+        Outcome::Wrong => style::bad(&format!("rung {rung} of {of}")),
+        Outcome::Hangs => style::bad(&format!("HANGS, rung {rung} of {of}")),
+        Outcome::DoesNotCompile => style::bad("does not compile"),
     }
 }
 
 fn line(property: &Property) -> String {
     let (word, paint): (_, fn(&str) -> String) = match property.verdict {
-        Verdict::Holds => ("holds", term::good),
-        Verdict::Broken => ("BROKEN", term::bad),
-        Verdict::Hangs => ("HANGS", term::bad),
-        Verdict::NotYetWritten => ("todo", term::open),
-        Verdict::NotRun | Verdict::NotReached => ("not run", term::dim),
+        Verdict::Holds => ("holds", style::good),
+        Verdict::Broken => ("BROKEN", style::bad),
+        Verdict::Hangs => ("HANGS", style::bad),
+        Verdict::NotYetWritten => ("todo", style::open),
+        Verdict::NotRun | Verdict::NotReached => ("not run", style::dim),
     };
-    let sentence = term::wrap(&property.sentence, 13);
-    format!("    {}{}", term::pad(&paint(word), 9), &sentence[13..])
+    let sentence = style::wrap(&property.sentence, 13);
+    format!("    {}{}", style::pad(&paint(word), 9), &sentence[13..])
 }
 
 /// At most so many lines of the message, and of what was printed.
 fn details(property: &Property, message: usize, printed: usize) -> String {
     let mut text = String::new();
     let said = property.message.replacen("not yet implemented: ", "", 1);
-    let said = term::wrap(&said, 15);
+    let said = style::wrap(&said, 15);
     let lines: Vec<_> = said.lines().map(str::to_owned).collect();
     for line in shortened(&lines, message) {
         let _ = writeln!(text, "{line}");
     }
     if let Some(at) = &property.at {
-        let _ = writeln!(text, "{:15}{}", "", term::dim(at));
+        let _ = writeln!(text, "{:15}{}", "", style::dim(at));
     }
     let lines: Vec<_> = property.printed.lines().collect();
     if !lines.is_empty() {
-        let _ = writeln!(text, "{:15}{}", "", term::dim("it printed:"));
+        let _ = writeln!(text, "{:15}{}", "", style::dim("it printed:"));
         let from = lines.len().saturating_sub(printed);
         if from > 0 {
             let _ = writeln!(text, "{:17}… {from} lines before these …", "");
         }
         for line in &lines[from..] {
-            text += &term::wrap(line, 17);
+            text += &style::wrap(line, 17);
         }
     }
     text
@@ -306,7 +309,7 @@ fn not_run(grade: &Grade) -> String {
         let program = lab::servers::Program::named(server);
         let package = program.map_or(server, |program| program.debian);
         text.push('\n');
-        text += &term::wrap(
+        text += &style::wrap(
             &format!(
                 "Not run, and not needed to pass: what needs {server} \
                  (`apt-get install {package}`)."
@@ -349,7 +352,7 @@ fn next(grade: &Grade, exercise: &Exercise) -> String {
 pub(crate) fn attempt(exercise: &Exercise) -> String {
     let file = exercise.attempt();
     let shown = file.strip_prefix(exercise.root()).unwrap_or(&file);
-    term::link(&file, &shown.display().to_string())
+    style::link(&file, &shown.display().to_string())
 }
 
 #[cfg(test)]

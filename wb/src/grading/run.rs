@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use lab::servers::Program;
 use serde::{Deserialize, Serialize};
 
-use crate::process::{Group, Output};
-use crate::trouble::Trouble;
+use crate::error::Error;
+use crate::grading::process::{Group, Output};
 
 /// How long a test binary may take to name its tests.
 const LISTING: Duration = Duration::from_secs(30);
@@ -43,6 +43,12 @@ pub(crate) enum Verdict {
     NotReached,
 }
 
+impl Verdict {
+    pub(crate) fn fails(self) -> bool {
+        !matches!(self, Self::Holds | Self::NotRun | Self::NotReached)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) verdict: Verdict,
@@ -69,7 +75,7 @@ impl Run {
 }
 
 /// The tests of `binary`.
-pub(crate) fn list(binary: &Path) -> Result<Vec<Test>, Trouble> {
+pub(crate) fn list(binary: &Path) -> Result<Vec<Test>, Error> {
     let all = names(binary, &[])?;
     let ignored = names(binary, &["--ignored"])?;
     let reasons = reasons(binary, &ignored)?;
@@ -85,7 +91,7 @@ pub(crate) fn list(binary: &Path) -> Result<Vec<Test>, Trouble> {
     Ok(all.into_iter().map(test).collect())
 }
 
-fn names(binary: &Path, more: &[&str]) -> Result<BTreeSet<String>, Trouble> {
+fn names(binary: &Path, more: &[&str]) -> Result<BTreeSet<String>, Error> {
     let mut command = Command::new(binary);
     command.args(["--list", "--format", "terse"]).args(more);
     let output = Group::piped(&mut command)?.output(LISTING);
@@ -100,7 +106,7 @@ fn names(binary: &Path, more: &[&str]) -> Result<BTreeSet<String>, Trouble> {
 fn reasons(
     binary: &Path,
     ignored: &BTreeSet<String>,
-) -> Result<Vec<(String, String)>, Trouble> {
+) -> Result<Vec<(String, String)>, Error> {
     if ignored.is_empty() {
         return Ok(Vec::new());
     }
@@ -125,7 +131,7 @@ pub(crate) fn run(
     test: &Test,
     deadline: Duration,
     program: Option<&str>,
-) -> Result<Run, Trouble> {
+) -> Result<Run, Error> {
     if test.needs.as_deref().is_some_and(|server| !has(server)) {
         return Ok(Run::without(Verdict::NotRun));
     }

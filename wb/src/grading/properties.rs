@@ -9,13 +9,30 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use lab::servers::Program;
+use lab::servers::{self, Program};
+use serde::{Deserialize, Serialize};
+use workbook::{Exercise, Workbook};
 
-use crate::compile::Graders;
-use crate::grade::Property;
-use crate::run::{self, Run, Test, Verdict};
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
+use crate::error::Error;
+use crate::grading::compile::Graders;
+use crate::grading::run::{self, Run, Test, Verdict};
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Property {
+    /// `rows::an_empty_list_is_no_error`.
+    pub(crate) name: String,
+    /// `an empty list is no error`.
+    pub(crate) sentence: String,
+    pub(crate) verdict: Verdict,
+    pub(crate) message: String,
+    /// Where it broke: `file:line`.
+    pub(crate) at: Option<String>,
+    /// The server it needs.
+    pub(crate) needs: Option<String>,
+    /// What the attempt itself printed.
+    pub(crate) printed: String,
+    pub(crate) seconds: f64,
+}
 
 /// Enough to see that it hangs. Each one more would take a deadline more.
 const HANGS: usize = 2;
@@ -26,7 +43,7 @@ pub(crate) fn run_all(
     book: &Workbook,
     exercise: &Exercise,
     graders: &Graders,
-) -> Result<Vec<Property>, Trouble> {
+) -> Result<Vec<Property>, Error> {
     let mut tests = Vec::new();
     let source = fs::read_to_string(exercise.grader()).unwrap_or_default();
     let prefix = format!("{}::", exercise.name);
@@ -37,7 +54,7 @@ pub(crate) fn run_all(
         add_tests(binary, &prefix, "models::", &source, &mut tests)?;
     }
     if tests.is_empty() {
-        return Err(Trouble::new(format!(
+        return Err(Error::new(format!(
             "{} has no tests",
             book.short(&exercise.grader())
         )));
@@ -71,7 +88,7 @@ pub(crate) fn run_all(
     let root = format!("{}/", book.root.display());
     let mut runs = done.into_inner().expect("nobody panics with it");
     runs.sort_unstable_by_key(|(n, _)| *n);
-    let property = |(n, run): (usize, Result<Run, Trouble>)| {
+    let property = |(n, run): (usize, Result<Run, Error>)| {
         let (_, name, test) = &tests[n];
         run.map(|run| Property {
             sentence: sentence(name),
@@ -93,7 +110,7 @@ fn prepare_servers(tests: &[(&Path, String, Test)]) {
     let needs = tests.iter().filter_map(|(_, _, test)| test.needs.as_deref());
     let needs: BTreeSet<_> = needs.filter(|server| run::has(server)).collect();
     for program in needs.into_iter().filter_map(Program::named) {
-        if let Err(error) = program.prepare() {
+        if let Err(error) = servers::prepare(program) {
             eprintln!("cannot prepare {}: {error}", program.name);
         }
     }
@@ -107,7 +124,7 @@ fn add_tests<'a>(
     rung: &str,
     source: &str,
     tests: &mut Vec<(&'a Path, String, Test)>,
-) -> Result<(), Trouble> {
+) -> Result<(), Error> {
     let mut found: Vec<_> = run::list(binary)?
         .into_iter()
         .filter_map(|test| {

@@ -1,16 +1,17 @@
 //! Which exercise the reader is at.
 
-use crate::progress::{Progress, State};
-use crate::trouble::Trouble;
-use crate::workbook::{Exercise, Workbook};
+use workbook::{Exercise, Workbook};
+
+use crate::error::Error;
+use crate::reader::progress::{Progress, State};
 
 /// The one that is named, or the one that was last, or the next.
 pub(crate) fn chosen<'a>(
     book: &'a Workbook,
     name: Option<&str>,
-) -> Result<&'a Exercise, Trouble> {
+) -> Result<&'a Exercise, Error> {
     if let Some(name) = name {
-        return book.exercise(name);
+        return Ok(book.exercise(name)?);
     }
     let progress = Progress::read(book)?;
     match progress.current(book) {
@@ -55,7 +56,7 @@ pub(crate) fn after<'a>(
 }
 
 /// Nothing is left on this path.
-pub(crate) fn all_done() -> Trouble {
-    Trouble::new("every exercise on this path passes")
-        .mend("`cargo wb path all` may have more")
+pub(crate) fn all_done() -> Error {
+    Error::new("every exercise on this path passes")
+        .fix("`cargo wb path all` may have more")
 }
