@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use lab::servers::{PROGRAMS, Program};
 use workbook::{Week, Workbook};
 
@@ -16,10 +16,12 @@ use crate::error::Error;
 use crate::grading::lock;
 use crate::terminal::style;
 
+mod batch;
 mod exercise;
 mod figures;
 mod house;
 mod install;
+mod pipeline;
 
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
@@ -76,12 +78,7 @@ pub(crate) fn verify(book: &Workbook, plan: &Plan) -> Result<u8, Error> {
         Some(name) => vec![book.exercise(name)?],
         None => weeks.iter().flat_map(|week| &week.exercises).collect(),
     };
-    let subjects = exercises.iter().map(|e| exercise::subjects(e)).sum();
-    let bar = bar(subjects);
-    for exercise in exercises {
-        exercise::verify(book, exercise, &bar, &mut found)?;
-    }
-    bar.finish_and_clear();
+    pipeline::verify(book, &exercises, &mut found)?;
     found.part("exercises", start);
     style::print(&exercise::table(&found.table));
 
@@ -136,12 +133,4 @@ impl Findings {
         };
         text
     }
-}
-
-fn bar(subjects: usize) -> ProgressBar {
-    let bar = ProgressBar::new(subjects as u64);
-    let style =
-        ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {msg}");
-    bar.set_style(style.expect("the template is right"));
-    bar
 }

@@ -28,7 +28,7 @@ pub(crate) fn notes(
         status.say(&format!("building the notes ({done} done: {name})"));
     })?;
     let binary = build.executable(NOTES).filter(|_| build.is_done);
-    let Some(binary) = binary else { return Err(build.trouble(NOTES)) };
+    let Some(binary) = binary else { return Err(build.error(NOTES)) };
 
     status.say("rendering the notes");
     let mut command = Command::new(binary);

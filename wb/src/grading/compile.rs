@@ -41,6 +41,7 @@ enum Line {
         message: Message,
     },
     CompilerArtifact {
+        package_id: String,
         target: Target,
         executable: Option<PathBuf>,
         fresh: bool,
@@ -103,43 +104,68 @@ pub(crate) fn graders(
         return Ok(Compiled::Ready(graders));
     }
     if !build.of_package.is_empty() {
-        // As a reader would type it, and short enough to read.
-        let root = format!("{}/", book.root.display());
-        let mut rendered = build.of_package.concat().replace(&root, "");
-        if build.of_package.iter().all(|error| is_in_a_grader(error)) {
-            let name = &exercise.name;
-            let why = format!(
-                "Your file lacks something that the grader calls: keep the \
-                 names and signatures of the stub. `cargo wb reset {name}` \
-                 hands it out again, and keeps yours.\n\n"
-            );
-            rendered.insert_str(0, &style::wrap(&why, 0));
-        }
+        let rendered = rendered(book, exercise, &build.of_package);
         return Ok(Compiled::Not { rendered });
     }
-    Err(build.trouble(&exercise.week))
+    Err(build.error(&exercise.week))
 }
 
-/// What became of a build.
+/// Returns the errors of a subject as a reader sees them.
+pub(crate) fn rendered(
+    book: &Workbook,
+    exercise: &Exercise,
+    errors: &[String],
+) -> String {
+    // Paths as a reader types them, and short enough to read.
+    let root = format!("{}/", book.root.display());
+    let mut rendered = errors.concat().replace(&root, "");
+    if errors.iter().all(|error| is_in_a_grader(error)) {
+        let name = &exercise.name;
+        let why = format!(
+            "Your file lacks an item that the grader uses: keep the names and \
+             signatures of the stub. `cargo wb reset {name}` restores the stub, \
+             and keeps a copy of your file.\n\n"
+        );
+        rendered.insert_str(0, &style::wrap(&why, 0));
+    }
+    rendered
+}
+
+/// The outcome of a build.
 #[derive(Debug, Default)]
 pub(crate) struct Build {
     pub(crate) is_done: bool,
-    /// What rustc says of the package that was to be built.
+    /// The errors that rustc reports in the package that was to be built.
     of_package: Vec<String>,
-    /// What rustc says of what it needs.
+    /// The errors that rustc reports in its dependencies.
     elsewhere: Vec<String>,
-    /// What cargo says: no network, no such package.
+    /// The lines that cargo itself prints: no network, no such package.
     cargo: Vec<String>,
     executables: Vec<(String, PathBuf)>,
 }
 
-/// Runs a cargo `command` that builds `package`, and tells `built` how many
-/// crates are done and which was the last.
-pub(crate) fn build(
+/// One message of cargo about a package.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// rustc reports an error, as text for a person.
+    Error { package: String, rendered: String },
+    /// A library, a test binary or a build script is complete.
+    Artifact {
+        package: String,
+        target: String,
+        executable: Option<PathBuf>,
+        /// Whether it was complete before.
+        fresh: bool,
+    },
+}
+
+/// Runs `command`, a cargo command that builds, and passes each message to
+/// `handle` as soon as cargo prints it. Returns whether the build succeeded, and
+/// the lines that cargo printed for a person.
+pub(crate) fn run_cargo(
     command: &mut Command,
-    package: &str,
-    mut built: impl FnMut(usize, &str),
-) -> Result<Build, Error> {
+    mut handle: impl FnMut(Event),
+) -> Result<(bool, Vec<String>), Error> {
     let format = if console::colors_enabled() {
         "json-diagnostic-rendered-ansi"
     } else {
@@ -151,35 +177,24 @@ pub(crate) fn build(
     let stderr = std::thread::spawn(move || {
         stderr.lines().map_while(Result::ok).collect::<Vec<_>>()
     });
-
-    let ours = format!("#{package}@");
-    let mut build = Build::default();
-    let mut done = 0;
     for line in stdout.lines().map_while(Result::ok) {
         match serde_json::from_str(&line).unwrap_or(Line::Other) {
-            Line::CompilerMessage { package_id, message } => {
-                let text = message.rendered.unwrap_or_default();
-                if message.level != "error" || is_a_summary(&text) {
-                    continue;
-                }
-                let is_ours = package_id.contains(&ours);
-                let kept = if is_ours {
-                    &mut build.of_package
-                } else {
-                    &mut build.elsewhere
-                };
-                // The grader and the models compile the same file.
-                if !kept.contains(&text) {
-                    kept.push(text);
+            Line::CompilerMessage { package_id: package, message } => {
+                let rendered = message.rendered.unwrap_or_default();
+                if message.level == "error" && !is_a_summary(&rendered) {
+                    handle(Event::Error { package, rendered });
                 }
             }
-            Line::CompilerArtifact { target, executable, fresh } => {
-                if !fresh {
-                    done += 1;
-                    built(done, &target.name);
-                }
-                let executable = executable.map(|file| (target.name, file));
-                build.executables.extend(executable);
+            Line::CompilerArtifact {
+                package_id,
+                target,
+                executable,
+                fresh,
+            } => {
+                let (package, target) = (package_id, target.name);
+                let artifact =
+                    Event::Artifact { package, target, executable, fresh };
+                handle(artifact);
             }
             Line::Other => {}
         }
@@ -187,8 +202,40 @@ pub(crate) fn build(
     let status = group
         .wait()
         .map_err(|error| Error::new(format!("cannot wait: {error}")))?;
-    build.cargo = stderr.join().unwrap_or_default();
-    build.is_done = status.success();
+    Ok((status.success(), stderr.join().unwrap_or_default()))
+}
+
+/// Runs a cargo `command` that builds `package`. Calls `built` with the number of
+/// crates that are complete and the name of the last one.
+pub(crate) fn build(
+    command: &mut Command,
+    package: &str,
+    mut built: impl FnMut(usize, &str),
+) -> Result<Build, Error> {
+    let ours = format!("#{package}@");
+    let mut build = Build::default();
+    let mut done = 0;
+    (build.is_done, build.cargo) = run_cargo(command, |event| match event {
+        Event::Error { package, rendered } => {
+            let is_ours = package.contains(&ours);
+            let errors = if is_ours {
+                &mut build.of_package
+            } else {
+                &mut build.elsewhere
+            };
+            // The grader and the models compile the same file.
+            if !errors.contains(&rendered) {
+                errors.push(rendered);
+            }
+        }
+        Event::Artifact { target, executable, fresh, .. } => {
+            if !fresh {
+                done += 1;
+                built(done, &target);
+            }
+            build.executables.extend(executable.map(|file| (target, file)));
+        }
+    })?;
     Ok(build)
 }
 
@@ -210,28 +257,36 @@ impl Build {
         Some(self.executables.iter().find(of_name)?.1.clone())
     }
 
-    /// Why it is not done, where that is not the reader's own code.
-    pub(crate) fn trouble(&self, package: &str) -> Error {
+    /// Returns why a build failed, where the reader's own code is not the cause.
+    /// `package` is what the reader can build to see the same.
+    pub(crate) fn error(&self, package: &str) -> Error {
         let rustc = [&*self.of_package, &*self.elsewhere].concat();
-        let said =
-            if rustc.is_empty() { &self.cargo } else { &rustc }.join("\n");
-        let no_compiler = ["failed to find tool", "linker `cc` not found"];
-        if no_compiler.iter().any(|sign| said.contains(sign)) {
-            return Error::new("no C compiler").fix(
-                "`apt-get install build-essential` (Fedora: gcc make; macOS: \
-                 `xcode-select --install`)",
-            );
-        }
-        let no_network = ["download", "registry", "network", "index"];
-        if rustc.is_empty() && no_network.iter().any(|sign| said.contains(sign))
-        {
-            return Error::new(format!("cargo cannot fetch crates:\n{said}"))
-                .fix("once with a network: `cargo fetch`");
-        }
-        Error::new(format!(
-            "the workbook itself does not build; your attempt is untouched:\n\
-             {said}"
-        ))
-        .fix(format!("`cargo test -p {package}` shows the same"))
+        build_error(&rustc, &self.cargo, package)
     }
+}
+
+/// Returns why a build failed that is not the reader's own code: from what
+/// `rustc` reports, or else from what `cargo` prints.
+pub(crate) fn build_error(
+    rustc: &[String],
+    cargo: &[String],
+    package: &str,
+) -> Error {
+    let text = if rustc.is_empty() { cargo } else { rustc }.join("\n");
+    let no_compiler = ["failed to find tool", "linker `cc` not found"];
+    if no_compiler.iter().any(|sign| text.contains(sign)) {
+        return Error::new("no C compiler").fix(
+            "`apt-get install build-essential` (Fedora: gcc make; macOS: \
+             `xcode-select --install`)",
+        );
+    }
+    let no_network = ["download", "registry", "network", "index"];
+    if rustc.is_empty() && no_network.iter().any(|sign| text.contains(sign)) {
+        return Error::new(format!("cargo cannot fetch crates:\n{text}"))
+            .fix("with a network, once: `cargo fetch`");
+    }
+    Error::new(format!(
+        "the workbook itself does not build; your attempt is untouched:\n{text}"
+    ))
+    .fix(format!("`cargo test -p {package}` shows the same"))
 }

@@ -58,6 +58,43 @@ pub(crate) struct LikeFoil {
 }
 
 impl Grade {
+    /// The grade of a subject that does not compile, with the compiler's errors.
+    pub(crate) fn of_errors(
+        exercise: &Exercise,
+        text: String,
+        errors: String,
+    ) -> Self {
+        Self {
+            exercise: exercise.id(),
+            text,
+            outcome: Outcome::DoesNotCompile,
+            rungs: Vec::new(),
+            compiler: Some(errors),
+            like_foil: None,
+            seconds: 0.0,
+        }
+    }
+
+    /// The grade of a subject by its properties.
+    pub(crate) fn of_properties(
+        exercise: &Exercise,
+        text: String,
+        properties: Vec<Property>,
+    ) -> Result<Self, Error> {
+        let mut grade = Self {
+            exercise: exercise.id(),
+            text,
+            outcome: Outcome::Passes,
+            rungs: climb(exercise, properties)?,
+            compiler: None,
+            like_foil: None,
+            seconds: 0.0,
+        };
+        grade.outcome = outcome(&grade);
+        grade.like_foil = like_foil(&grade, exercise);
+        Ok(grade)
+    }
+
     pub(crate) fn properties(&self) -> impl Iterator<Item = &Property> {
         self.rungs.iter().flat_map(|rung| &rung.properties)
     }
@@ -140,26 +177,18 @@ fn grade_with(
         }
         text = now;
     };
-    let mut grade = Grade {
-        exercise: exercise.id(),
-        text: content_hash(&text.bytes),
-        outcome: Outcome::DoesNotCompile,
-        rungs: Vec::new(),
-        compiler: None,
-        like_foil: None,
-        seconds: 0.0,
-    };
-    match compiled {
-        Compiled::Not { rendered } => grade.compiler = Some(rendered),
+    let hash = content_hash(&text.bytes);
+    let mut grade = match compiled {
+        Compiled::Not { rendered } => {
+            Grade::of_errors(exercise, hash, rendered)
+        }
         Compiled::Ready(mut graders) => {
             graders.program = program.map(str::to_owned);
             status.say(&format!("grading {}", exercise.id()));
             let properties = properties::run_all(book, exercise, &graders)?;
-            grade.rungs = climb(exercise, properties)?;
-            grade.outcome = outcome(&grade);
-            grade.like_foil = like_foil(&grade, exercise);
+            Grade::of_properties(exercise, hash, properties)?
         }
-    }
+    };
     grade.seconds = start.elapsed().as_secs_f64();
     Ok(grade)
 }

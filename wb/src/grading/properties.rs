@@ -1,4 +1,5 @@
-//! The properties of an exercise, each run in a process of its own.
+//! The properties of an exercise: the tests of its grader and models, each run
+//! in a process of its own.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,24 +35,49 @@ pub(crate) struct Property {
     pub(crate) seconds: f64,
 }
 
-/// Enough to see that it hangs. Each one more would take a deadline more.
+/// How many tests may hang. The tests after them are not run: each would take
+/// another deadline.
 const HANGS: usize = 2;
 
-/// Runs them all, as many at a time as there are cores, and returns them in the
-/// order of the source.
+/// One test of an exercise. It is the same for every subject.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    /// Whether the test is a model, which is in a binary of its own.
+    is_model: bool,
+    /// As the exercise's toml names it.
+    name: String,
+    test: Test,
+}
+
+/// Runs all properties, as many at a time as there are cores.
 pub(crate) fn run_all(
     book: &Workbook,
     exercise: &Exercise,
     graders: &Graders,
 ) -> Result<Vec<Property>, Error> {
-    let mut tests = Vec::new();
+    let tests = list(book, exercise, graders)?;
+    let deadline = Duration::from_secs(exercise.spec.deadline_s);
+    run_listed(book, graders, &tests, cores(), deadline)
+}
+
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Returns the tests of `exercise` in the order of the source, and prepares the
+/// servers that they need.
+pub(crate) fn list(
+    book: &Workbook,
+    exercise: &Exercise,
+    graders: &Graders,
+) -> Result<Vec<Listed>, Error> {
     let source = fs::read_to_string(exercise.grader()).unwrap_or_default();
     let prefix = format!("{}::", exercise.name);
-    add_tests(&graders.tests, &prefix, "", &source, &mut tests)?;
+    let mut tests = list_binary(&graders.tests, false, &prefix, &source)?;
     if let (Some(binary), Some(models)) = (&graders.models, exercise.models()) {
         let source = fs::read_to_string(models).unwrap_or_default();
         let prefix = format!("models::{}::", exercise.name);
-        add_tests(binary, &prefix, "models::", &source, &mut tests)?;
+        tests.extend(list_binary(binary, true, &prefix, &source)?);
     }
     if tests.is_empty() {
         return Err(Error::new(format!(
@@ -59,16 +85,32 @@ pub(crate) fn run_all(
             book.short(&exercise.grader())
         )));
     }
-
     prepare_servers(&tests);
-    let deadline = Duration::from_secs(exercise.spec.deadline_s);
+    Ok(tests)
+}
+
+/// Runs `tests` with `workers` at a time, and returns the properties in the same
+/// order.
+pub(crate) fn run_listed(
+    book: &Workbook,
+    graders: &Graders,
+    tests: &[Listed],
+    workers: usize,
+    deadline: Duration,
+) -> Result<Vec<Property>, Error> {
     let next = AtomicUsize::new(0);
     let hangs = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     let work = || {
         loop {
             let n = next.fetch_add(1, Ordering::Relaxed);
-            let Some((binary, _, test)) = tests.get(n) else { break };
+            let Some(Listed { is_model, test, .. }) = tests.get(n) else {
+                break;
+            };
+            let binary = match &graders.models {
+                Some(models) if *is_model => models,
+                _ => &graders.tests,
+            };
             let run = if hangs.load(Ordering::Relaxed) < HANGS {
                 run::run(binary, test, deadline, graders.program.as_deref())
             } else {
@@ -77,19 +119,18 @@ pub(crate) fn run_all(
             if run.as_ref().is_ok_and(|run| run.verdict == Verdict::Hangs) {
                 hangs.fetch_add(1, Ordering::Relaxed);
             }
-            done.lock().expect("nobody panics with it").push((n, run));
+            done.lock().expect("no thread panics with it").push((n, run));
         }
     };
-    let workers = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
         (0..workers).for_each(|_| drop(scope.spawn(work)));
     });
 
     let root = format!("{}/", book.root.display());
-    let mut runs = done.into_inner().expect("nobody panics with it");
+    let mut runs = done.into_inner().expect("no thread panics with it");
     runs.sort_unstable_by_key(|(n, _)| *n);
     let property = |(n, run): (usize, Result<Run, Error>)| {
-        let (_, name, test) = &tests[n];
+        let Listed { name, test, .. } = &tests[n];
         run.map(|run| Property {
             sentence: sentence(name),
             name: name.clone(),
@@ -104,10 +145,10 @@ pub(crate) fn run_all(
     runs.into_iter().map(property).collect()
 }
 
-/// Makes what servers need to start at all, which may take longer than a test
-/// is given. Where it fails, the tests will say the same.
-fn prepare_servers(tests: &[(&Path, String, Test)]) {
-    let needs = tests.iter().filter_map(|(_, _, test)| test.needs.as_deref());
+/// Makes what the servers need to start at all, which may take longer than the
+/// deadline of a test. Where it fails, the tests will report the same.
+fn prepare_servers(tests: &[Listed]) {
+    let needs = tests.iter().filter_map(|listed| listed.test.needs.as_deref());
     let needs: BTreeSet<_> = needs.filter(|server| run::has(server)).collect();
     for program in needs.into_iter().filter_map(Program::named) {
         if let Err(error) = servers::prepare(program) {
@@ -116,15 +157,14 @@ fn prepare_servers(tests: &[(&Path, String, Test)]) {
     }
 }
 
-/// The tests below `prefix`, in the order in which the source has them, named
-/// as the exercise's toml names them.
-fn add_tests<'a>(
-    binary: &'a Path,
+/// Returns the tests of `binary` whose names begin with `prefix`.
+fn list_binary(
+    binary: &Path,
+    is_model: bool,
     prefix: &str,
-    rung: &str,
     source: &str,
-    tests: &mut Vec<(&'a Path, String, Test)>,
-) -> Result<(), Error> {
+) -> Result<Vec<Listed>, Error> {
+    let rung = if is_model { "models::" } else { "" };
     let mut found: Vec<_> = run::list(binary)?
         .into_iter()
         .filter_map(|test| {
@@ -132,16 +172,15 @@ fn add_tests<'a>(
             let (module, title) =
                 test.name.rsplit_once("::").unwrap_or(("", &test.name));
             let module = module.rsplit("::").next().unwrap_or_default();
-            // Two rungs may have a test of one name.
+            // Two rungs may have a test of the same name.
             let from = source.find(&format!("mod {module} {{")).unwrap_or(0);
             let at = source[from..].find(&format!("fn {title}("));
-            Some((at, (binary, name, test)))
+            Some((at, Listed { is_model, name, test }))
         })
         .collect();
     // A test that a macro makes has no line of its own, and comes first.
     found.sort_by_key(|(at, _)| *at);
-    tests.extend(found.into_iter().map(|(_, test)| test));
-    Ok(())
+    Ok(found.into_iter().map(|(_, listed)| listed).collect())
 }
 
 fn sentence(name: &str) -> String {

@@ -115,7 +115,7 @@ impl Progress {
     }
 
     pub(crate) fn set_route(&mut self, route: Route) {
-        self.set("workbook", "path", &route.name());
+        self.set("workbook", "path", route.name());
     }
 
     pub(crate) fn set_hints(&mut self, exercise: &Exercise, hints: usize) {

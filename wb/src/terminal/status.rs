@@ -10,7 +10,6 @@ pub(crate) enum Status {
     Spinner(ProgressBar),
     /// A line on stderr for each step: for a program that reads it.
     Lines,
-    Silent,
 }
 
 impl Status {
@@ -27,7 +26,6 @@ impl Status {
         match self {
             Self::Spinner(bar) => bar.set_message(text.to_owned()),
             Self::Lines => eprintln!("{text}"),
-            Self::Silent => {}
         }
     }
 }

@@ -1,95 +1,235 @@
-//! One exercise: all its files are there, and each subject fares as it should.
+//! One exercise: its files exist, and each subject gets the grade that it should.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use indicatif::ProgressBar;
 use lab::servers::Program;
 use workbook::spec::Foil;
 use workbook::{Exercise, Workbook};
 
-use super::Findings;
 use crate::error::Error;
-use crate::grading::grade::{self, Grade, Outcome};
+use crate::grading::grade::{Grade, Outcome};
 use crate::grading::run::Verdict;
 use crate::terminal::report;
-use crate::terminal::status::Status;
 use crate::terminal::style;
 
 /// Fewer foils prove little about a grader.
 const FOILS: usize = 3;
 
-/// A line of the table.
-#[derive(Debug)]
+/// A row of the table.
+#[derive(Debug, Default)]
 pub(super) struct Row {
     id: String,
     tests: usize,
     not_run: usize,
-    /// How many fare as they should, of how many.
+    /// How many get the grade that they should, of how many.
     variants: (usize, usize),
     foils: (usize, usize),
     answer: bool,
     stub: bool,
+    /// From the start of the build to the last grade.
     seconds: f64,
 }
 
-/// How many subjects an exercise has.
-pub(super) fn subjects(exercise: &Exercise) -> usize {
-    2 + exercise.variants().len() + exercise.spec.foils.len()
+/// What is graded, and thereby which grade it should get.
+#[derive(Debug)]
+enum Kind<'a> {
+    Answer,
+    Stub,
+    Variant,
+    Foil(&'a Foil),
 }
 
-pub(super) fn verify(
-    book: &Workbook,
-    exercise: &Exercise,
-    bar: &ProgressBar,
-    found: &mut Findings,
-) -> Result<(), Error> {
-    let start = Instant::now();
-    for fault in files(book, exercise) {
-        found.fault(bar, format!("{}: {fault}", exercise.id()));
-    }
-    let mut check = Check { book, exercise, bar, found: &mut *found };
-    let answer = check.passes("answer", &exercise.answer())?;
-    let stub = check.stub()?;
-    let variants = exercise.variants();
-    let mut good_variants = 0;
-    for variant in &variants {
-        let name = variant.file_stem().unwrap_or_default().to_string_lossy();
-        let passes = check.passes(&format!("variant {name}"), variant)?;
-        good_variants += usize::from(passes.is_some());
-    }
-    let mut good_foils = 0;
-    for (name, foil) in &exercise.spec.foils {
-        good_foils += usize::from(check.foil(name, foil)?);
-    }
-    let properties = || answer.iter().flat_map(Grade::properties);
-    for need in properties().filter_map(|p| p.needs.as_deref()) {
-        if Program::named(need).is_none() {
-            let id = exercise.id();
-            let fault = format!(
-                "{id}: a test needs `{need}`, which `lab::servers` does not know"
-            );
-            found.fault(bar, fault);
+#[derive(Debug)]
+pub(super) struct Subject<'a> {
+    kind: Kind<'a>,
+    /// `answer`, `variant loop_over_tries`: for a person.
+    pub(super) title: String,
+    pub(super) file: PathBuf,
+}
+
+/// The verification of one exercise, which is under way.
+#[derive(Debug)]
+pub(super) struct Check<'a> {
+    pub(super) exercise: &'a Exercise,
+    pub(super) subjects: Vec<Subject<'a>>,
+    start: Option<Instant>,
+    row: Row,
+}
+
+impl<'a> Check<'a> {
+    /// Writes the foils, and returns the faults that need no build.
+    pub(super) fn new(
+        book: &Workbook,
+        exercise: &'a Exercise,
+    ) -> (Self, Vec<String>) {
+        let mut faults = files(book, exercise);
+        let mut subjects = vec![
+            Subject {
+                kind: Kind::Answer,
+                title: "answer".to_owned(),
+                file: exercise.answer(),
+            },
+            Subject {
+                kind: Kind::Stub,
+                title: "stub".to_owned(),
+                file: exercise.stub(),
+            },
+        ];
+        for file in exercise.variants() {
+            let name = file.file_stem().unwrap_or_default().to_string_lossy();
+            let title = format!("variant {name}");
+            subjects.push(Subject { kind: Kind::Variant, title, file });
         }
+        let variants = subjects.len() - 2;
+        for (name, foil) in &exercise.spec.foils {
+            let (kind, title) = (Kind::Foil(foil), format!("foil {name}"));
+            match write_foil(book, exercise, name, foil) {
+                Ok(file) => subjects.push(Subject { kind, title, file }),
+                Err(error) => faults.push(format!("{title}: {error}")),
+            }
+        }
+        // A missing file is a fault already, and no cause to stop.
+        subjects.retain(|subject| subject.file.exists());
+        let row = Row {
+            id: exercise.id(),
+            variants: (0, variants),
+            foils: (0, exercise.spec.foils.len()),
+            ..Row::default()
+        };
+        let check = Self { exercise, subjects, start: None, row };
+        (check, faults)
     }
-    let row = Row {
-        id: exercise.id(),
-        tests: properties().count(),
-        not_run: properties().filter(|p| p.verdict == Verdict::NotRun).count(),
-        variants: (good_variants, variants.len()),
-        foils: (good_foils, exercise.spec.foils.len()),
-        answer: answer.is_some(),
-        stub,
-        seconds: start.elapsed().as_secs_f64(),
-    };
-    found.table.push(row);
-    Ok(())
+
+    /// Called when the build of its subjects begins.
+    pub(super) fn start(&mut self, now: Instant) {
+        self.start = Some(now);
+    }
+
+    /// Takes the grade of the subject at `position`, and returns the faults.
+    pub(super) fn take(
+        &mut self,
+        position: usize,
+        grade: &Grade,
+    ) -> Vec<String> {
+        let subject = &self.subjects[position];
+        let title = &subject.title;
+        let mut faults = Vec::new();
+        let fault = match subject.kind {
+            Kind::Answer => {
+                self.row.tests = grade.properties().count();
+                let is_skipped = |verdict| verdict == Verdict::NotRun;
+                let verdicts = grade.properties().map(|it| it.verdict);
+                self.row.not_run =
+                    verdicts.filter(|it| is_skipped(*it)).count();
+                faults.extend(unknown_servers(grade));
+                let fault = not_passing(grade, self.exercise);
+                self.row.answer = fault.is_none();
+                fault
+            }
+            Kind::Stub => {
+                let fault = not_failing(grade);
+                self.row.stub = fault.is_none();
+                fault
+            }
+            Kind::Variant => {
+                let fault = not_passing(grade, self.exercise);
+                self.row.variants.0 += usize::from(fault.is_none());
+                fault
+            }
+            Kind::Foil(foil) => {
+                let fault = not_caught(grade, foil, self.exercise);
+                self.row.foils.0 += usize::from(fault.is_none());
+                fault
+            }
+        };
+        faults.extend(fault.map(|fault| format!("{title}: {fault}")));
+        let since = self.start.map(|start| start.elapsed());
+        self.row.seconds = since.unwrap_or_default().as_secs_f64();
+        faults
+    }
+
+    pub(super) fn row(self) -> Row {
+        self.row
+    }
 }
 
-/// What is missing or malformed, without compiling anything.
+/// Why a subject that should pass does not.
+fn not_passing(grade: &Grade, exercise: &Exercise) -> Option<String> {
+    if grade.outcome == Outcome::Passes {
+        return None;
+    }
+    Some(format!("does not pass\n{}", report::report(grade, exercise)))
+}
+
+/// Why a subject that should fail in every test does not.
+fn not_failing(grade: &Grade) -> Option<String> {
+    if let Some(compiler) = &grade.compiler {
+        return Some(format!("does not compile\n{compiler}"));
+    }
+    if grade.outcome == Outcome::Hangs {
+        return Some("hangs".to_owned());
+    }
+    let passing: Vec<_> = grade
+        .properties()
+        .filter(|property| property.verdict == Verdict::Holds)
+        .map(|property| &*property.name)
+        .collect();
+    let passing = passing.join(", ");
+    (!passing.is_empty()).then(|| format!("passes without any work: {passing}"))
+}
+
+/// Why a foil does not break exactly the tests that it names.
+fn not_caught(
+    grade: &Grade,
+    foil: &Foil,
+    exercise: &Exercise,
+) -> Option<String> {
+    if let Some(compiler) = &grade.compiler {
+        return Some(format!("does not compile\n{compiler}"));
+    }
+    if grade.outcome == Outcome::Hangs {
+        let report = report::report(grade, exercise);
+        return Some(format!("hangs\n{report}"));
+    }
+    let failing = grade.failing();
+    let is_run = |test: &&str| {
+        !grade.properties().any(|property| {
+            property.name == **test && property.verdict == Verdict::NotRun
+        })
+    };
+    let named = foil.caught_by.iter().map(String::as_str);
+    let named = named.filter(is_run).collect();
+    if failing == named {
+        return None;
+    }
+    let list = |tests: Vec<&&str>| -> String {
+        tests.iter().map(|test| format!("\n    {test}")).collect()
+    };
+    let mut why = String::from("is not caught as it says");
+    let more: Vec<_> = failing.difference(&named).collect();
+    if !more.is_empty() {
+        let _ = write!(why, "\n  breaks as well:{}", list(more));
+    }
+    let fewer: Vec<_> = named.difference(&failing).collect();
+    if !fewer.is_empty() {
+        let _ = write!(why, "\n  does not break:{}", list(fewer));
+    }
+    Some(why)
+}
+
+fn unknown_servers(grade: &Grade) -> impl Iterator<Item = String> {
+    let needs = grade.properties().filter_map(|it| it.needs.as_deref());
+    let unknown = needs.filter(|need| Program::named(need).is_none());
+    unknown.map(|need| {
+        format!("a test needs `{need}`, which `lab::servers` does not know")
+    })
+}
+
+/// Returns what is missing or malformed, without a build.
 fn files(book: &Workbook, exercise: &Exercise) -> Vec<String> {
     let spec = &exercise.spec;
     let mut faults = Vec::new();
@@ -146,115 +286,6 @@ fn files(book: &Workbook, exercise: &Exercise) -> Vec<String> {
         }
     }
     faults
-}
-
-struct Check<'a> {
-    book: &'a Workbook,
-    exercise: &'a Exercise,
-    bar: &'a ProgressBar,
-    found: &'a mut Findings,
-}
-
-impl Check<'_> {
-    /// The grade of a subject that should pass, if it does.
-    fn passes(
-        &mut self,
-        what: &str,
-        subject: &Path,
-    ) -> Result<Option<Grade>, Error> {
-        let grade = self.grade(what, subject)?;
-        if grade.outcome == Outcome::Passes {
-            return Ok(Some(grade));
-        }
-        let report = report::report(&grade, self.exercise);
-        self.fault(what, &format!("does not pass\n{report}"));
-        Ok(None)
-    }
-
-    /// Whether the stub compiles and fails in every test.
-    fn stub(&mut self) -> Result<bool, Error> {
-        let grade = self.grade("stub", &self.exercise.stub())?;
-        if let Some(compiler) = &grade.compiler {
-            self.fault("stub", &format!("does not compile\n{compiler}"));
-            return Ok(false);
-        }
-        if grade.outcome == Outcome::Hangs {
-            self.fault("stub", "hangs");
-            return Ok(false);
-        }
-        let kept: Vec<_> = grade
-            .properties()
-            .filter(|p| p.verdict == Verdict::Holds)
-            .map(|p| &*p.name)
-            .collect();
-        if !kept.is_empty() {
-            let kept = kept.join(", ");
-            self.fault("stub", &format!("passes without any work: {kept}"));
-        }
-        Ok(kept.is_empty())
-    }
-
-    /// Whether the foil breaks exactly the tests that it names.
-    fn foil(&mut self, name: &str, foil: &Foil) -> Result<bool, Error> {
-        let what = format!("foil {name}");
-        let subject = match write_foil(self.book, self.exercise, name, foil) {
-            Ok(subject) => subject,
-            Err(error) => {
-                self.bar.inc(1);
-                self.fault(&what, &error.to_string());
-                return Ok(false);
-            }
-        };
-        let grade = self.grade(&what, &subject)?;
-        if let Some(compiler) = &grade.compiler {
-            self.fault(&what, &format!("does not compile\n{compiler}"));
-            return Ok(false);
-        }
-        if grade.outcome == Outcome::Hangs {
-            let report = report::report(&grade, self.exercise);
-            self.fault(&what, &format!("hangs\n{report}"));
-            return Ok(false);
-        }
-        let failing = grade.failing();
-        let is_run = |test: &&str| {
-            !grade.properties().any(|property| {
-                property.name == **test && property.verdict == Verdict::NotRun
-            })
-        };
-        let named = foil.caught_by.iter().map(String::as_str);
-        let named = named.filter(is_run).collect();
-        if failing == named {
-            return Ok(true);
-        }
-        let list = |tests: Vec<&&str>| -> String {
-            tests.iter().map(|test| format!("\n    {test}")).collect()
-        };
-        let mut why = String::new();
-        let more: Vec<_> = failing.difference(&named).collect();
-        if !more.is_empty() {
-            let _ = write!(why, "\n  breaks as well:{}", list(more));
-        }
-        let fewer: Vec<_> = named.difference(&failing).collect();
-        if !fewer.is_empty() {
-            let _ = write!(why, "\n  does not break:{}", list(fewer));
-        }
-        self.fault(&what, &format!("is not caught as it says{why}"));
-        Ok(false)
-    }
-
-    fn grade(&mut self, what: &str, subject: &Path) -> Result<Grade, Error> {
-        self.bar.set_message(format!("{} {what}", self.exercise.id()));
-        // A bar of its own: the compiler's messages would hide this one's.
-        let grade =
-            grade::grade(self.book, self.exercise, subject, &Status::Silent)?;
-        self.bar.inc(1);
-        Ok(grade)
-    }
-
-    fn fault(&mut self, what: &str, why: &str) {
-        let fault = format!("{} {what}: {why}", self.exercise.id());
-        self.found.fault(self.bar, fault);
-    }
 }
 
 /// Writes the foil where it can be graded, and returns its file.

@@ -19,7 +19,8 @@ impl Mini {
         let wb = Path::new(env!("CARGO_MANIFEST_DIR"));
         copy(&wb.join("tests/mini"), home.path()).unwrap();
         // The machinery is the workbook's own.
-        for file in ["mount.rs", "lib.rs", "grade.rs", "loom.rs"] {
+        for file in ["mount.rs", "sources.rs", "lib.rs", "grade.rs", "loom.rs"]
+        {
             let real = wb.join("../attempts").join(file);
             fs::copy(real, home.path().join("attempts").join(file)).unwrap();
         }

@@ -177,7 +177,7 @@ fn what_the_grader_does_not_find_is_told_by_the_attempt() {
     );
     mini.wb(&["check", "backoff"]).ends_with(4).shows(&[
         "does not compile",
-        "Your file lacks something that the grader calls",
+        "Your file lacks an item that the grader uses",
         "`cargo wb reset backoff`",
         "error[E0432]",
     ]);

@@ -3,4 +3,4 @@
 pub mod backoff;
 pub mod pause;
 
-mod sync;
+mod model_checked;

@@ -1,0 +1,313 @@
+//! Builds the graders over many subjects at a time.
+//!
+//! `attempts/weekNN` is one package: cargo would build one subject after the
+//! other, mostly on one core. Here each subject is a package of its own, in a
+//! workspace below `target/wb`. One cargo builds all of them on all cores, and
+//! takes the dependencies from the workbook's target directory. A subject can be
+//! graded while the next ones are compiled.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use toml::{Table, Value};
+use workbook::{Exercise, Workbook};
+
+use self::sources::Sources;
+use crate::error::Error;
+use crate::grading::compile::{
+    self, Compiled, Event, Graders, build_error, cargo,
+};
+use crate::grading::process::Group;
+
+#[path = "../../../attempts/sources.rs"]
+mod sources;
+
+/// The packages are `subject0`, `subject1` and so on, for every exercise: what
+/// one exercise leaves in the target directory, the next one replaces.
+const PACKAGE: &str = "subject";
+
+/// The deadline of `cargo metadata`.
+const METADATA: Duration = Duration::from_secs(60);
+
+/// The workspace of the subjects.
+#[derive(Debug)]
+pub(super) struct Batch<'a> {
+    book: &'a Workbook,
+    home: PathBuf,
+    target: PathBuf,
+    /// The workbook's own manifest, without its members.
+    manifest: Table,
+}
+
+/// What is complete of a subject.
+#[derive(Debug, Default)]
+struct Build {
+    tests: Option<PathBuf>,
+    models: Option<PathBuf>,
+    errors: Vec<String>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(book: &'a Workbook) -> Result<Self, Error> {
+        let mut manifest = read_toml(&book.root.join("Cargo.toml"))?;
+        if let Some(workspace) = table(&mut manifest, "workspace") {
+            workspace.remove("default-members");
+            make_paths_absolute(workspace, &book.root);
+        }
+        let home = book.scratch().join("subjects");
+        Ok(Self { book, home, target: target_directory(book)?, manifest })
+    }
+
+    /// Builds the graders of `exercise` over each of `subjects`. Calls `ready`
+    /// with the position of a subject as soon as its build has ended.
+    pub(super) fn build(
+        &self,
+        exercise: &Exercise,
+        subjects: &[PathBuf],
+        mut ready: impl FnMut(usize, Compiled),
+    ) -> Result<(), Error> {
+        self.write(exercise, subjects)?;
+        let has_models = exercise.models().is_some();
+        let mut builds: Vec<_> =
+            subjects.iter().map(|_| Build::default()).collect();
+        let mut elsewhere = Vec::new();
+        let mut kept = Ok(());
+        let mut command = self.command(has_models);
+        let (_, stderr) = compile::run_cargo(&mut command, |event| {
+            match event {
+                Event::Error { package, rendered } => {
+                    let errors = match position(&package) {
+                        Some(n) => &mut builds[n].errors,
+                        None => &mut elsewhere,
+                    };
+                    // The grader and the models compile the same file.
+                    if !errors.contains(&rendered) {
+                        errors.push(rendered);
+                    }
+                }
+                Event::Artifact { package, target, executable, .. } => {
+                    let (Some(n), Some(file)) =
+                        (position(&package), executable)
+                    else {
+                        return;
+                    };
+                    match self.keep(exercise, n, &target, &file) {
+                        Ok(file) if target == "loom" => {
+                            builds[n].models = Some(file);
+                        }
+                        Ok(file) => builds[n].tests = Some(file),
+                        Err(error) => kept = Err(error),
+                    }
+                    if let Some(graders) = builds[n].graders(has_models) {
+                        ready(n, Compiled::Ready(graders));
+                    }
+                }
+            }
+        })?;
+        kept?;
+        for (n, build) in builds.iter().enumerate() {
+            if !build.errors.is_empty() {
+                let rendered =
+                    compile::rendered(self.book, exercise, &build.errors);
+                ready(n, Compiled::Not { rendered });
+            } else if build.graders(has_models).is_none() {
+                return Err(build_error(&elsewhere, &stderr, &exercise.week));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the binaries of a subject that has been graded.
+    pub(super) fn remove(graders: &Graders) {
+        for file in [Some(&graders.tests), graders.models.as_ref()] {
+            // One that stays is overwritten by the next run.
+            let _ = file.map(fs::remove_file);
+        }
+    }
+
+    /// Writes one package for each of `subjects`, and the workspace around them.
+    fn write(
+        &self,
+        exercise: &Exercise,
+        subjects: &[PathBuf],
+    ) -> Result<(), Error> {
+        let week = self.book.root.join(&exercise.week);
+        let attempts = self.book.root.join("attempts").join(&exercise.week);
+        let mut package = read_toml(&attempts.join("Cargo.toml"))?;
+        make_paths_absolute(&mut package, &attempts);
+        let names: Vec<_> =
+            (0..subjects.len()).map(|n| format!("{PACKAGE}{n}")).collect();
+
+        let mut root = self.manifest.clone();
+        let members = names.iter().cloned().map(Value::String).collect();
+        if let Some(workspace) = table(&mut root, "workspace") {
+            workspace.insert("members".to_owned(), Value::Array(members));
+        }
+        without_debug_info(&mut root, &names);
+        self.write_file(Path::new("Cargo.toml"), &root.to_string())?;
+        let lock = self.book.root.join("Cargo.lock");
+        if lock.exists() {
+            let to = self.home.join("Cargo.lock");
+            fs::copy(&lock, &to)
+                .map_err(|error| Error::file("copy", &lock, &error))?;
+        }
+
+        for (name, file) in names.iter().zip(subjects) {
+            let folder = Path::new(name);
+            let manifest = member(&package, name);
+            self.write_file(&folder.join("Cargo.toml"), &manifest.to_string())?;
+            let subject = [(exercise.name.clone(), file.clone())];
+            let sources = Sources::of(&week, &subject)
+                .map_err(|error| Error::file("read", &week, &error))?;
+            for (target, text) in [
+                ("lib", sources.subject),
+                ("grade", sources.grade),
+                ("loom", sources.loom),
+            ] {
+                // A subject is graded, not linted.
+                let text = format!("#![allow(warnings)]\n{text}");
+                let file = folder.join(target).with_extension("rs");
+                self.write_file(&file, &text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_file(&self, file: &Path, text: &str) -> Result<(), Error> {
+        let file = self.home.join(file);
+        let folder = file.parent().expect("it is below a folder");
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&file, text))
+            .map_err(|error| Error::file("write", &file, &error))
+    }
+
+    /// Tests run meanwhile, and have a deadline: cargo gives way to them.
+    fn command(&self, has_models: bool) -> Command {
+        let build = cargo(self.book);
+        let mut command = Command::new("nice");
+        command.arg(build.get_program()).args(["build", "--keep-going"]);
+        command.args(["--workspace", "--test=grade"]);
+        command.args(has_models.then_some("--test=loom"));
+        command.arg("--manifest-path").arg(self.home.join("Cargo.toml"));
+        command.arg("--target-dir").arg(&self.target);
+        command.current_dir(&self.book.root);
+        // Nothing is built a second time.
+        command.env("CARGO_INCREMENTAL", "0");
+        command
+    }
+
+    /// Moves a binary to where the next build does not overwrite it.
+    fn keep(
+        &self,
+        exercise: &Exercise,
+        n: usize,
+        target: &str,
+        file: &Path,
+    ) -> Result<PathBuf, Error> {
+        let folder = self.home.join("binaries").join(exercise.id());
+        let to = folder.join(format!("{target}{n}"));
+        fs::create_dir_all(&folder)
+            .and_then(|()| rename_or_copy(file, &to))
+            .map_err(|error| Error::file("move", file, &error))?;
+        Ok(to)
+    }
+}
+
+impl Build {
+    /// The binaries, once all are there.
+    fn graders(&self, has_models: bool) -> Option<Graders> {
+        let tests = self.tests.clone()?;
+        if has_models && self.models.is_none() {
+            return None;
+        }
+        Some(Graders { tests, models: self.models.clone(), program: None })
+    }
+}
+
+/// The target directory may be on another file system.
+fn rename_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to).or_else(|_| fs::copy(from, to).map(drop))
+}
+
+/// `path+file:///…/subject7#0.0.0` is the subject 7.
+fn position(package_id: &str) -> Option<usize> {
+    let (path, _) = package_id.split_once('#')?;
+    let (_, name) = path.rsplit_once('/')?;
+    name.strip_prefix(PACKAGE)?.parse().ok()
+}
+
+/// The manifest of one subject, from that of its week's attempts.
+fn member(attempts: &Table, name: &str) -> Table {
+    let mut manifest = attempts.clone();
+    if let Some(package) = table(&mut manifest, "package") {
+        package.insert("name".to_owned(), name.into());
+        package.insert("build".to_owned(), false.into());
+    }
+    if let Some(lib) = table(&mut manifest, "lib") {
+        lib.insert("path".to_owned(), "lib.rs".into());
+    }
+    let tests = manifest.get_mut("test").and_then(Value::as_array_mut);
+    for test in tests.into_iter().flatten().filter_map(Value::as_table_mut) {
+        let name = test.get("name").and_then(Value::as_str).unwrap_or_default();
+        test.insert("path".to_owned(), format!("{name}.rs").into());
+    }
+    manifest
+}
+
+/// A panic knows its line without debug information.
+fn without_debug_info(manifest: &mut Table, packages: &[String]) {
+    let profile = entry(entry(manifest, "profile"), "dev");
+    let overrides = entry(profile, "package");
+    for package in packages {
+        entry(overrides, package).insert("debug".to_owned(), false.into());
+    }
+}
+
+/// Makes each `path = "…"` of a dependency, which is relative to `folder`,
+/// absolute.
+fn make_paths_absolute(manifest: &mut Table, folder: &Path) {
+    for kind in ["dependencies", "dev-dependencies"] {
+        let Some(dependencies) = table(manifest, kind) else { continue };
+        for dependency in
+            dependencies.iter_mut().filter_map(|(_, dependency)| {
+                dependency.as_table_mut()?.get_mut("path")
+            })
+        {
+            let path = dependency.as_str().unwrap_or_default();
+            let path = folder.join(path).to_string_lossy().into_owned();
+            *dependency = path.into();
+        }
+    }
+}
+
+fn table<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Table> {
+    table.get_mut(key)?.as_table_mut()
+}
+
+/// The table `key`, which is made where there is none.
+fn entry<'a>(table: &'a mut Table, key: &str) -> &'a mut Table {
+    let entry = table.entry(key).or_insert_with(|| Table::new().into());
+    entry.as_table_mut().expect("cargo has read it as a table")
+}
+
+fn read_toml(file: &Path) -> Result<Table, Error> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| Error::file("read", file, &error))?;
+    toml::from_str(&text)
+        .map_err(|error| Error::new(format!("{}: {error}", file.display())))
+}
+
+/// Where cargo builds the workbook, as its configuration says.
+fn target_directory(book: &Workbook) -> Result<PathBuf, Error> {
+    let mut metadata = cargo(book);
+    metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
+    let output = Group::piped(&mut metadata)?.output(METADATA);
+    let json: serde_json::Value =
+        serde_json::from_str(&output.stdout).unwrap_or_default();
+    json["target_directory"].as_str().map(PathBuf::from).ok_or_else(|| {
+        Error::new(format!("`cargo metadata` fails:\n{}", output.stderr))
+    })
+}

@@ -1,0 +1,215 @@
+//! Grades the subjects of all exercises. While the tests of some subjects run,
+//! the next subjects are compiled.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use workbook::{Exercise, Workbook};
+
+use super::Findings;
+use super::batch::Batch;
+use super::exercise::Check;
+use crate::error::Error;
+use crate::grading::compile::{Compiled, Graders};
+use crate::grading::grade::Grade;
+use crate::grading::properties::{self, Listed, cores};
+
+/// How many subjects are graded at a time, for each core, and how many tests of
+/// each. Most tests wait, for a timer or another process.
+const SUBJECTS_PER_CORE: usize = 2;
+const TESTS_PER_SUBJECT: usize = 2;
+
+/// How many complete subjects may wait for a grader: each keeps some 50 MB of
+/// binaries.
+const WAITING: usize = 16;
+
+/// A deadline is this many times as long as for a reader, whose tests share the
+/// machine with nothing else.
+const PATIENCE: u32 = 3;
+
+/// A subject whose build has ended.
+struct Job {
+    /// The position of the exercise, and of the subject in it.
+    place: (usize, usize),
+    compiled: Compiled,
+}
+
+/// What happens to the subjects, in the order in which it does.
+enum Progress {
+    /// The build of an exercise begins.
+    Building(usize, Instant),
+    Graded((usize, usize), Result<Grade, Error>),
+    /// The build cannot go on.
+    Failed(Error),
+}
+
+/// Grades every subject of `exercises`, and adds faults and rows to `found`.
+pub(super) fn verify(
+    book: &Workbook,
+    exercises: &[&Exercise],
+    found: &mut Findings,
+) -> Result<(), Error> {
+    let batch = Batch::new(book)?;
+    let bar = ProgressBar::hidden();
+    let mut checks = Vec::new();
+    for exercise in exercises {
+        let (check, faults) = Check::new(book, exercise);
+        for fault in faults {
+            found.fault(&bar, format!("{}: {fault}", exercise.id()));
+        }
+        checks.push(check);
+    }
+    let files: Vec<Vec<PathBuf>> = checks
+        .iter()
+        .map(|check| check.subjects.iter().map(|it| it.file.clone()).collect())
+        .collect();
+
+    let bar = progress_bar(files.iter().map(Vec::len).sum());
+    let lists: Vec<_> = exercises.iter().map(|_| OnceLock::new()).collect();
+    let (ready, jobs) = mpsc::sync_channel(WAITING);
+    let jobs = Mutex::new(jobs);
+    let (report, progress) = mpsc::channel();
+    let shared = Shared {
+        book,
+        exercises,
+        lists,
+        jobs,
+        has_failed: AtomicBool::new(false),
+    };
+    let outcome = thread::scope(|scope| {
+        let shared = &shared;
+        for _ in 0..SUBJECTS_PER_CORE * cores() {
+            let report = report.clone();
+            scope.spawn(move || shared.grade(&report));
+        }
+        let (batch, files) = (&batch, &files);
+        scope.spawn(move || shared.build(batch, files, &ready, &report));
+        let outcome = collect(&progress, &mut checks, &bar, found);
+        shared.has_failed.store(outcome.is_err(), Relaxed);
+        outcome
+    });
+    bar.finish_and_clear();
+    found.table.extend(checks.into_iter().map(Check::row));
+    outcome
+}
+
+/// What the threads share.
+struct Shared<'a> {
+    book: &'a Workbook,
+    exercises: &'a [&'a Exercise],
+    /// The tests of each exercise, listed by its first subject.
+    lists: Vec<OnceLock<Vec<Listed>>>,
+    jobs: Mutex<Receiver<Job>>,
+    /// Whether the verification cannot go on. What is left is skipped.
+    has_failed: AtomicBool,
+}
+
+impl Shared<'_> {
+    /// Builds one exercise after the other.
+    fn build(
+        &self,
+        batch: &Batch<'_>,
+        files: &[Vec<PathBuf>],
+        ready: &SyncSender<Job>,
+        report: &Sender<Progress>,
+    ) {
+        for (e, files) in files.iter().enumerate() {
+            if self.has_failed.load(Relaxed) {
+                return;
+            }
+            // Both receivers outlive this thread.
+            let _ = report.send(Progress::Building(e, Instant::now()));
+            let built = batch.build(self.exercises[e], files, |n, compiled| {
+                let _ = ready.send(Job { place: (e, n), compiled });
+            });
+            if let Err(error) = built {
+                let _ = report.send(Progress::Failed(error));
+                return;
+            }
+        }
+    }
+
+    /// Grades subjects until there are no more.
+    fn grade(&self, report: &Sender<Progress>) {
+        loop {
+            let job =
+                self.jobs.lock().expect("no thread panics with it").recv();
+            let Ok(Job { place, compiled }) = job else { return };
+            if self.has_failed.load(Relaxed) {
+                continue;
+            }
+            let grade = match compiled {
+                Compiled::Not { rendered } => {
+                    let exercise = self.exercises[place.0];
+                    Ok(Grade::of_errors(exercise, String::new(), rendered))
+                }
+                Compiled::Ready(graders) => {
+                    let grade = self.run(place.0, &graders);
+                    Batch::remove(&graders);
+                    grade
+                }
+            };
+            let _ = report.send(Progress::Graded(place, grade));
+        }
+    }
+
+    fn run(&self, e: usize, graders: &Graders) -> Result<Grade, Error> {
+        let (exercise, list) = (self.exercises[e], &self.lists[e]);
+        let tests = match list.get() {
+            Some(tests) => tests,
+            None => {
+                let tests = properties::list(self.book, exercise, graders)?;
+                list.get_or_init(|| tests)
+            }
+        };
+        let deadline = Duration::from_secs(exercise.spec.deadline_s) * PATIENCE;
+        let properties = properties::run_listed(
+            self.book,
+            graders,
+            tests,
+            TESTS_PER_SUBJECT,
+            deadline,
+        )?;
+        Grade::of_properties(exercise, String::new(), properties)
+    }
+}
+
+/// Takes the grades until every thread has ended, or one has failed.
+fn collect(
+    progress: &Receiver<Progress>,
+    checks: &mut [Check<'_>],
+    bar: &ProgressBar,
+    found: &mut Findings,
+) -> Result<(), Error> {
+    for progress in progress {
+        match progress {
+            Progress::Building(e, now) => {
+                checks[e].start(now);
+                bar.set_message(checks[e].exercise.id());
+            }
+            Progress::Graded((e, n), grade) => {
+                let check = &mut checks[e];
+                for fault in check.take(n, &grade?) {
+                    let id = check.exercise.id();
+                    found.fault(bar, format!("{id} {fault}"));
+                }
+                bar.inc(1);
+            }
+            Progress::Failed(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn progress_bar(subjects: usize) -> ProgressBar {
+    let bar = ProgressBar::new(subjects as u64);
+    let style =
+        ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {msg}");
+    bar.set_style(style.expect("the template is right"));
+    bar
+}

@@ -1,0 +1,3 @@
+//! The parts that a model checker replaces.
+
+mod loom_atomics;
