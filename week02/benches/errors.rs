@@ -1,7 +1,8 @@
-//! What an error costs: to make, to carry through three layers, to report, and
-//! with a backtrace.
+//! The cost of an error: to create it, to return it through three layers, to
+//! report it, and to capture a backtrace.
 //!
-//! `RUST_BACKTRACE` is read once in a process, so this one runs itself twice.
+//! A process reads `RUST_BACKTRACE` only once, so the bench starts itself twice
+//! as a child: without backtraces (`plain`) and with them (`traced`).
 
 use std::backtrace::Backtrace;
 use std::error::Error;
@@ -18,7 +19,7 @@ use week02::report::{Failure, Reason, report};
 
 const CHILD: &str = "WEEK02_BENCH_ERRORS";
 
-/// As deep as a small service's stack. The frames of the bench come on top.
+/// The stack depth of a small service. The frames of the bench are added to it.
 const DEPTH: u32 = 30;
 
 fn main() -> io::Result<ExitCode> {
@@ -45,7 +46,7 @@ fn plain() {
     let mut criterion = criterion();
     let request = request();
 
-    let mut group = criterion.benchmark_group("make and drop");
+    let mut group = criterion.benchmark_group("create and drop");
     group.bench_function("enum", |b| b.iter(leaf::typed));
     group.bench_function("boxed", |b| b.iter(leaf::boxed));
     group.bench_function("anyhow", |b| b.iter(leaf::anyhow));
@@ -68,9 +69,9 @@ fn plain() {
         group.finish();
     }
 
-    let mut group = criterion.benchmark_group("report, nobody listens");
-    group.bench_function("make", |b| b.iter(failure));
-    group.bench_function("make and report", |b| {
+    let mut group = criterion.benchmark_group("report, without a subscriber");
+    group.bench_function("create", |b| b.iter(failure));
+    group.bench_function("create and report", |b| {
         b.iter(|| report("req-81", &failure()));
     });
     group.finish();
@@ -82,10 +83,10 @@ fn plain() {
         || report("req-81", black_box(&failed)),
         || format!("{:#}", black_box(&printed)),
     );
-    ratio("make and drop: boxed / enum", leaf::boxed, leaf::typed);
-    ratio("make and drop: anyhow / boxed", leaf::anyhow, leaf::boxed);
-    // Not of a success: it takes some ten nanoseconds, and how many more one
-    // takes than another is how the compiler moves 64 bytes.
+    ratio("create and drop: boxed / enum", leaf::boxed, leaf::typed);
+    ratio("create and drop: anyhow / boxed", leaf::anyhow, leaf::boxed);
+    // No ratio for a success: it takes some ten nanoseconds, and the difference
+    // depends only on how the compiler moves 64 bytes.
     let query = fails as Query;
     ratio(
         "a failure: types, then anyhow / anyhow",
@@ -98,7 +99,9 @@ fn plain() {
         || boxed::handle(black_box(query), &request),
     );
     if measuring() {
-        println!("bytes of an error, and of a Result<String, _> with it:");
+        println!(
+            "size in bytes of the error, and of a Result<String, _> with it:"
+        );
         size::<sqlx::Error>("sqlx::Error");
         size::<ReadError>("ReadError");
         size::<PublishError>("PublishError");
@@ -124,7 +127,7 @@ fn traced() {
 
     let name = format!("with a backtrace, {DEPTH} calls deep");
     let mut group = criterion.benchmark_group(name);
-    group.bench_function("capture alone", |b| {
+    group.bench_function("capture only", |b| {
         at_depth(DEPTH, &mut || b.iter(capture));
     });
     group.bench_function("capture and print", |b| {
@@ -140,13 +143,17 @@ fn traced() {
 
     at_depth(DEPTH, &mut || {
         let three = || (typed(), capture(), capture());
-        ratio("traced: one in each layer / anyhow's one", three, typed);
+        ratio(
+            "traced: a backtrace in each layer / one in anyhow",
+            three,
+            typed,
+        );
         ratio("traced: capture and print / capture", print, capture);
     });
 }
 
-/// Prints how many times as long `answer` takes. Says nothing when all that is
-/// asked is whether the bench runs.
+/// Prints the time of `answer` divided by the time of `peer`. Prints nothing
+/// when a test only checks that the bench runs.
 fn ratio<A, P>(
     name: &str,
     mut answer: impl FnMut() -> A,
@@ -163,7 +170,8 @@ fn ratio<A, P>(
     }
 }
 
-/// `cargo bench` says so; `cargo test --benches` does not.
+/// Returns whether `cargo bench` runs this: it passes `--bench`, and
+/// `cargo test --benches` does not.
 fn measuring() -> bool {
     env::args().any(|arg| arg == "--bench")
 }
@@ -180,7 +188,7 @@ fn at_depth(depth: u32, run: &mut dyn FnMut()) {
     } else {
         at_depth(black_box(depth - 1), run);
     }
-    // Not a tail call: each level keeps its frame.
+    // Prevents a tail call, so that each level keeps its stack frame.
     black_box(depth);
 }
 
@@ -209,7 +217,7 @@ fn failure() -> Failure {
         .context("cannot publish on article 20")
 }
 
-/// One error, of one number, in three types; returned, never inlined.
+/// The same error in three types, returned by functions that are not inlined.
 mod leaf {
     use super::*;
 
@@ -235,7 +243,7 @@ mod leaf {
     }
 }
 
-/// The same facts, formatted into anyhow's context by every layer.
+/// Every layer adds the same facts as text, with anyhow's `context`.
 mod anyhow_only {
     use super::*;
 
@@ -263,7 +271,7 @@ mod anyhow_only {
     }
 }
 
-/// The same types below, and a box for each layer.
+/// Every layer adds the same facts as text, in a boxed error.
 mod boxed {
     use super::*;
 

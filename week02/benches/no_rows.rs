@@ -1,4 +1,4 @@
-//! What it costs to say "no row" with an error rather than with an option.
+//! The cost of reporting a missing row as an error rather than as `None`.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -15,7 +15,7 @@ criterion_main!(benches);
 
 type Row = (i64, String, String);
 
-/// The same read, with absence as an option all the way up.
+/// The same read, which returns a missing row as `None`.
 async fn find(pool: &sqlx::AnyPool, id: i64) -> sqlx::Result<Option<Account>> {
     let select = "SELECT id, name, team FROM accounts WHERE id = $1";
     let row = sqlx::query_as::<_, Row>(select).bind(id);
@@ -23,19 +23,19 @@ async fn find(pool: &sqlx::AnyPool, id: i64) -> sqlx::Result<Option<Account>> {
     Ok(row.map(|(id, name, team)| Account { id, name, team }))
 }
 
-/// The shape of the two outcomes, without a database below.
-fn said_with_an_error(id: i64) -> Result<Account, Error> {
+/// The two results alone, without a query.
+fn missing_row_as_error(id: i64) -> Result<Account, Error> {
     let source = Some(sqlx::Error::RowNotFound.into());
     Err(Error::NotFound { entity: "account", key: id, source })
 }
 
-fn said_with_an_option(_id: i64) -> Option<Account> {
+fn missing_row_as_option(_id: i64) -> Option<Account> {
     None
 }
 
 fn no_row(criterion: &mut Criterion) {
-    let table = Table::new();
-    let Table { runtime, pool, accounts, .. } = &table;
+    let database = Database::new();
+    let Database { runtime, pool, accounts, .. } = &database;
 
     let mut group = criterion.benchmark_group("no row");
     group.bench_function("as an error", |bencher| {
@@ -45,17 +45,17 @@ fn no_row(criterion: &mut Criterion) {
         bencher.iter(|| runtime.block_on(find(pool, black_box(7))))
     });
     group.bench_function("as an error, without SQL", |bencher| {
-        bencher.iter(|| said_with_an_error(black_box(7)))
+        bencher.iter(|| missing_row_as_error(black_box(7)))
     });
     group.bench_function("as an option, without SQL", |bencher| {
-        bencher.iter(|| said_with_an_option(black_box(7)))
+        bencher.iter(|| missing_row_as_option(black_box(7)))
     });
     group.finish();
 }
 
 fn ratios(_: &mut Criterion) {
-    let table = Table::new();
-    let Table { runtime, pool, accounts, .. } = &table;
+    let database = Database::new();
+    let Database { runtime, pool, accounts, .. } = &database;
 
     let plan = Plan { rounds: 101, sample: Duration::from_millis(10) };
     for (case, id) in [("no row", 7), ("a row", 1)] {
@@ -68,27 +68,32 @@ fn ratios(_: &mut Criterion) {
     }
 }
 
-/// One account in a file.
-struct Table {
+/// A database file with one account.
+struct Database {
     runtime: Runtime,
     pool: sqlx::AnyPool,
     accounts: Accounts,
     _dir: tempfile::TempDir,
 }
 
-impl Table {
+impl Database {
     fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory for the database");
+        let dir =
+            tempfile::tempdir().expect("a temporary directory can be created");
         let file = dir.path().join("bench.db");
         let url = format!("sqlite://{}?mode=rwc", file.display());
         let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = runtime.expect("a runtime can be built");
         let pool = runtime.block_on(async {
             let options = AnyPoolOptions::new().max_connections(1);
-            let pool = db::connect(&url, options).await.expect("a database");
-            db::create_tables(&pool).await.expect("the tables are new");
+            let pool =
+                db::connect(&url, options).await.expect("the database opens");
+            db::create_tables(&pool).await.expect("the tables are created");
             let insert = "INSERT INTO accounts VALUES (1, 'ada', 'red')";
-            sqlx::query(insert).execute(&pool).await.expect("an account");
+            sqlx::query(insert)
+                .execute(&pool)
+                .await
+                .expect("the account is inserted");
             pool
         });
         let accounts = Accounts::new(pool.clone());

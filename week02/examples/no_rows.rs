@@ -1,9 +1,9 @@
-//! What each failure looks like to the caller, to the log and to the client, on
-//! a real database.
+//! Shows each failure as the caller, the log and the client see it, on a real
+//! database.
 //!
 //! ```console
 //! $ cargo run -p week02 --example no_rows               # SQLite
-//! $ cargo run -p week02 --example no_rows -- postgres   # a server of its own
+//! $ cargo run -p week02 --example no_rows -- postgres   # starts a server
 //! ```
 
 use std::error::Error as StdError;
@@ -21,7 +21,7 @@ use week02::db;
 use week02::no_rows::{Accounts, Error, author_name};
 use week02::report::{Failure, Reason, report};
 
-/// Counts what is logged.
+/// The number of log lines.
 static LINES: AtomicUsize = AtomicUsize::new(0);
 
 #[tokio::main(flavor = "current_thread")]
@@ -37,24 +37,26 @@ async fn main() -> anyhow::Result<()> {
         })
         .init();
 
-    let home = tempfile::tempdir()?;
+    let dir = tempfile::tempdir()?;
     let server = match std::env::args().nth(1).as_deref() {
         None | Some("sqlite") => None,
         Some("postgres") => Some(Postgres::start()?),
-        Some(other) => anyhow::bail!("neither sqlite nor postgres: {other}"),
+        Some(other) => {
+            anyhow::bail!("expected `sqlite` or `postgres`, got `{other}`")
+        }
     };
     let (url, setup) = match &server {
-        // How long a statement waits for another's lock.
+        // The time that a statement waits for a lock.
         Some(server) => (server.url(), "SET lock_timeout = '50ms'"),
         None => {
-            let file = home.path().join("comments.db");
+            let file = dir.path().join("comments.db");
             let url = format!("sqlite://{}?mode=rwc", file.display());
             (url, "PRAGMA busy_timeout = 50")
         }
     };
     let pool = open(&url, setup).await?;
 
-    println!("Seven requests. Three succeed, and four fail in different ways.");
+    println!("Seven requests: three succeed, and four fail in different ways.");
     let guess = guess::ask("How many lines will the log have?")?;
 
     requests(&pool).await?;
@@ -62,9 +64,9 @@ async fn main() -> anyhow::Result<()> {
     let lines = LINES.load(Relaxed);
     let guess = guess::remark(guess.as_deref(), lines);
     println!(
-        "\n{lines} lines.{guess} One for each request that failed, none for the \
-         layers that\nthe errors came through, and none for the author who is gone. (Where a \
-         text\nstands twice, it is the driver that repeats its own source.)"
+        "\n{lines} lines.{guess} Each failed request is logged once. The layers \
+         below the edge\nlog nothing, and a deleted author is no failure. (If a \
+         log line has a text\ntwice, the driver's error repeats its own source.)"
     );
     pool.close().await;
     Ok(())
@@ -74,42 +76,43 @@ async fn requests(pool: &AnyPool) -> anyhow::Result<()> {
     let accounts = Accounts::new(pool.clone());
     let names = classify::Accounts::new(pool.clone());
 
-    request("GET /accounts/1", "the row is there");
+    request("GET /accounts/1", "the row exists");
     answer("req-1", accounts.get(1).await.map(|it| it.name), read_failed);
 
-    request(
-        "GET /accounts/7",
-        "there is no such row: to this caller, a failure",
-    );
+    request("GET /accounts/7", "the row is missing: a failure for this caller");
     answer("req-2", accounts.get(7).await.map(|it| it.name), read_failed);
 
-    request("GET /articles/20", "its author is 7: to this caller, an answer");
+    request(
+        "GET /articles/20",
+        "its author, 7, is missing: shown as [deleted]",
+    );
     answer("req-3", author_name(accounts.get(7).await), read_failed);
 
-    request("GET /accounts/2", "the row has no name, so it does not decode");
+    request("GET /accounts/2", "the row does not decode: its name is NULL");
     answer("req-4", accounts.get(2).await.map(|it| it.name), read_failed);
 
-    request("PATCH /accounts/3", "the name ada is taken");
+    request("PATCH /accounts/3", "another account has the name ada");
     answer("req-5", renamed(names.rename(3, "ada").await), rename_failed);
 
-    request("PATCH /accounts/3", "another transaction holds the row");
-    let mut rival = pool.begin().await?;
+    request("PATCH /accounts/3", "another transaction has locked the row");
+    let mut other = pool.begin().await?;
     sqlx::query("UPDATE accounts SET team = team WHERE id = 3")
-        .execute(&mut *rival)
+        .execute(&mut *other)
         .await?;
     answer("req-6", renamed(names.rename(3, "cy").await), rename_failed);
-    rival.rollback().await?;
+    other.rollback().await?;
 
-    request("PATCH /accounts/3", "the client of req-6 tries again, as told");
+    request("PATCH /accounts/3", "the client of req-6 retries");
     answer("req-7", renamed(names.rename(3, "cy").await), rename_failed);
     Ok(())
 }
 
-fn request(route: &str, story: &str) {
-    println!("\n{route}: {story}");
+fn request(route: &str, situation: &str) {
+    println!("\n{route}: {situation}");
 }
 
-/// The edge: shows what the caller saw, reports it, and shows the reply.
+/// The edge of the service: prints the error that the caller got, reports it,
+/// and prints the reply to the client.
 fn answer<E: StdError>(
     request_id: &str,
     outcome: Result<String, E>,
@@ -143,15 +146,15 @@ fn rename_failed(error: classify::Error) -> Failure {
         .context("cannot rename the account")
 }
 
-/// What the caller can do, in the words of the edge.
+/// Maps the class of an error to a reason for the client.
 fn reason(class: Class) -> Reason {
     match class {
         Class::Conflict => Reason::AlreadyExists,
         Class::Rejected => Reason::InvalidArgument,
         Class::Busy => Reason::Busy,
         Class::TimedOut => Reason::DeadlineExceeded,
-        // Both requests here can be repeated: a read, and a rename to the same
-        // name. For one that cannot, "retryable" would be a lie.
+        // Both requests here are idempotent: a read, and a rename to the same
+        // name. Do not map `Lost` to a retryable reason for any other request.
         Class::Lost => Reason::Unavailable,
         Class::Corrupt | Class::Bug => Reason::Internal,
     }
@@ -167,13 +170,13 @@ fn driver_error<'a>(
 fn renamed(
     outcome: Result<bool, classify::Error>,
 ) -> Result<String, classify::Error> {
-    outcome.map(|was_there| {
-        let answer = if was_there { "renamed" } else { "no such account" };
+    outcome.map(|found| {
+        let answer = if found { "renamed" } else { "no such account" };
         answer.to_owned()
     })
 }
 
-/// Three accounts, of which one has no name.
+/// Opens a database with three accounts. One of them has no name.
 async fn open(url: &str, setup: &'static str) -> anyhow::Result<AnyPool> {
     let options = AnyPoolOptions::new()
         .max_connections(2)

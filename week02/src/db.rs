@@ -1,9 +1,9 @@
-//! The tables of the comment service, as far as week 2 knows them.
+//! The tables of the comment service that week 2 uses.
 
 use sqlx::AnyPool;
 use sqlx::any::{AnyPoolOptions, install_default_drivers};
 
-/// Opens `sqlite://…` or `postgres://…`.
+/// Opens a pool for a `sqlite://…` or `postgres://…` URL.
 pub async fn connect(
     url: &str,
     options: AnyPoolOptions,
@@ -12,7 +12,7 @@ pub async fn connect(
     options.connect(url).await
 }
 
-/// Makes the tables in an empty database.
+/// Creates the tables in an empty database.
 pub async fn create_tables(pool: &AnyPool) -> sqlx::Result<()> {
     for table in [
         "CREATE TABLE accounts (

@@ -1,24 +1,24 @@
-//! A read that finds no row.
+//! A read by key that finds no row.
 //!
-//! **Question.** Should a data-access object wrap the driver's "no rows", and
-//! how? To one caller a missing row is an answer, to another it is a failure,
-//! and the driver cannot know which.
+//! **Question.** Should a data-access object wrap the driver's "no rows" error,
+//! and how? To one caller a missing row is a normal answer, to another it is a
+//! failure. The driver cannot know which.
 //!
-//! **Idea.** Translate at the border. A read by key that finds no row returns
-//! [`Error::NotFound`] in the words of the service: which entity, which key.
-//! Any other failure is [`Error::Failed`], with what was tried, and the
-//! driver's error as its source. The two are told apart by the driver's type,
-//! never by its text. A list without rows is an empty list: nobody asked for
-//! one row.
+//! **Idea.** Translate the driver's error where it leaves the data layer. A
+//! read by key that finds no row returns [`Error::NotFound`], a domain error
+//! with the entity and the key. Every other failure is [`Error::Failed`], with
+//! the operation, and with the driver's error as its source. The type of the
+//! driver's error decides between the two, never its text. A list query that
+//! matches no row returns an empty list.
 //!
-//! **Guarantee.** `NotFound` means that the database answered, and that there is
-//! no such row. Whatever else goes wrong is `Failed`, and whoever walks its
-//! sources reaches the driver's error. Nobody above this layer has to name the
-//! driver. A list is whole, or it is an error.
+//! **Guarantee.** `NotFound` means that the database answered, and that no row
+//! has this key. Every other failure is `Failed`, and its source chain contains
+//! the driver's error. The layers above never need to name the driver. A list
+//! is complete, or the call returns an error.
 //!
-//! **Cost.** The driver's error moves to the heap, once for each missing row
-//! too, and there is an arm to write for every method that reads by key. A
-//! caller that ignores the difference can still do so.
+//! **Cost.** The driver's error is moved to the heap, for a missing row as well
+//! as for a failure. Every method that reads by key needs a match arm for the
+//! missing row. A caller can still ignore the difference.
 //!
 //! ```
 //! use week02::no_rows::{Account, Error, author_name};
@@ -28,7 +28,7 @@
 //! assert_eq!(deleted.as_ref().unwrap_err().to_string(), "no account 7");
 //! assert_eq!(author_name(deleted).unwrap(), "[deleted]");
 //!
-//! // Nobody knows whether this author is still there.
+//! // After a failed read, the account may exist or not.
 //! let unread: Result<Account, Error> = Err(Error::Failed {
 //!     operation: "read an account",
 //!     source: "connection reset".into(),
@@ -38,54 +38,54 @@
 
 use sqlx::AnyPool;
 
-/// Somebody who writes comments.
+/// An author of comments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// The key.
+    /// The primary key.
     pub id: i64,
-    /// What stands above a comment. No two accounts share it.
+    /// The name shown above a comment. No two accounts share it.
     pub name: String,
-    /// Who they write for.
+    /// The team that the author writes for.
     pub team: String,
 }
 
-/// The accounts in the database.
+/// Reads accounts from the database.
 #[derive(Debug)]
 pub struct Accounts {
     pool: AnyPool,
 }
 
-/// Why there is no account to return.
+/// The reason why a read did not return an account.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is none: the database has said so.
+    /// The database answered: no row has this key.
     #[error("no {entity} {key}")]
     NotFound {
-        /// What was looked for.
+        /// The kind of entity, such as `account`.
         entity: &'static str,
-        /// By which key.
+        /// The key that was looked up.
         key: i64,
-        /// What said so, if it said so with an error.
+        /// The error that reported the missing row, if there was one.
         source: Option<BoxError>,
     },
-    /// Nobody knows whether there is one.
+    /// The read failed: the row may exist or not.
     #[error("failed to {operation}")]
     Failed {
-        /// What was tried.
+        /// What the method tried to do, such as `read an account`.
         operation: &'static str,
-        /// What went wrong.
+        /// The cause of the failure.
         source: BoxError,
     },
 }
 
-/// An error of some layer below, whose type is not ours to know.
+/// An error from a lower layer, of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A row as it is selected.
+/// The columns of a selected row.
 type Row = (i64, String, String);
 
-/// What stands above a comment whose author was read: a deleted one has left a
-/// mark, but a failed read is no deletion.
+/// Returns the name to show above a comment, or `[deleted]` if its author's
+/// account is missing. A failed read stays an error: the account may exist.
 pub fn author_name(read: Result<Account, Error>) -> Result<String, Error> {
     match read {
         Ok(account) => Ok(account.name),
@@ -95,12 +95,12 @@ pub fn author_name(read: Result<Account, Error>) -> Result<String, Error> {
 }
 
 impl Accounts {
-    /// The accounts that `pool` reaches.
+    /// Creates a reader that takes its connections from `pool`.
     pub fn new(pool: AnyPool) -> Self {
         Self { pool }
     }
 
-    /// The account with this key.
+    /// Returns the account with this key.
     pub async fn get(&self, id: i64) -> Result<Account, Error> {
         let select = "SELECT id, name, team FROM accounts WHERE id = $1";
         let query = sqlx::query_as::<_, Row>(select).bind(id);
@@ -118,7 +118,8 @@ impl Accounts {
         }
     }
 
-    /// The accounts of a team, by their keys. A team without any has none.
+    /// Returns the accounts of a team, ordered by key. The list is empty if the
+    /// team has none.
     pub async fn list(&self, team: &str) -> Result<Vec<Account>, Error> {
         let select =
             "SELECT id, name, team FROM accounts WHERE team = $1 ORDER BY id";

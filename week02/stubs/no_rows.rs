@@ -1,102 +1,106 @@
-//! A read that finds no row. Your turn.
+//! A read by key that finds no row. Your turn.
 //!
 //! What is graded, and nothing else:
 //!
-//! - An author's name is shown as it is stored. One who was deleted shows as
-//!   `[deleted]`. One who could not be read does not: the failure is handed on
-//!   as it is.
-//! - `Display` of an error names entity and key, or the operation. It does not
-//!   repeat the source, which `source()` returns.
-//! - `get` of a missing row is `NotFound { entity: "account", key: id, .. }`.
-//!   Whether it has a source is yours to choose.
+//! - `author_name` returns the stored name unchanged. For `NotFound` it returns
+//!   `[deleted]`. For `Failed` it returns the same error unchanged.
+//! - `Display` of `NotFound` names the entity and the key. `Display` of
+//!   `Failed` names the operation. Neither repeats the text of the source.
+//!   `source()` returns the `source` field.
+//! - `get` of a missing row returns
+//!   `NotFound { entity: "account", key: id, .. }`, with or without a source.
 //! - `list` returns all accounts of exactly this team, ordered by id. Any text
-//!   can be a team. Without rows it is an empty list.
-//! - Any other failure is `Failed`, whatever its text says: also when there is
-//!   no connection to be had. Each method names its own operation, and among
-//!   the sources is the `sqlx::Error`.
-//! - A list that breaks off is a failure. So is a row that does not decode
-//!   (`NULL` in any column), of `get` and of `list`: never a shorter list, and
-//!   never a row with a default in it.
-//! - No read keeps its connection: after a hundred, which fail or not, the only
-//!   one of the pool is free.
-//! - The same on Postgres.
+//!   can be the name of a team. If no row matches, the list is empty.
+//! - Every other error is `Failed`, whatever its text says. This includes a
+//!   failure to get a connection from the pool.
+//! - `get` and `list` name different operations. The source chain of a `Failed`
+//!   error contains the `sqlx::Error`.
+//! - If a query fails after its first rows, `list` returns `Failed`, never a
+//!   shorter list.
+//! - If a row does not decode (`NULL` in any column), `get` and `list` return
+//!   `Failed`. They never skip the row, and never put a default in its place.
+//! - Every read gives its connection back: after a hundred reads, failed or
+//!   not, the only connection of a pool of one is free.
+//! - The same rules hold on Postgres.
 //!
-//! An `AnyPool` passes SQL on as it is: `$1` suits both databases, `?` does not.
-//! Rows come as tuples with `query_as`, or by `try_get`: sqlx's derive macros
-//! are switched off here.
+//! An `AnyPool` passes SQL to the database unchanged. The placeholder `$1`
+//! works on both databases, `?` does not. Decode rows as tuples with
+//! `query_as`, or column by column with `try_get`: sqlx's derive macros are not
+//! enabled here.
 
 use sqlx::AnyPool;
 
-/// Somebody who writes comments. The table is `accounts(id, name, team)`.
+/// An author of comments. The table is `accounts(id, name, team)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// The key.
+    /// The primary key.
     pub id: i64,
-    /// What stands above a comment. No two accounts share it.
+    /// The name shown above a comment. No two accounts share it.
     pub name: String,
-    /// Who they write for.
+    /// The team that the author writes for.
     pub team: String,
 }
 
-/// The accounts in the database.
+/// Reads accounts from the database.
 #[derive(Debug)]
 pub struct Accounts {}
 
-/// Why there is no account to return.
+/// The reason why a read did not return an account.
 #[derive(Debug)]
 pub enum Error {
-    /// There is none: the database has said so.
+    /// The database answered: no row has this key.
     NotFound {
-        /// What was looked for.
+        /// The kind of entity, such as `account`.
         entity: &'static str,
-        /// By which key.
+        /// The key that was looked up.
         key: i64,
-        /// What said so, if it said so with an error.
+        /// The error that reported the missing row, if there was one.
         source: Option<BoxError>,
     },
-    /// Nobody knows whether there is one.
+    /// The read failed: the row may exist or not.
     Failed {
-        /// What was tried.
+        /// What the method tried to do, such as `read an account`.
         operation: &'static str,
-        /// What went wrong.
+        /// The cause of the failure.
         source: BoxError,
     },
 }
 
-/// An error of some layer below, whose type is not ours to know.
+/// An error from a lower layer, of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-// By hand, or with `#[derive(thiserror::Error)]` instead of these two.
+// Write these two by hand, or replace them by `#[derive(thiserror::Error)]`.
 impl std::fmt::Display for Error {
     fn fmt(&self, _f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        todo!("what failed, in words that leave the cause to `source`?")
+        todo!("which text names the failure and leaves the cause to `source`?")
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        todo!("which field is the cause?")
+        todo!("which field holds the cause?")
     }
 }
 
-/// What stands above a comment whose author was read.
+/// Returns the name to show above a comment, given the read of its author.
 pub fn author_name(_read: Result<Account, Error>) -> Result<String, Error> {
-    todo!("for which outcomes is there a name to show?")
+    todo!("for which results is there a name to show?")
 }
 
 impl Accounts {
-    /// The accounts that `pool` reaches.
+    /// Creates a reader that takes its connections from `pool`.
     pub fn new(_pool: AnyPool) -> Self {
-        todo!("what do the methods need?")
+        todo!("what do the methods need to run a query?")
     }
 
-    /// The account with this key.
+    /// Returns the account with this key.
     pub async fn get(&self, _id: i64) -> Result<Account, Error> {
-        todo!("how does sqlx say that there is no row?")
+        todo!("how does sqlx report that no row has this key?")
     }
 
-    /// The accounts of a team, by their keys. A team without any has none.
+    /// Returns the accounts of a team, ordered by key. The list is empty if the
+    /// team has none.
     pub async fn list(&self, _team: &str) -> Result<Vec<Account>, Error> {
-        todo!("how does sqlx say that there are no rows?")
+        todo!("what does sqlx return for a list query that matches no row?")
     }
 }

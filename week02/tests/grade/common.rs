@@ -1,10 +1,6 @@
-//! A database for each test, empty, and gone when the test ends.
+//! Creates an empty database for a test, and removes it when the test ends.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "shared by graders, none of which needs all of it"
-)]
+#![allow(dead_code, unreachable_pub, reason = "no grader uses every item")]
 
 use std::error::Error;
 use std::iter;
@@ -16,44 +12,49 @@ use sqlx::any::AnyPoolOptions;
 use tempfile::TempDir;
 use week02::db;
 
-/// Whoever waits longer for a connection waits for ever.
+/// How long a test waits for a free connection. One that is not free by then
+/// has leaked.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where the tables are. Dropped last, after its pools.
+/// A database that a test owns. Drop its pools first.
 pub struct Database {
     url: String,
-    _keep: Keep,
+    _storage: Storage,
 }
 
-enum Keep {
+/// Removed on drop.
+enum Storage {
     File(TempDir),
     Server(Postgres),
 }
 
 impl Database {
-    /// A file of one's own.
+    /// Creates an SQLite database in a new file.
     pub fn sqlite() -> Self {
-        let dir = tempfile::tempdir().expect("a directory for the database");
+        let dir =
+            tempfile::tempdir().expect("a temporary directory can be created");
         let file = dir.path().join("test.db");
         let url = format!("sqlite://{}?mode=rwc", file.display());
-        Self { url, _keep: Keep::File(dir) }
+        Self { url, _storage: Storage::File(dir) }
     }
 
-    /// A server of one's own.
+    /// Starts a Postgres server.
     pub fn postgres() -> Self {
         let server = Postgres::start().unwrap_or_else(|error| {
-            let chain = iter::successors(error.source(), |&it| it.source());
-            let causes: String = chain.map(|it| format!(": {it}")).collect();
+            let chain =
+                iter::successors(error.source(), |&error| error.source());
+            let causes: String =
+                chain.map(|cause| format!(": {cause}")).collect();
             panic!("{error}{causes}")
         });
-        Self { url: server.url(), _keep: Keep::Server(server) }
+        Self { url: server.url(), _storage: Storage::Server(server) }
     }
 
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Up to `max_connections` of them.
+    /// Opens a pool.
     pub async fn pool(
         &self,
         max_connections: u32,
@@ -62,7 +63,7 @@ impl Database {
         self.pool_after(max_connections, acquire_timeout, "SELECT 1").await
     }
 
-    /// Likewise, and runs `setup` on every new connection.
+    /// Opens a pool that runs `setup` on every new connection.
     pub async fn pool_after(
         &self,
         max_connections: u32,
@@ -78,30 +79,33 @@ impl Database {
                     Ok(())
                 })
             });
-        db::connect(&self.url, options).await.expect("the database opens")
+        db::connect(&self.url, options)
+            .await
+            .expect("the database can be opened")
     }
 
-    /// A pool over the tables of week 2, still empty.
+    /// Creates the tables of week 2, still empty, and returns a pool.
     pub async fn with_tables(&self) -> AnyPool {
         let pool = self.pool(2, ACQUIRE_TIMEOUT).await;
-        db::create_tables(&pool).await.expect("the tables are new");
+        db::create_tables(&pool).await.expect("the tables do not exist yet");
         pool
     }
 }
 
-/// Runs each statement in turn: what a test needs before it starts.
+/// Runs the statements that set up a test, in order.
 pub async fn prepare(pool: &AnyPool, statements: &[&'static str]) {
     for statement in statements {
         if let Err(error) = sqlx::query(*statement).execute(pool).await {
-            panic!("{statement}: {error}");
+            panic!("the setup statement `{statement}` failed: {error}");
         }
     }
 }
 
-/// The error of type `E` among `error` and all that caused it.
+/// Returns the first error of type `E` in the source chain of `error`, which
+/// begins with `error` itself.
 pub fn find_cause<'a, E: Error + 'static>(
     error: &'a (dyn Error + 'static),
 ) -> Option<&'a E> {
-    iter::successors(Some(error), |&it| it.source())
-        .find_map(|it| it.downcast_ref())
+    iter::successors(Some(error), |&error| error.source())
+        .find_map(|error| error.downcast_ref())
 }

@@ -1,4 +1,4 @@
-//! What each exercise promises, one sentence a test.
+//! The graders of week 2: each test checks one rule of an exercise.
 
 mod common;
 

@@ -1,7 +1,8 @@
-//! Variant: one stream of rows serves both reads, and the error is by hand.
+//! Variant: both reads use a stream of rows, and the error has no derive.
 //!
-//! A read by key is a list that may hold one row. The cause of a failure lies a
-//! level deeper, beneath an error of this module.
+//! A read by key collects a list of at most one row. The source of a `Failed`
+//! error is an error of this module, and the driver's error is the source of
+//! that one.
 
 use std::fmt;
 
@@ -9,52 +10,52 @@ use futures_util::TryStreamExt;
 use sqlx::any::AnyRow;
 use sqlx::{AnyPool, Row};
 
-/// Somebody who writes comments.
+/// An author of comments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// The key.
+    /// The primary key.
     pub id: i64,
-    /// What stands above a comment. No two accounts share it.
+    /// The name shown above a comment. No two accounts share it.
     pub name: String,
-    /// Who they write for.
+    /// The team that the author writes for.
     pub team: String,
 }
 
-/// The accounts in the database.
+/// Reads accounts from the database.
 #[derive(Debug)]
 pub struct Accounts {
     pool: AnyPool,
 }
 
-/// Why there is no account to return.
+/// The reason why a read did not return an account.
 #[derive(Debug)]
 pub enum Error {
-    /// There is none: the database has said so.
+    /// The database answered: no row has this key.
     NotFound {
-        /// What was looked for.
+        /// The kind of entity, such as `account`.
         entity: &'static str,
-        /// By which key.
+        /// The key that was looked up.
         key: i64,
-        /// What said so, if it said so with an error.
+        /// The error that reported the missing row, if there was one.
         source: Option<BoxError>,
     },
-    /// Nobody knows whether there is one.
+    /// The read failed: the row may exist or not.
     Failed {
-        /// What was tried.
+        /// What the method tried to do, such as `read an account`.
         operation: &'static str,
-        /// What went wrong.
+        /// The cause of the failure.
         source: BoxError,
     },
 }
 
-/// An error of some layer below, whose type is not ours to know.
+/// An error from a lower layer, of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The layer in which it happened.
+/// An error of the storage layer, with the driver's error as its source.
 #[derive(Debug)]
-struct Storage(sqlx::Error);
+struct StorageError(sqlx::Error);
 
-/// What stands above a comment whose author was read.
+/// Returns the name to show above a comment, given the read of its author.
 pub fn author_name(read: Result<Account, Error>) -> Result<String, Error> {
     if let Err(Error::NotFound { .. }) = read {
         return Ok(String::from("[deleted]"));
@@ -63,12 +64,12 @@ pub fn author_name(read: Result<Account, Error>) -> Result<String, Error> {
 }
 
 impl Accounts {
-    /// The accounts that `pool` reaches.
+    /// Creates a reader that takes its connections from `pool`.
     pub fn new(pool: AnyPool) -> Self {
         Self { pool }
     }
 
-    /// The account with this key.
+    /// Returns the account with this key.
     pub async fn get(&self, id: i64) -> Result<Account, Error> {
         let query =
             sqlx::query("SELECT * FROM accounts WHERE id = $1").bind(id);
@@ -86,7 +87,7 @@ impl Accounts {
         }
     }
 
-    /// The accounts of a team, by their keys.
+    /// Returns the accounts of a team, ordered by key.
     pub async fn list(&self, team: &str) -> Result<Vec<Account>, Error> {
         let query =
             sqlx::query("SELECT * FROM accounts WHERE team = $1").bind(team);
@@ -103,8 +104,8 @@ impl Accounts {
 
 async fn collect(
     rows: impl futures_util::Stream<Item = sqlx::Result<Account>>,
-) -> Result<Vec<Account>, Storage> {
-    rows.try_collect().await.map_err(Storage)
+) -> Result<Vec<Account>, StorageError> {
+    rows.try_collect().await.map_err(StorageError)
 }
 
 fn decode(row: &AnyRow) -> sqlx::Result<Account> {
@@ -139,13 +140,13 @@ impl std::error::Error for Error {
     }
 }
 
-impl fmt::Display for Storage {
+impl fmt::Display for StorageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the storage failed")
     }
 }
 
-impl std::error::Error for Storage {
+impl std::error::Error for StorageError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
     }

@@ -1,54 +1,54 @@
-//! Variant: below, absence is an `Option`, and `?` carries the failures.
+//! Variant: `fetch_optional` returns a missing row as `None`.
 //!
-//! `fetch_optional` has no error for a missing row, so nothing can confuse the
-//! two, and nothing goes to the heap. In exchange `NotFound` has no source.
+//! A missing row is then no driver error, so it cannot be confused with a
+//! failure, and it needs no allocation. In exchange `NotFound` has no source.
 
 use sqlx::AnyPool;
 
-/// Somebody who writes comments.
+/// An author of comments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// The key.
+    /// The primary key.
     pub id: i64,
-    /// What stands above a comment. No two accounts share it.
+    /// The name shown above a comment. No two accounts share it.
     pub name: String,
-    /// Who they write for.
+    /// The team that the author writes for.
     pub team: String,
 }
 
-/// The accounts in the database.
+/// Reads accounts from the database.
 #[derive(Debug)]
 pub struct Accounts {
     pool: AnyPool,
 }
 
-/// Why there is no account to return.
+/// The reason why a read did not return an account.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is none: the database has said so.
+    /// The database answered: no row has this key.
     #[error("{entity} with key {key} does not exist")]
     NotFound {
-        /// What was looked for.
+        /// The kind of entity, such as `account`.
         entity: &'static str,
-        /// By which key.
+        /// The key that was looked up.
         key: i64,
-        /// What said so, if it said so with an error.
+        /// The error that reported the missing row, if there was one.
         source: Option<BoxError>,
     },
-    /// Nobody knows whether there is one.
+    /// The read failed: the row may exist or not.
     #[error("cannot {operation}")]
     Failed {
-        /// What was tried.
+        /// What the method tried to do, such as `read an account`.
         operation: &'static str,
-        /// What went wrong.
+        /// The cause of the failure.
         source: BoxError,
     },
 }
 
-/// An error of some layer below, whose type is not ours to know.
+/// An error from a lower layer, of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What stands above a comment whose author was read.
+/// Returns the name to show above a comment, given the read of its author.
 pub fn author_name(read: Result<Account, Error>) -> Result<String, Error> {
     read.map(|account| account.name).or_else(|error| match error {
         Error::NotFound { .. } => Ok("[deleted]".into()),
@@ -57,12 +57,12 @@ pub fn author_name(read: Result<Account, Error>) -> Result<String, Error> {
 }
 
 impl Accounts {
-    /// The accounts that `pool` reaches.
+    /// Creates a reader that takes its connections from `pool`.
     pub fn new(pool: AnyPool) -> Self {
         Self { pool }
     }
 
-    /// The account with this key.
+    /// Returns the account with this key.
     pub async fn get(&self, id: i64) -> Result<Account, Error> {
         sqlx::query_as("SELECT * FROM accounts WHERE id = $1")
             .bind(id)
@@ -72,7 +72,7 @@ impl Accounts {
             .ok_or(Error::NotFound { entity: "account", key: id, source: None })
     }
 
-    /// The accounts of a team, by their keys.
+    /// Returns the accounts of a team, ordered by key.
     pub async fn list(&self, team: &str) -> Result<Vec<Account>, Error> {
         sqlx::query_as("SELECT * FROM accounts WHERE team = $1 ORDER BY id")
             .bind(team)
