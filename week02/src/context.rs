@@ -1,25 +1,26 @@
 //! One error, three layers, one fact from each.
 //!
 //! **Question.** An error passes through the data layer, the business layer and
-//! the edge. What does each of them add, and what does it leave alone?
+//! the edge. What does each of them add, and what does it leave unchanged?
 //!
-//! **Idea.** Each layer adds the one fact that only it knows: which row, which
-//! article, which request. It adds it once, on the way up, as a new link of the
-//! `source` chain. `Display` is the link's own sentence and never includes the
-//! link below: whoever prints the chain joins the sentences. The layers that
-//! others build upon have error types; `anyhow` begins at the edge, where
-//! nobody is left to match on one.
+//! **Idea.** Each layer adds the one fact that only it knows: the row, the
+//! article, the request. It adds the fact once, as a new link of the `source`
+//! chain. `Display` prints the fact of its own link and never the text of its
+//! source; code that prints the chain joins the texts. The two lower layers
+//! have error types of their own. `anyhow` begins at the edge, where no caller
+//! matches on the error.
 //!
-//! **Guarantee.** What [`handle`] returns is a chain of four links: request,
-//! article, row, driver. Every fact stands in it once, because each `Display`
-//! prints only the fields of its own type. Every type in it can be found again,
-//! because each layer keeps the error below as a value and not as text. One
-//! backtrace at most is captured: `anyhow` takes it, and only it.
+//! **Guarantee.** [`handle`] returns a chain of four links: request, article,
+//! row, driver. The chain contains every fact once, because each `Display`
+//! prints only the fields of its own type. A downcast finds every error type in
+//! the chain, because each layer stores the error below as a value and not as
+//! text. At most one backtrace is captured, and only by `anyhow`.
 //!
-//! **Cost.** A type and a `map_err` for each layer. Only the edge allocates, a
-//! text and a box; below it an error is moved, 64 bytes at most, and so is a
-//! success. The backtrace starts where `anyhow` does: it shows how the request
-//! came in, not where the driver failed. The chain has to say that.
+//! **Cost.** A type and a `map_err` for each layer. Only the edge allocates: a
+//! text and a box. Below the edge a result is moved by value, a success as well
+//! as an error, in at most 64 bytes. The backtrace starts where the error
+//! becomes an `anyhow::Error`: it shows how the request reached the edge, and
+//! not where the driver failed. The chain has to say that.
 //!
 //! ```
 //! use week02::context::{ReadError, Request, handle};
@@ -39,7 +40,7 @@
 //!      cannot read row 7 of accounts: \
 //!      attempted to acquire a connection on a closed pool"
 //! );
-//! // The types are still there, for whoever has to decide.
+//! // A program can still find the types in the chain.
 //! assert!(error.chain().any(|link| link.is::<ReadError>()));
 //! ```
 
@@ -48,17 +49,17 @@ use anyhow::Context as _;
 /// A request to publish a comment.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What the client and the log both know this request by.
+    /// The request id, known to the client and to the log.
     pub id: String,
-    /// The pattern, without the ids: those belong to the layers below.
+    /// The pattern of the route, without ids: the layers below add those.
     pub route: &'static str,
-    /// What is commented on.
+    /// The id of the article that the comment is for.
     pub article: i64,
-    /// Who comments.
+    /// The id of the comment's author.
     pub author: i64,
 }
 
-/// The business layer could not publish.
+/// The error of the business layer: a comment was not published.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot publish on article {article}")]
 pub struct PublishError {
@@ -66,7 +67,7 @@ pub struct PublishError {
     source: ReadError,
 }
 
-/// The data layer could not read an account.
+/// The error of the data layer: an account was not read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read row {author} of accounts")]
 pub struct ReadError {
@@ -74,29 +75,29 @@ pub struct ReadError {
     source: sqlx::Error,
 }
 
-/// The edge: answers a request with the name to show above the comment.
+/// Handles a request at the edge. Returns the name to show above the comment.
 pub fn handle(
     query: impl FnOnce(i64) -> Result<String, sqlx::Error>,
     request: &Request,
 ) -> anyhow::Result<String> {
-    // A closure: the text is made when there is an error to put it on.
+    // A closure, so that only a failure formats the text.
     publish(query, request.article, request.author)
         .with_context(|| format!("request {}, {}", request.id, request.route))
 }
 
-/// The business layer: publishes a comment of `author` on `article`, and
-/// returns the author's name.
+/// Publishes a comment of `author` on `article`, in the business layer. Returns
+/// the author's name.
 pub fn publish(
     query: impl FnOnce(i64) -> Result<String, sqlx::Error>,
     article: i64,
     author: i64,
 ) -> Result<String, PublishError> {
-    // It knows the author too, but so does the layer below, which says it.
+    // The author's id is left out: the layer below adds it.
     read_author(query, author)
         .map_err(|source| PublishError { article, source })
 }
 
-/// The data layer: reads the author's name from `accounts`, by `query`.
+/// Reads the author's name from `accounts` by `query`, in the data layer.
 pub fn read_author(
     query: impl FnOnce(i64) -> Result<String, sqlx::Error>,
     author: i64,

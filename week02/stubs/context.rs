@@ -2,23 +2,26 @@
 //!
 //! What is graded, and nothing else:
 //!
-//! - A name comes back as it was read. The query is asked once, for the author.
-//! - A [`ReadError`] says the table, `accounts`, and the author's id. Its source
-//!   is the driver's own `sqlx::Error`.
-//! - A [`PublishError`] says the article's id. Its source is the [`ReadError`].
-//! - What [`handle`] returns says the request's id and its route. Below it are
-//!   the [`PublishError`], the [`ReadError`] and the `sqlx::Error`: four links,
-//!   and anyhow's own `downcast_ref` finds the [`PublishError`].
-//! - No link repeats the text of a link below it, and each of these stands once
-//!   in the whole chain (`{:#}`): request id, route, article id, `accounts`,
-//!   author id, and what the driver said.
+//! - On success every layer returns the name unchanged. The query is called
+//!   once, with the author's id.
+//! - `Display` of a [`ReadError`] contains the table, `accounts`, and the
+//!   author's id. Its source is the `sqlx::Error` itself.
+//! - `Display` of a [`PublishError`] contains the article's id. Its source is
+//!   the [`ReadError`].
+//! - `Display` of the error that [`handle`] returns contains the request's id
+//!   and its route. Its chain has four links: this error, the [`PublishError`],
+//!   the [`ReadError`] and the `sqlx::Error`. `anyhow::Error::downcast_ref`
+//!   finds the [`PublishError`].
+//! - No link repeats the text of a link below it. The whole chain (`{:#}`)
+//!   contains each of these once: request id, route, article id, `accounts`,
+//!   author id, and the text of the `sqlx::Error`.
 //! - The errors of the two lower layers are `std::error::Error + Send + Sync +
-//!   'static`, so that anybody can match on them. `anyhow` is for the edge.
-//! - One backtrace is captured, by anyhow, when `RUST_BACKTRACE` is 1. None of
-//!   the lower errors holds another. Without the variable, there is none.
+//!   'static`, so that callers can match on them. Only the edge uses `anyhow`.
+//! - If `RUST_BACKTRACE` is 1, anyhow captures one backtrace, and the lower
+//!   errors hold none. If the variable is not set, no backtrace is captured.
 //!
-//! Use thiserror, or write `Display` and `Error` by hand: then the shells below
-//! are where to start. Fields are yours to choose.
+//! Use thiserror, or write `Display` and `Error` by hand, starting from the
+//! empty implementations below. The fields of the error types are up to you.
 
 use std::error::Error;
 use std::fmt;
@@ -26,70 +29,70 @@ use std::fmt;
 /// A request to publish a comment.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What the client and the log both know this request by.
+    /// The request id, known to the client and to the log.
     pub id: String,
-    /// The pattern, without the ids: those belong to the layers below.
+    /// The pattern of the route, without ids: the layers below add those.
     pub route: &'static str,
-    /// What is commented on.
+    /// The id of the article that the comment is for.
     pub article: i64,
-    /// Who comments.
+    /// The id of the comment's author.
     pub author: i64,
 }
 
-/// The business layer could not publish.
+/// The error of the business layer: a comment was not published.
 #[derive(Debug)]
 pub struct PublishError {}
 
 impl fmt::Display for PublishError {
     fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!("what does this layer know that no other does?")
+        todo!("which fact does only this layer know?")
     }
 }
 
 impl Error for PublishError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        todo!("which error made this one?")
+        todo!("which error caused this one?")
     }
 }
 
-/// The data layer could not read an account.
+/// The error of the data layer: an account was not read.
 #[derive(Debug)]
 pub struct ReadError {}
 
 impl fmt::Display for ReadError {
     fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!("which row of which table?")
+        todo!("which row of which table could not be read?")
     }
 }
 
 impl Error for ReadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        todo!("the driver's error: is it still there, as a value?")
+        todo!("where is the driver's error kept, as a value?")
     }
 }
 
-/// The edge: answers a request with the name to show above the comment.
+/// Handles a request at the edge. Returns the name to show above the comment.
 pub fn handle(
     _query: impl FnOnce(i64) -> Result<String, sqlx::Error>,
     _request: &Request,
 ) -> anyhow::Result<String> {
-    todo!("which facts are known here and nowhere below?")
+    todo!("which facts does only the edge know?")
 }
 
-/// The business layer: publishes a comment of `author` on `article`, and
-/// returns the author's name.
+/// Publishes a comment of `author` on `article`, in the business layer. Returns
+/// the author's name.
 pub fn publish(
     _query: impl FnOnce(i64) -> Result<String, sqlx::Error>,
     _article: i64,
     _author: i64,
 ) -> Result<String, PublishError> {
-    todo!("what does the layer below leave unsaid?")
+    todo!("which fact does the error from below not contain?")
 }
 
-/// The data layer: reads the author's name from `accounts`, by `query`.
+/// Reads the author's name from `accounts` by `query`, in the data layer.
 pub fn read_author(
     _query: impl FnOnce(i64) -> Result<String, sqlx::Error>,
     _author: i64,
 ) -> Result<String, ReadError> {
-    todo!("what would somebody on call ask about a failed read?")
+    todo!("what does an on-call engineer need to know about a failed read?")
 }

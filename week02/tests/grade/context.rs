@@ -7,7 +7,7 @@ use week02::context::{
 
 const ROUTE: &str = "POST /articles/{article}/comments";
 
-/// Article and author: no number is part of another.
+/// Ids of an article and an author. No number contains another as text.
 const IDS: [(i64, i64); 3] =
     [(80_002, 70_001), (-2_718, 3_141), (i64::MAX, i64::MIN)];
 
@@ -18,50 +18,78 @@ mod data {
     use super::*;
 
     #[test]
-    fn a_name_comes_back_as_it_was_read() {
+    fn every_layer_queries_the_author_and_returns_the_name_unchanged() {
         for name in ["anna", "", " Zoë\n"] {
             for (article, author) in IDS {
-                let asked = Cell::new(None);
+                let queried = Cell::new(None);
                 let query = |id| {
-                    asked.set(Some(id));
+                    queried.set(Some(id));
                     Ok(name.to_owned())
                 };
                 let request = request(article, author);
 
                 let read = read_author(query, author).ok();
-                assert_eq!(read.as_deref(), Some(name), "from read_author");
-                assert_eq!(asked.take(), Some(author), "read_author asked for");
+                assert_eq!(read.as_deref(), Some(name), "read_author returned");
+                assert_eq!(
+                    queried.take(),
+                    Some(author),
+                    "read_author queried id"
+                );
                 let published = publish(query, article, author).ok();
-                assert_eq!(published.as_deref(), Some(name), "from publish");
-                assert_eq!(asked.take(), Some(author), "publish asked for");
+                assert_eq!(
+                    published.as_deref(),
+                    Some(name),
+                    "publish returned"
+                );
+                assert_eq!(queried.take(), Some(author), "publish queried id");
                 let handled = handle(query, &request).ok();
-                assert_eq!(handled.as_deref(), Some(name), "from handle");
-                assert_eq!(asked.take(), Some(author), "handle asked for");
+                assert_eq!(handled.as_deref(), Some(name), "handle returned");
+                assert_eq!(queried.take(), Some(author), "handle queried id");
             }
         }
     }
 
     #[test]
-    fn a_read_error_says_which_row_of_which_table() {
+    fn a_read_error_displays_the_table_and_the_author_id() {
         for (_, author) in IDS {
-            let text = link(read(author, DriverError::RowNotFound)).to_string();
-            assert!(text.contains(&author.to_string()), "no {author}: {text}");
-            assert!(text.contains("accounts"), "no `accounts`: {text}");
+            let text =
+                boxed(read_error(author, DriverError::RowNotFound)).to_string();
+            assert!(
+                text.contains(&author.to_string()),
+                "no author id {author} in the read error {text:?}"
+            );
+            assert!(
+                text.contains("accounts"),
+                "no table `accounts` in the read error {text:?}"
+            );
         }
     }
 
     #[test]
-    fn a_read_error_leads_to_the_driver_s_own() {
-        let with_a_source = DriverError::Io(io::Error::other("reset by peer"));
-        for driver in driver_errors().into_iter().chain([with_a_source]) {
-            let said = driver.to_string();
-            let error = link(read(70_001, driver));
+    fn a_read_error_has_the_sqlx_error_as_source_and_omits_its_text() {
+        let io_error = DriverError::Io(io::Error::other("reset by peer"));
+        for driver in driver_errors().into_iter().chain([io_error]) {
+            let driver_text = driver.to_string();
+            let error = boxed(read_error(70_001, driver));
 
             let text = error.to_string();
-            assert!(!text.contains(&said), "repeats the driver: {text}");
-            let source = error.source().expect("a read error has a source");
-            assert_eq!(source.to_string(), said, "what the source says");
-            assert!(source.is::<DriverError>(), "not sqlx's: {source:?}");
+            assert!(
+                !text.contains(&driver_text),
+                "the driver's text {driver_text:?} is repeated in the read \
+                 error {text:?}"
+            );
+            let source = error.source();
+            let source = source.expect("expected a source of the read error");
+            assert_eq!(
+                source.to_string(),
+                driver_text,
+                "the text of the read error's source"
+            );
+            assert!(
+                source.is::<DriverError>(),
+                "expected the read error's source to be a sqlx::Error, got \
+                 {source:?}"
+            );
         }
     }
 }
@@ -70,33 +98,51 @@ mod business {
     use super::*;
 
     #[test]
-    fn a_publish_error_says_the_article_and_not_the_row() {
+    fn a_publish_error_displays_the_article_id_but_not_the_row() {
         for (article, author) in IDS {
             let error =
                 publish(|_| Err(DriverError::PoolClosed), article, author);
-            let text = link(error.unwrap_err()).to_string();
+            let text = boxed(error.unwrap_err()).to_string();
             assert!(
                 text.contains(&article.to_string()),
-                "no {article}: {text}"
+                "no article id {article} in the publish error {text:?}"
             );
-            for below in [author.to_string(), "accounts".to_owned()] {
-                assert!(!text.contains(&below), "{below} is the row's: {text}");
+            for row_fact in [author.to_string(), "accounts".to_owned()] {
+                assert!(
+                    !text.contains(&row_fact),
+                    "{row_fact} belongs to the read error only, found in the \
+                     publish error {text:?}"
+                );
             }
         }
     }
 
     #[test]
-    fn a_publish_error_leads_to_the_read_error() {
+    fn a_publish_error_has_the_read_error_as_source_and_omits_its_text() {
         for driver in driver_errors() {
-            let below = read(70_001, copy(&driver)).to_string();
+            let below = read_error(70_001, copy(&driver)).to_string();
             let error =
-                link(publish(|_| Err(driver), 80_002, 70_001).unwrap_err());
+                boxed(publish(|_| Err(driver), 80_002, 70_001).unwrap_err());
 
             let text = error.to_string();
-            assert!(!text.contains(&below), "repeats the read error: {text}");
-            let source = error.source().expect("a publish error has a source");
-            assert!(is::<ReadError, _>(source), "not a ReadError: {source:?}");
-            assert_eq!(source.to_string(), below, "what the source says");
+            assert!(
+                !text.contains(&below),
+                "the read error's text {below:?} is repeated in the publish \
+                 error {text:?}"
+            );
+            let source = error.source();
+            let source =
+                source.expect("expected a source of the publish error");
+            assert!(
+                is::<ReadError, _>(source),
+                "expected the publish error's source to be a ReadError, got \
+                 {source:?}"
+            );
+            assert_eq!(
+                source.to_string(),
+                below,
+                "the text of the publish error's source"
+            );
         }
     }
 }
@@ -105,22 +151,34 @@ mod edge {
     use super::*;
 
     #[test]
-    fn every_layer_adds_one_link() {
+    fn the_error_chain_has_one_link_for_each_layer() {
         for driver in driver_errors() {
-            let error = handled(driver, &request(80_002, 70_001));
+            let error = edge_error(driver, &request(80_002, 70_001));
             let links: Vec<_> = error.chain().collect();
 
-            assert_eq!(links.len(), 4, "links of {error:#}");
-            assert!(is::<PublishError, _>(links[1]), "second of {error:#}");
-            assert!(is::<ReadError, _>(links[2]), "third of {error:#}");
-            assert!(links[3].is::<DriverError>(), "last of {error:#}");
+            assert_eq!(links.len(), 4, "the number of links of {error:#}");
+            assert!(
+                is::<PublishError, _>(links[1]),
+                "link 2 of 4 is no PublishError: {error:#}"
+            );
+            assert!(
+                is::<ReadError, _>(links[2]),
+                "link 3 of 4 is no ReadError: {error:#}"
+            );
+            assert!(
+                links[3].is::<DriverError>(),
+                "link 4 of 4 is no sqlx::Error: {error:#}"
+            );
             let found = error.downcast_ref::<PublishError>();
-            assert!(found.is_some(), "anyhow finds none in {error:#}");
+            assert!(
+                found.is_some(),
+                "anyhow's downcast_ref finds no PublishError in {error:#}"
+            );
         }
     }
 
     #[test]
-    fn every_fact_stands_in_the_chain_once() {
+    fn the_error_chain_contains_every_fact_once() {
         for (article, author) in IDS {
             for driver in driver_errors() {
                 let facts = [
@@ -131,14 +189,14 @@ mod edge {
                     author.to_string(),
                     driver.to_string(),
                 ];
-                let error = handled(driver, &request(article, author));
+                let error = edge_error(driver, &request(article, author));
                 let all = format!("{error:#}");
 
                 for fact in facts {
                     let times = all.matches(&fact).count();
                     assert_eq!(
                         times, 1,
-                        "times that `{fact}` stands in: {all}"
+                        "the number of times that `{fact}` occurs in: {all}"
                     );
                 }
             }
@@ -156,11 +214,12 @@ mod backtraces {
     const CHILD: &str = "WEEK02_COUNTS_BACKTRACES";
 
     #[test]
-    fn one_backtrace_is_captured_and_only_when_asked_for() {
-        // Whether to capture is decided once in a process.
+    fn only_anyhow_captures_a_backtrace_and_only_if_enabled() {
+        // std reads `RUST_BACKTRACE` once in a process, so each value needs a
+        // child process.
         if env::var_os(CHILD).is_some() {
             let error =
-                handled(DriverError::PoolClosed, &request(80_002, 70_001));
+                edge_error(DriverError::PoolClosed, &request(80_002, 70_001));
             println!("\n{CHILD}: {}", count(&error));
             return;
         }
@@ -168,16 +227,20 @@ mod backtraces {
             (Some("1"), "1 in anyhow, 0 below"),
             (None, "0 in anyhow, 0 below"),
         ] {
-            let seen = seen_with(value);
-            assert_eq!(seen, expected, "where RUST_BACKTRACE is {value:?}");
+            let seen = count_in_child(value);
+            assert_eq!(
+                seen, expected,
+                "backtraces captured with RUST_BACKTRACE={value:?}"
+            );
         }
     }
 
-    /// What a child sees that runs this very test with `RUST_BACKTRACE` so.
-    fn seen_with(rust_backtrace: Option<&str>) -> String {
+    /// Runs this test in a child process with this value of `RUST_BACKTRACE`.
+    /// Returns the counts that it prints.
+    fn count_in_child(rust_backtrace: Option<&str>) -> String {
         let (_crate, module) = module_path!().split_once("::").unwrap();
         let test = format!(
-            "{module}::one_backtrace_is_captured_and_only_when_asked_for"
+            "{module}::only_anyhow_captures_a_backtrace_and_only_if_enabled"
         );
         let mut child = Command::new(env::current_exe().unwrap());
         child.args(["--exact", &test, "--nocapture"]).env(CHILD, "1");
@@ -193,16 +256,21 @@ mod backtraces {
             .find_map(|line| line.strip_prefix(CHILD)?.strip_prefix(": "));
         seen.map(str::to_owned).unwrap_or_else(|| {
             let stderr = String::from_utf8_lossy(&output.stderr);
-            let said = stderr.split("stack backtrace:").next().unwrap();
-            panic!("{} with nothing counted: {said}", output.status)
+            let message = stderr.split("stack backtrace:").next().unwrap();
+            panic!(
+                "the child process printed no counts, {}: {message}",
+                output.status
+            )
         })
     }
 
     fn count(error: &anyhow::Error) -> String {
         let captured = error.backtrace().status() == BacktraceStatus::Captured;
-        // The first link is anyhow's own, and may show its own.
+        // The first link is anyhow's. Its `Debug` may print the backtrace that
+        // anyhow has captured.
         let below = error.chain().skip(1).filter(|link| {
-            // One prints the `Backtrace` in a field, the other an anyhow::Error.
+            // `{:#?}` shows a field of type `Backtrace`, `{:?}` shows the
+            // backtrace of an `anyhow::Error` in a field.
             let (pretty, plain) = (format!("{link:#?}"), format!("{link:?}"));
             pretty.contains("Backtrace [") || plain.contains("tack backtrace:")
         });
@@ -211,14 +279,15 @@ mod backtraces {
 }
 
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no error type that callers can match on",
-    label = "an error of a lower layer",
-    note = "the two lower layers have error types of their own, which are \
-            `std::error::Error + Send + Sync + 'static`: anyhow is for the edge"
+    message = "`{Self}` is not an error type that callers can match on",
+    label = "the error of a lower layer",
+    note = "the errors of the two lower layers have to be \
+            `std::error::Error + Send + Sync + 'static`; only the edge uses \
+            anyhow"
 )]
 trait LayerError<Proof> {
     fn boxed(self) -> Box<dyn Error + Send + Sync>;
-    fn made(link: &(dyn Error + 'static)) -> bool;
+    fn is_type_of(link: &(dyn Error + 'static)) -> bool;
 }
 
 impl<E: Error + Send + Sync + 'static> LayerError<()> for E {
@@ -226,39 +295,39 @@ impl<E: Error + Send + Sync + 'static> LayerError<()> for E {
         Box::new(self)
     }
 
-    fn made(link: &(dyn Error + 'static)) -> bool {
+    fn is_type_of(link: &(dyn Error + 'static)) -> bool {
         link.is::<E>()
     }
 }
 
-/// Applies to nothing. With a choice of two, rustc says the message above; with
-/// one, it says what that one lacks.
-impl<E: Nothing> LayerError<[(); 0]> for E {
+/// Applies to no type. If two implementations could apply, rustc prints the
+/// message above; with a single one, it prints which bound of that one fails.
+impl<E: Never> LayerError<[(); 0]> for E {
     fn boxed(self) -> Box<dyn Error + Send + Sync> {
-        unreachable!("nobody implements `Nothing`")
+        unreachable!("no type implements `Never`")
     }
 
-    fn made(_link: &(dyn Error + 'static)) -> bool {
-        unreachable!("nobody implements `Nothing`")
+    fn is_type_of(_link: &(dyn Error + 'static)) -> bool {
+        unreachable!("no type implements `Never`")
     }
 }
 
-trait Nothing {}
+trait Never {}
 
-/// The error of a lower layer, as anybody above would hold it.
-fn link<Proof>(error: impl LayerError<Proof>) -> Box<dyn Error + Send + Sync> {
+/// Boxes the error of a lower layer.
+fn boxed<Proof>(error: impl LayerError<Proof>) -> Box<dyn Error + Send + Sync> {
     error.boxed()
 }
 
 fn is<E: LayerError<Proof>, Proof>(link: &(dyn Error + 'static)) -> bool {
-    E::made(link)
+    E::is_type_of(link)
 }
 
-fn read(author: i64, driver: DriverError) -> ReadError {
+fn read_error(author: i64, driver: DriverError) -> ReadError {
     read_author(|_| Err(driver), author).unwrap_err()
 }
 
-fn handled(driver: DriverError, request: &Request) -> anyhow::Error {
+fn edge_error(driver: DriverError, request: &Request) -> anyhow::Error {
     handle(|_| Err(driver), request).unwrap_err()
 }
 
@@ -266,7 +335,8 @@ fn request(article: i64, author: i64) -> Request {
     Request { id: "req-9f3c".to_owned(), route: ROUTE, article, author }
 }
 
-/// Those that end a chain: some of sqlx's errors have a source of their own.
+/// Returns driver errors without a source, so that each is the last link of its
+/// chain.
 fn driver_errors() -> [DriverError; 4] {
     [
         DriverError::RowNotFound,
@@ -282,6 +352,6 @@ fn copy(error: &DriverError) -> DriverError {
         DriverError::PoolTimedOut => DriverError::PoolTimedOut,
         DriverError::PoolClosed => DriverError::PoolClosed,
         DriverError::Protocol(text) => DriverError::Protocol(text.clone()),
-        other => unreachable!("{other} is none of `driver_errors`"),
+        other => unreachable!("{other} is not one of `driver_errors`"),
     }
 }

@@ -1,7 +1,7 @@
-//! Variant: no thiserror, and a typed context at the edge.
+//! Variant: error types without thiserror, and a typed context at the edge.
 //!
-//! What the derive writes, written out. The edge's context is a type too, so
-//! that whoever holds the error can get the request's id back by a downcast.
+//! `Display` and `Error` are implemented by hand. The edge's context is a type,
+//! so that a program can read the request's id after a downcast.
 
 use std::error::Error;
 use std::fmt;
@@ -9,30 +9,30 @@ use std::fmt;
 /// A request to publish a comment.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What the client and the log both know this request by.
+    /// The request id, known to the client and to the log.
     pub id: String,
-    /// The pattern, without the ids: those belong to the layers below.
+    /// The pattern of the route, without ids: the layers below add those.
     pub route: &'static str,
-    /// What is commented on.
+    /// The id of the article that the comment is for.
     pub article: i64,
-    /// Who comments.
+    /// The id of the comment's author.
     pub author: i64,
 }
 
-/// What the edge adds.
+/// The context that the edge adds.
 #[derive(Debug)]
-struct Served {
+struct RequestContext {
     id: String,
     route: &'static str,
 }
 
-impl fmt::Display for Served {
+impl fmt::Display for RequestContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} failed (request {})", self.route, self.id)
     }
 }
 
-/// The business layer could not publish.
+/// The error of the business layer: a comment was not published.
 #[derive(Debug)]
 pub struct PublishError {
     article: i64,
@@ -51,7 +51,7 @@ impl Error for PublishError {
     }
 }
 
-/// The data layer could not read an account.
+/// The error of the data layer: an account was not read.
 #[derive(Debug)]
 pub struct ReadError {
     id: i64,
@@ -66,12 +66,13 @@ impl fmt::Display for ReadError {
 
 impl Error for ReadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        // The error in the box: a `&Box<_>` is an error too, but another type.
+        // Return the error in the box: `Box<_>` is an error too, but of another
+        // type, and a downcast to `sqlx::Error` would fail.
         Some(&*self.cause)
     }
 }
 
-/// The edge: answers a request with the name to show above the comment.
+/// Handles a request at the edge. Returns the name to show above the comment.
 pub fn handle(
     query: impl FnOnce(i64) -> Result<String, sqlx::Error>,
     request: &Request,
@@ -80,13 +81,13 @@ pub fn handle(
         Ok(name) => Ok(name),
         Err(error) => {
             let Request { id, route, .. } = request.clone();
-            Err(anyhow::Error::new(error).context(Served { id, route }))
+            Err(anyhow::Error::new(error).context(RequestContext { id, route }))
         }
     }
 }
 
-/// The business layer: publishes a comment of `author` on `article`, and
-/// returns the author's name.
+/// Publishes a comment of `author` on `article`, in the business layer. Returns
+/// the author's name.
 pub fn publish(
     query: impl FnOnce(i64) -> Result<String, sqlx::Error>,
     article: i64,
@@ -98,7 +99,7 @@ pub fn publish(
     }
 }
 
-/// The data layer: reads the author's name from `accounts`, by `query`.
+/// Reads the author's name from `accounts` by `query`, in the data layer.
 pub fn read_author(
     query: impl FnOnce(i64) -> Result<String, sqlx::Error>,
     author: i64,
