@@ -1,27 +1,29 @@
-//! Configuration as snapshots: prepared aside, checked, and published whole.
+//! Copy-on-write configuration: build a new snapshot aside, check it, and
+//! publish it with one pointer swap.
 //!
-//! *Question.* A file of settings is edited while each request reads them. How
-//! does each request see one version and never a mix of two, how is a broken file
-//! kept from all of them, and how does everyone who must know hear of each change
-//! once?
+//! *Question.* A settings file is edited while each request reads the settings.
+//! How does each request see one version, and never a mix of two? How do the
+//! last good settings stay in use if the file is broken? How is each observer
+//! notified of each change exactly once?
 //!
-//! *Idea.* Copy on write. A reload builds a new value out of all layers, where
-//! nobody sees it: tables are merged, key by key, and anything else is replaced.
-//! What fits its type, is valid and differs from the present is **published** by
-//! one swap of a pointer. Only then observers are **told**, from a queue, by
-//! whoever finds that nobody tells.
+//! *Idea.* Copy on write. A reload builds a new value from all layers, where no
+//! reader can see it. Tables are merged key by key, and any other value is
+//! replaced. A value that fits its type, is valid and differs from the current
+//! one is **published** by one pointer swap. Only then are the observers
+//! **notified**: each change waits in a queue, and one thread at a time
+//! delivers the queue.
 //!
-//! *Guarantee.* A [`Snapshot`] never changes. If anything fails, the last good
-//! one stays, and [`last_error`](Config::last_error) says why. Each observer
-//! hears each change once, in the order of versions, and no lock is held
-//! meanwhile: it may read, reload and subscribe. When no reload is under way, all
-//! changes have been told.
+//! *Guarantee.* A [`Snapshot`] never changes. If any step fails, the last good
+//! snapshot stays, and [`last_error`](Config::last_error) returns the reason.
+//! Each observer is called once for each change, in version order. No lock is
+//! held during the call: the observer may read, reload and subscribe. When no
+//! reload is running, all changes have been delivered.
 //!
-//! *Cost.* Each change builds everything again. A snapshot lives as long as
-//! somebody keeps it. A reload may return before its change is told, when
-//! another one is telling, and may have to tell what others have changed. The
-//! destructors of `T` and of what a layer fails with must not panic, nor use the
-//! configuration.
+//! *Cost.* Each change builds the whole value again. A snapshot lives as long
+//! as a caller keeps it. A reload may return before its own change is
+//! delivered, if another thread is delivering, and may have to deliver the
+//! changes of other reloads. The destructors of `T` and of a layer's error must
+//! not panic, and must not use the configuration.
 //!
 //! ```
 //! use serde::Deserialize;
@@ -42,7 +44,8 @@
 //! let config = Config::new(layers, |settings: &Settings| {
 //!     if settings.workers == 0 { Err("no workers".into()) } else { Ok(()) }
 //! })?;
-//! let _told = config.subscribe(|old, new| println!("{old:?} is now {new:?}"));
+//! let _subscription =
+//!     config.subscribe(|old, new| println!("{old:?} is now {new:?}"));
 //! assert_eq!(config.snapshot().value, Settings { port: 8080, workers: 4 });
 //! assert_eq!(config.reload()?.version, 1); // nothing has changed
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -61,8 +64,8 @@ use crate::model_checked::shuttle_locks::{
     Arc, ArcSwap, Mutex, MutexGuard, PoisonError, Weak,
 };
 
-/// The configuration of a process, of which `T` is one value. Cheap to clone:
-/// all clones are the same one.
+/// The configuration of a process, with values of type `T`. Cheap to clone: all
+/// clones share one configuration.
 pub struct Config<T> {
     shared: Arc<Shared<T>>,
 }
@@ -70,15 +73,15 @@ pub struct Config<T> {
 /// One version of the configuration.
 #[derive(Debug)]
 pub struct Snapshot<T> {
-    /// From 1 on, and one more with each change.
+    /// 1 for the first snapshot, and one more with each change.
     pub version: u64,
-    /// Valid, and never written again.
+    /// A valid value. It never changes.
     pub value: T,
 }
 
 /// Keeps an observer subscribed until it is dropped.
 #[derive(Debug)]
-#[must_use = "an observer is forgotten when its subscription is dropped"]
+#[must_use = "dropping a subscription unsubscribes its observer"]
 pub struct Subscription {
     _observer: Arc<dyn Any + Send + Sync>,
 }
@@ -86,22 +89,23 @@ pub struct Subscription {
 struct Shared<T> {
     layers: Vec<Layer>,
     validate: fn(&T) -> Result<(), Cause>,
-    /// Stored to under `state`, by whoever has the turn.
+    /// Stored to under `state`, by the thread that holds `reload_lock`.
     current: ArcSwap<Snapshot<T>>,
-    /// Held by a reload while it reads, and guards no data: a panic in a layer
-    /// leaves nothing half done.
-    turn: Mutex<()>,
-    /// No code of others runs under it, except a destructor of an old error.
+    /// Held by a reload while it reads, checks and publishes. It guards no
+    /// data, so a panic in a layer leaves nothing half done.
+    reload_lock: Mutex<()>,
+    /// While it is locked, no callback runs, except the destructor of an old
+    /// error.
     state: Mutex<State<T>>,
 }
 
 struct State<T> {
     last_error: Option<Arc<Error>>,
     observers: Vec<Weak<Observer<T>>>,
-    /// Published, and not told yet: the oldest first.
+    /// Changes that are published and not yet delivered, oldest first.
     changes: VecDeque<Change<T>>,
-    /// Somebody takes from `changes`, and does not stop before it is empty.
-    is_telling: bool,
+    /// A thread is delivering `changes`, and stops only when it is empty.
+    is_delivering: bool,
 }
 
 type Observer<T> = dyn Fn(&Snapshot<T>, &Snapshot<T>) + Send + Sync;
@@ -109,16 +113,18 @@ type Observer<T> = dyn Fn(&Snapshot<T>, &Snapshot<T>) + Send + Sync;
 struct Change<T> {
     old: Arc<Snapshot<T>>,
     new: Arc<Snapshot<T>>,
-    /// Who was there when it was published. Weak: who goes is told no more.
+    /// The observers that were subscribed when the change was published.
+    /// `Weak`, so that an observer is not called after its subscription is
+    /// dropped.
     observers: Vec<Weak<Observer<T>>>,
 }
 
 impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
-    /// Reads `layers` for the first time. A later one overrides an earlier one.
+    /// Creates version 1 from `layers`. A later layer overrides earlier ones.
     ///
     /// # Errors
     ///
-    /// When there is no valid value to start with.
+    /// If a layer fails, or if the merged settings are not a `T` or not valid.
     pub fn new(
         layers: Vec<Layer>,
         validate: fn(&T) -> Result<(), Cause>,
@@ -128,33 +134,36 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
             last_error: None,
             observers: Vec::new(),
             changes: VecDeque::new(),
-            is_telling: false,
+            is_delivering: false,
         };
         let shared = Shared {
             layers,
             validate,
             current: ArcSwap::from_pointee(first),
-            turn: Mutex::default(),
+            reload_lock: Mutex::default(),
             state: Mutex::new(state),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Reads all layers again, and publishes and tells what is new. Blocks while
-    /// layers are read. A layer must not reload.
+    /// Reads all layers again, and publishes the value if it has changed.
+    ///
+    /// Then notifies the observers. Blocks while layers are read. A layer must
+    /// not call it.
     ///
     /// # Errors
     ///
-    /// When the last good snapshot stays because of one.
+    /// As in [`new`](Self::new). The last good snapshot stays.
     ///
     /// # Panics
     ///
-    /// If a layer or `validate` does. The last good snapshot stays then, too.
+    /// If a layer or `validate` panics. The last good snapshot stays.
     pub fn reload(&self) -> Result<Arc<Snapshot<T>>, Arc<Error>> {
         let shared = &*self.shared;
-        // It is tempting to read at the same time, but then a slow reload puts
-        // back what was there before a fast one.
-        let turn = shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // It is tempting to read the layers without a lock, but then a slow
+        // reload overwrites a newer version with older content.
+        let guard =
+            shared.reload_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.snapshot();
         let loaded = load(&shared.layers, shared.validate);
         let next = loaded.map_err(Arc::new).map(|value| {
@@ -175,13 +184,14 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
             state.changes.push_back(Change { old, new, observers });
         }
         drop(state);
-        drop(turn);
-        shared.tell();
+        drop(guard);
+        shared.deliver_changes();
         Ok(new)
     }
 
-    /// Calls `observer` with the old and the new snapshot of each change that is
-    /// published from now on. What it panics with is printed, and no more.
+    /// Calls `observer` with the old and the new snapshot of each change that
+    /// is published from now on, until the subscription is dropped. A panic of
+    /// the observer is printed and otherwise ignored.
     pub fn subscribe<F>(&self, observer: F) -> Subscription
     where
         F: Fn(&Snapshot<T>, &Snapshot<T>) + Send + Sync + 'static,
@@ -194,40 +204,42 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
 }
 
 impl<T> Config<T> {
-    /// The latest version. Whoever keeps it goes on seeing the same one.
+    /// Returns the latest version. A snapshot never changes.
     pub fn snapshot(&self) -> Arc<Snapshot<T>> {
         self.shared.current.load_full()
     }
 
-    /// Why the latest reload has failed, if it has.
+    /// Returns the error of the latest reload, or `None` if it succeeded.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.shared.state().last_error.clone()
     }
 }
 
 impl<T> Shared<T> {
-    /// Tells changes until none is left, unless somebody does: then that one
-    /// finds ours in the queue.
-    fn tell(&self) {
-        if mem::replace(&mut self.state().is_telling, true) {
+    /// Delivers changes until the queue is empty. Returns at once if a delivery
+    /// is already running: it finds the new change in the queue.
+    fn deliver_changes(&self) {
+        if mem::replace(&mut self.state().is_delivering, true) {
             return;
         }
         while let Some(change) = self.next_change() {
             let Change { old, new, observers } = &change;
             for observer in observers.iter().filter_map(Weak::upgrade) {
-                let tell = move || observer(old, new);
-                // It has been printed by then, and the others are told, too.
-                let _ = catch_unwind(AssertUnwindSafe(tell));
+                let call = move || observer(old, new);
+                // The panic hook has printed the panic. The other observers are
+                // still called.
+                let _ = catch_unwind(AssertUnwindSafe(call));
             }
         }
     }
 
-    /// For whoever tells. To find nothing and to stop telling is one step: who
-    /// publishes in between would be told by nobody.
+    /// Takes the next change, for the thread that delivers. Finding the queue
+    /// empty and clearing `is_delivering` is one step: a change that is queued
+    /// between the two would not be delivered.
     fn next_change(&self) -> Option<Change<T>> {
         let mut state = self.state();
         let next = state.changes.pop_front();
-        state.is_telling = next.is_some();
+        state.is_delivering = next.is_some();
         next
     }
 
@@ -240,23 +252,24 @@ fn load<T: DeserializeOwned>(
     layers: &[Layer],
     validate: fn(&T) -> Result<(), Cause>,
 ) -> Result<T, Error> {
-    let mut all = Table::new();
+    let mut merged = Table::new();
     for layer in layers {
-        merge(&mut all, layer.read()?);
+        merge(&mut merged, layer.read()?);
     }
-    let value = all.try_into().map_err(Error::Shape)?;
+    let value = merged.try_into().map_err(Error::Shape)?;
     validate(&value).map_err(Error::Invalid)?;
     Ok(value)
 }
 
-/// Tables are merged, key by key; everything else is replaced, lists as well.
-fn merge(below: &mut Table, above: Table) {
-    for (key, value) in above {
-        match (below.get_mut(&key), value) {
-            (Some(Value::Table(below)), Value::Table(above)) => {
-                merge(below, above);
+/// Merges `overlay` into `base`: tables key by key. Any other value is
+/// replaced, also a list.
+fn merge(base: &mut Table, overlay: Table) {
+    for (key, value) in overlay {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(overlay)) => {
+                merge(base, overlay);
             }
-            (_, value) => drop(below.insert(key, value)),
+            (_, value) => drop(base.insert(key, value)),
         }
     }
 }
@@ -269,7 +282,9 @@ impl<T> Clone for Config<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Config<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let now = self.snapshot();
-        f.debug_struct("Config").field("now", &now).finish_non_exhaustive()
+        let current = self.snapshot();
+        f.debug_struct("Config")
+            .field("current", &current)
+            .finish_non_exhaustive()
     }
 }

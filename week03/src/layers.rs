@@ -1,4 +1,4 @@
-//! Where settings come from, and why they cannot be used.
+//! Layers: the sources of settings, and the errors of reading them.
 
 use std::{error, fmt};
 
@@ -10,30 +10,30 @@ pub struct Layer {
     read: Box<dyn Fn() -> Result<Table, Cause> + Send + Sync>,
 }
 
-/// Why settings cannot be used.
+/// The reason why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A layer cannot be read, or is not a table.
+    /// A layer cannot be read, or its content is not a table.
     #[error("the layer {layer} cannot be read")]
     Layer {
-        /// Its name.
+        /// The name of the layer.
         layer: &'static str,
-        /// Why.
+        /// The error of its `read` function.
         source: Cause,
     },
-    /// A setting is missing, unknown, or of another type.
-    #[error("the settings have another shape")]
+    /// A setting is missing, unknown, or has the wrong type.
+    #[error("the settings do not match their type")]
     Shape(#[source] toml::de::Error),
-    /// They have the right shape, and must not be used.
+    /// The settings match their type, but validation rejects them.
     #[error("the settings are not valid")]
     Invalid(#[source] Cause),
 }
 
-/// What others fail with.
+/// An error of a layer's `read` function or of a validation.
 pub type Cause = Box<dyn error::Error + Send + Sync>;
 
 impl Layer {
-    /// A source that is read by `read`, and has this `name` in errors.
+    /// Creates a source that is read by `read` and is called `name` in errors.
     pub fn new<F>(name: &'static str, read: F) -> Self
     where
         F: Fn() -> Result<Table, Cause> + Send + Sync + 'static,
@@ -41,11 +41,11 @@ impl Layer {
         Self { name, read: Box::new(read) }
     }
 
-    /// What it says now.
+    /// Reads the current content of the layer.
     ///
     /// # Errors
     ///
-    /// [`Error::Layer`], with its name.
+    /// Returns [`Error::Layer`] with the layer's name.
     pub fn read(&self) -> Result<Table, Error> {
         let layer = self.name;
         (self.read)().map_err(|source| Error::Layer { layer, source })

@@ -1,55 +1,61 @@
-//! Configuration as snapshots: prepared aside, checked, and published whole.
-//! Your turn.
+//! Copy-on-write configuration: build a new snapshot aside, check it, and
+//! publish it with one pointer swap. Your turn.
 //!
 //! What is graded, and nothing else:
 //!
-//! - `new` reads the layers in their order, and merges each over those before it.
-//!   Where both have a table, it is merged, key by key, at any depth. Anything
-//!   else is replaced by the later one: a list too, and also where one of the two
-//!   is a table and the other is not. The result becomes a `T`, and `validate`
-//!   has the last word. If a layer fails, or what is merged is no `T`, or not
-//!   valid, there is no configuration, and the error says why.
-//! - `snapshot` has the latest version: 1 after `new`. Who keeps one goes on
-//!   seeing the same.
-//! - `reload` does all that again, and begins with nothing: what a layer says no
-//!   more is gone. If the new value differs from the present one, it is published
-//!   as the next version. If it is equal, the version stays. If anything fails,
-//!   the snapshot stays, and the error is returned. `reload` returns the snapshot
-//!   that it has published, or the one that stays because nothing is new.
-//! - When `reload` has returned, the snapshot is no older than what the layers
-//!   said when it was called, also when several threads reload. They take turns:
-//!   one reads, checks and publishes after the other, and nobody else waits then:
-//!   layers call `snapshot`, `last_error` and `subscribe` themselves, and
-//!   `validate` looks at the snapshot, which is still the old one. Neither of
-//!   them reloads.
-//! - `last_error` is what the latest reload has failed with, or nothing if it has
-//!   not failed. It changes when a change is published, or refused, and before
-//!   anybody is told.
-//! - If a layer or `validate` panics, so does `reload`. The snapshot and the last
-//!   error stay, and the next reload works.
-//! - An observer is told of each change that is published after `subscribe` has
-//!   returned, and of none before: once, with the old and the new snapshot. There
-//!   may be many. What is told has been published: `snapshot` is no older. Where
-//!   nothing changes, nobody is called.
-//! - Changes are told one at a time, in the order of versions, also when several
-//!   threads reload. When `reload` returns and no other one is under way, all
-//!   changes have been told.
-//! - While an observer runs, nobody waits for it: other threads read, reload and
-//!   subscribe meanwhile, and so may the observer. What is published meanwhile is
-//!   told afterwards, by whoever is telling.
-//! - An observer whose subscription has been dropped is called no more, not even
-//!   with what was published before. Only a call that has begun goes on.
-//! - An observer that panics keeps neither the others nor itself from being told
-//!   the next time, and `reload` returns as ever.
-//! - All that holds in whichever order threads come to their locks: the last rung
-//!   runs your file under shuttle. So take `ArcSwap`, what is atomic, and what
-//!   blocks, also `thread` and `thread_local!`, from `crate::model_checked::shuttle_locks`. What is in
-//!   `std` is not seen there, and a lock of it that is held while others run
-//!   blocks the whole test.
+//! - `new` reads the layers in order and merges each one over the result so
+//!   far. Two tables are merged key by key, at any depth. Any other value is
+//!   replaced by the later one: lists too, and also when only one of the two is
+//!   a table.
+//! - `new` converts the merged table to a `T`, and `validate` checks the `T`
+//!   last. If a layer fails, the table is not a `T`, or `validate` rejects it,
+//!   `new` returns the `Error` of that step.
+//! - `snapshot` returns the latest version, which is 1 after `new`. A snapshot
+//!   that a caller keeps does not change.
+//! - `reload` repeats all these steps, starting from an empty table. So a key
+//!   that was deleted from a layer no longer has that layer's value.
+//! - A value that differs from the current one is published as the next
+//!   version. An equal value keeps the current version. `reload` returns the
+//!   snapshot that it published, or the current one if nothing changed. If any
+//!   step fails, the snapshot stays and `reload` returns the error.
+//! - When `reload` returns, the snapshot is no older than the content that the
+//!   layers had when `reload` was called, even if several threads reload.
+//! - Reloads run one at a time: one reads, checks and publishes, then the next.
+//!   `snapshot`, `last_error` and `subscribe` do not wait for a reload. A layer
+//!   may call all three. `validate` may call `snapshot`, and gets the old one.
+//!   Neither a layer nor `validate` calls `reload`.
+//! - `last_error` returns the error of the latest reload, or `None` if that
+//!   reload succeeded or none has run. It is updated in the step that publishes
+//!   or rejects a change, before any observer is called.
+//! - If a layer or `validate` panics, `reload` panics. The snapshot and
+//!   `last_error` stay as they were, and the next reload works.
+//! - There may be many observers. Each observer is called once for each change
+//!   that is published after its `subscribe` returned, with the old and the new
+//!   snapshot. It is not called for a change that was published before. If
+//!   nothing changed, no observer is called.
+//! - A change is published before its observers are called: in an observer,
+//!   `snapshot` returns the new version or a later one.
+//! - Changes are delivered to observers one at a time, in version order, even
+//!   if several threads reload. When `reload` returns and no other reload is
+//!   running, all changes have been delivered.
+//! - No other thread waits for a running observer. Other threads can read,
+//!   reload and subscribe, and so can the observer. A change that is published
+//!   meanwhile is delivered afterwards, by the thread that is delivering.
+//! - After its `Subscription` is dropped, an observer is not called again, not
+//!   even for a change that was published earlier. A call that has begun
+//!   continues.
+//! - If an observer panics, the other observers are still called, and so is
+//!   this one for the next change. `reload` returns as usual.
+//! - All this holds for every order in which threads take their locks: the last
+//!   rung runs your file under shuttle. So import `ArcSwap`, atomics, blocking
+//!   types, `thread` and `thread_local!` from
+//!   `crate::model_checked::shuttle_locks`. shuttle does not see those of
+//!   `std`. A `std` lock that is held while another thread runs blocks the
+//!   whole test.
 //!
-//! How it might be done: `Shared` has all that the clones share. `ArcSwap` has
-//! `load_full` and `store`. `crate::layers` is given, and short: read it. A
-//! `toml::Table` becomes a `T` by `try_into`.
+//! Help: `Shared` holds everything that the clones share. `ArcSwap` has
+//! `load_full` and `store`. `crate::layers` is given and short: read it.
+//! `try_into` converts a `toml::Table` to a `T`.
 
 use std::fmt;
 
@@ -58,8 +64,8 @@ use serde::de::DeserializeOwned;
 use crate::layers::{Cause, Error, Layer};
 use crate::model_checked::shuttle_locks::Arc;
 
-/// The configuration of a process, of which `T` is one value. Cheap to clone:
-/// all clones are the same one.
+/// The configuration of a process, with values of type `T`. Cheap to clone: all
+/// clones share one configuration.
 pub struct Config<T> {
     shared: Arc<Shared<T>>,
 }
@@ -67,58 +73,60 @@ pub struct Config<T> {
 /// One version of the configuration.
 #[derive(Debug)]
 pub struct Snapshot<T> {
-    /// From 1 on, and one more with each change.
+    /// 1 for the first snapshot, and one more with each change.
     pub version: u64,
-    /// Valid, and never written again.
+    /// A valid value. It never changes.
     pub value: T,
 }
 
 /// Keeps an observer subscribed until it is dropped.
 #[derive(Debug)]
-#[must_use = "an observer is forgotten when its subscription is dropped"]
+#[must_use = "dropping a subscription unsubscribes its observer"]
 pub struct Subscription {}
 
-/// What clones share.
+/// The state that all clones share.
 struct Shared<T> {
     layers: Vec<Layer>,
     validate: fn(&T) -> Result<(), Cause>,
-    // The latest snapshot, and what else?
+    // The latest snapshot. What else?
 }
 
 impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
-    /// Reads `layers` for the first time. A later one overrides an earlier one.
+    /// Creates version 1 from `layers`. A later layer overrides earlier ones.
     pub fn new(
         _layers: Vec<Layer>,
         _validate: fn(&T) -> Result<(), Cause>,
     ) -> Result<Self, Error> {
-        todo!("merge the layers, make a T of it, and ask whether it is valid")
+        todo!("how do you merge the layers, make a T, and validate it?")
     }
 
-    /// Reads all layers again, and publishes and tells what is new. Blocks while
-    /// layers are read. A layer must not reload.
+    /// Reads all layers again, and publishes the value if it has changed.
+    ///
+    /// Then notifies the observers. Blocks while layers are read. A layer must
+    /// not call it.
     pub fn reload(&self) -> Result<Arc<Snapshot<T>>, Arc<Error>> {
-        todo!("what must have succeeded before anybody sees anything of it?")
+        todo!("which steps must succeed before any reader sees the new value?")
     }
 
-    /// Calls `observer` with the old and the new snapshot of each change that is
-    /// published from now on.
+    /// Calls `observer` with the old and the new snapshot of each change that
+    /// is published from now on, until the subscription is dropped.
     pub fn subscribe<F>(&self, _observer: F) -> Subscription
     where
         F: Fn(&Snapshot<T>, &Snapshot<T>) + Send + Sync + 'static,
     {
-        todo!("who keeps the observer, and who lets it go?")
+        todo!("what owns the observer, and when is it dropped?")
     }
 }
 
 impl<T> Config<T> {
-    /// The latest version. Whoever keeps it goes on seeing the same one.
+    /// Returns the latest version. A snapshot never changes.
     pub fn snapshot(&self) -> Arc<Snapshot<T>> {
-        todo!("one pointer, read once")
+        todo!("which pointer do you read, and how often?")
     }
 
-    /// Why the latest reload has failed, if it has.
+    /// Returns the error of the latest reload, or `None` if it succeeded.
     pub fn last_error(&self) -> Option<Arc<Error>> {
-        todo!("who asks later hears it, too")
+        todo!("where does a failed reload leave its error?")
     }
 }
 

@@ -13,12 +13,12 @@ use week03::layers::{Cause, Error, Layer};
 
 use crate::common::soon;
 
-/// Nobody waits longer for what has to happen.
+/// The longest time that a test waits for an event.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long one thread gives another the chance to do what it must not do. Where
-/// it does not, the test passes however long it takes.
-const CHANCE: Duration = Duration::from_millis(300);
+/// How long a slow layer waits for a second reload that may overtake it. A
+/// right answer passes for any value.
+const OVERTAKING_TIME: Duration = Duration::from_millis(300);
 
 const DEFAULTS: &str = r#"
 port = 80
@@ -30,8 +30,10 @@ max = 8
 wait = { connect = 10, read = 20 }
 "#;
 
-/// Settings that are no text, and a layer that panics.
+/// A text that is not valid TOML.
 const BROKEN: &str = "port = ";
+
+/// A text for which the layer panics.
 const PANICS: &str = "panics";
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -59,18 +61,18 @@ struct Wait {
 }
 
 fn validate(settings: &Settings) -> Result<(), Cause> {
-    assert!(settings.port != 13, "on purpose: a bug of `validate`");
+    assert!(settings.port != 13, "on purpose: a bug in `validate`");
     match settings.pool.min <= settings.pool.max {
         true => Ok(()),
-        false => Err("more at least than at most".into()),
+        false => Err("pool.min is greater than pool.max".into()),
     }
 }
 
-/// What a layer says, until it is set to something else.
+/// The content of a layer. Tests replace it.
 #[derive(Debug, Clone, Default)]
-struct Text(Arc<Mutex<String>>);
+struct Content(Arc<Mutex<String>>);
 
-impl Text {
+impl Content {
     fn set(&self, text: &str) {
         text.clone_into(&mut self.0.lock().unwrap());
     }
@@ -80,51 +82,52 @@ impl Text {
     }
 
     fn layer(&self, name: &'static str) -> Layer {
-        let text = self.clone();
+        let content = self.clone();
         Layer::new(name, move || {
-            let text = text.get();
-            assert!(text != PANICS, "on purpose: a bug of a layer");
+            let text = content.get();
+            assert!(text != PANICS, "on purpose: a bug in a layer");
             Ok(text.parse()?)
         })
     }
 }
 
-/// Three layers, two of which can be edited.
+/// A configuration of three layers: defaults, and two that tests can edit.
 #[derive(Clone)]
-struct Site {
-    file: Text,
-    environment: Text,
+struct Fixture {
+    file: Content,
+    environment: Content,
     config: Config<Settings>,
 }
 
-impl Site {
+impl Fixture {
     fn new() -> Self {
-        Self::with("", "").expect("settings that are valid")
+        Self::with("", "").expect("valid settings were rejected")
     }
 
     fn with(file: &str, environment: &str) -> Result<Self, Error> {
-        let [defaults, f, e] = [DEFAULTS, file, environment].map(|text| {
-            let layer = Text::default();
-            layer.set(text);
-            layer
-        });
+        let [defaults, file, environment] =
+            [DEFAULTS, file, environment].map(|text| {
+                let content = Content::default();
+                content.set(text);
+                content
+            });
         let layers = vec![
             defaults.layer("defaults"),
-            f.layer("file"),
-            e.layer("environment"),
+            file.layer("file"),
+            environment.layer("environment"),
         ];
         let config = Config::new(layers, validate)?;
-        Ok(Self { file: f, environment: e, config })
+        Ok(Self { file, environment, config })
     }
 
-    /// Writes another port into the file, and reloads.
-    fn port(&self, port: u16) -> Arc<Snapshot<Settings>> {
+    /// Replaces the file by one with this port, and reloads.
+    fn reload_with_port(&self, port: u16) -> Arc<Snapshot<Settings>> {
         self.file.set(&format!("port = {port}"));
-        self.config.reload().expect("settings that are valid")
+        self.config.reload().expect("valid settings were rejected")
     }
 
-    fn seen(&self) -> Seen {
-        seen(&self.config.snapshot())
+    fn current(&self) -> VersionAndPort {
+        version_and_port(&self.config.snapshot())
     }
 
     fn subscribe<F>(&self, observer: F) -> Subscription
@@ -135,10 +138,9 @@ impl Site {
     }
 }
 
-/// Version and port.
-type Seen = (u64, u16);
+type VersionAndPort = (u64, u16);
 
-fn seen(snapshot: &Snapshot<Settings>) -> Seen {
+fn version_and_port(snapshot: &Snapshot<Settings>) -> VersionAndPort {
     (snapshot.version, snapshot.value.port)
 }
 
@@ -148,45 +150,48 @@ fn table(text: &str) -> Value {
 
 fn kind(error: &Error) -> String {
     match error {
-        Error::Layer { layer, .. } => format!("the layer {layer}"),
-        Error::Shape(_) => "the shape".to_owned(),
-        Error::Invalid(_) => "not valid".to_owned(),
+        Error::Layer { layer, .. } => format!("Error::Layer({layer})"),
+        Error::Shape(_) => "Error::Shape".to_owned(),
+        Error::Invalid(_) => "Error::Invalid".to_owned(),
     }
 }
 
-/// What an observer is told: old and new.
+/// The calls of an observer: the old and the new version of each.
 #[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<[Seen; 2]>>>);
+struct Log(Arc<Mutex<Vec<[VersionAndPort; 2]>>>);
 
 impl Log {
     fn add(&self, old: &Snapshot<Settings>, new: &Snapshot<Settings>) {
-        self.0.lock().unwrap().push([seen(old), seen(new)]);
+        self.0
+            .lock()
+            .unwrap()
+            .push([version_and_port(old), version_and_port(new)]);
     }
 
-    fn told(&self) -> Vec<[Seen; 2]> {
+    fn calls(&self) -> Vec<[VersionAndPort; 2]> {
         self.0.lock().unwrap().clone()
     }
 
-    /// An observer that writes down what it is told.
-    fn of(site: &Site) -> (Self, Subscription) {
+    /// Subscribes an observer that records its calls.
+    fn subscribe(fixture: &Fixture) -> (Self, Subscription) {
         let log = Self::default();
         let subscription = {
             let log = log.clone();
-            site.subscribe(move |old, new| log.add(old, new))
+            fixture.subscribe(move |old, new| log.add(old, new))
         };
         (log, subscription)
     }
 }
 
-/// A subscription that observers can end.
-type Slot = Arc<Mutex<Option<Subscription>>>;
+/// A subscription that an observer can drop.
+type SharedSubscription = Arc<Mutex<Option<Subscription>>>;
 
-fn put(slot: &Slot, subscription: Subscription) {
-    *slot.lock().unwrap() = Some(subscription);
+fn keep(shared: &SharedSubscription, subscription: Subscription) {
+    *shared.lock().unwrap() = Some(subscription);
 }
 
-fn end(slot: &Slot) {
-    let subscription = slot.lock().unwrap().take();
+fn unsubscribe(shared: &SharedSubscription) {
+    let subscription = shared.lock().unwrap().take();
     drop(subscription);
 }
 
@@ -194,48 +199,70 @@ mod merges {
     use super::*;
 
     #[test]
-    fn a_later_layer_wins_and_tables_are_merged_at_any_depth() {
+    fn later_layers_override_earlier_ones_and_nested_tables_are_merged() {
         let file = "port = 81\n[pool]\nmax = 9\nwait.read = 21";
         let environment = "port = 82\npool.wait.connect = 12";
-        let site = Site::with(file, environment).expect("it is valid");
-        let now = site.config.snapshot();
+        let fixture = Fixture::with(file, environment)
+            .expect("valid settings were rejected");
+        let now = fixture.config.snapshot();
         let wait = Wait { connect: 12, read: 21 };
-        assert_eq!(now.value.port, 82, "the port, which all layers have");
-        assert_eq!(now.value.pool, Pool { min: 1, max: 9, wait });
-        assert_eq!(now.value.tags, ["a", "b"], "as in the first layer");
-        assert_eq!(now.version, 1, "the first version");
+        assert_eq!(now.value.port, 82, "the port is set in all three layers");
+        assert_eq!(
+            now.value.pool,
+            Pool { min: 1, max: 9, wait },
+            "the section `pool`, merged from three layers"
+        );
+        assert_eq!(
+            now.value.tags,
+            ["a", "b"],
+            "`tags` is set in the first layer only"
+        );
+        assert_eq!(now.version, 1, "the version after `new`");
     }
 
     #[test]
-    fn what_is_no_table_is_replaced_as_a_whole() {
-        let site = Site::with("tags = [\"c\"]\nextra = 5", "").unwrap();
-        let now = site.config.snapshot();
-        assert_eq!(now.value.tags, ["c"], "a list over a list");
-        assert_eq!(now.value.extra, Value::from(5), "5 over a table");
-        let site = Site::with("extra = 5", "extra.other = 2").unwrap();
-        let extra = &site.config.snapshot().value.extra;
-        assert_eq!(*extra, table("other = 2"), "a table over 5");
+    fn lists_and_values_of_another_type_are_replaced_not_merged() {
+        let fixture = Fixture::with("tags = [\"c\"]\nextra = 5", "").unwrap();
+        let now = fixture.config.snapshot();
+        assert_eq!(
+            now.value.tags,
+            ["c"],
+            "`tags`: a later list replaces a list"
+        );
+        assert_eq!(
+            now.value.extra,
+            Value::from(5),
+            "`extra`: 5 replaces a table"
+        );
+        let fixture = Fixture::with("extra = 5", "extra.other = 2").unwrap();
+        let extra = &fixture.config.snapshot().value.extra;
+        assert_eq!(*extra, table("other = 2"), "`extra`: a table replaces 5");
     }
 
     #[test]
-    fn without_valid_settings_there_is_no_configuration() {
-        for (file, environment, fails) in [
-            (BROKEN, "", "the layer file"),
-            ("", BROKEN, "the layer environment"),
-            ("", "port = \"none\"", "the shape"),
-            ("prot = 81", "", "the shape"),
-            ("pool.min = 9", "", "not valid"),
+    fn new_rejects_unreadable_mistyped_and_invalid_settings() {
+        for (file, environment, expected) in [
+            (BROKEN, "", "Error::Layer(file)"),
+            ("", BROKEN, "Error::Layer(environment)"),
+            ("", "port = \"none\"", "Error::Shape"),
+            ("prot = 81", "", "Error::Shape"),
+            ("pool.min = 9", "", "Error::Invalid"),
         ] {
-            let failed = Site::with(file, environment).map(|_| ());
-            let failed = failed.map_err(|error| kind(&error));
+            let result = Fixture::with(file, environment).map(|_| ());
+            let result = result.map_err(|error| kind(&error));
             assert_eq!(
-                failed,
-                Err(fails.to_owned()),
-                "{file:?} and {environment:?}"
+                result,
+                Err(expected.to_owned()),
+                "the result of `new` with the file {file:?} and the \
+                 environment {environment:?}"
             );
         }
-        let merged = Site::with("pool.min = 9", "pool.max = 10");
-        assert!(merged.is_ok(), "together they are valid: {:?}", merged.err());
+        let merged = Fixture::with("pool.min = 9", "pool.max = 10");
+        assert!(
+            merged.is_ok(),
+            "`new` rejected two layers that are valid together: {:?}",
+            merged.err()
+        );
     }
 }
 
@@ -243,164 +270,253 @@ mod publishes {
     use super::*;
 
     #[test]
-    fn a_change_is_the_next_version_and_readers_keep_theirs() {
-        let site = Site::new();
-        let before = site.config.snapshot();
-        let clone = site.config.clone();
-        let returned = site.port(81);
-        assert_eq!(seen(&returned), (2, 81), "what `reload` returns");
-        assert_eq!(seen(&clone.snapshot()), (2, 81), "what a clone sees");
-        assert_eq!(seen(&before), (1, 80), "what was read before");
-        site.environment.set("port = 82");
-        clone.reload().expect("it is valid");
-        assert_eq!(site.seen(), (3, 82));
+    fn a_change_gets_the_next_version_and_old_snapshots_stay_the_same() {
+        let fixture = Fixture::new();
+        let before = fixture.config.snapshot();
+        let clone = fixture.config.clone();
+        let returned = fixture.reload_with_port(81);
+        assert_eq!(
+            version_and_port(&returned),
+            (2, 81),
+            "the snapshot that `reload` returned"
+        );
+        assert_eq!(
+            version_and_port(&clone.snapshot()),
+            (2, 81),
+            "the snapshot of a clone"
+        );
+        assert_eq!(
+            version_and_port(&before),
+            (1, 80),
+            "a snapshot that was taken before the reload"
+        );
+        fixture.environment.set("port = 82");
+        clone.reload().expect("valid settings were rejected");
+        assert_eq!(
+            fixture.current(),
+            (3, 82),
+            "the snapshot after a reload by a clone"
+        );
     }
 
     #[test]
-    fn what_is_equal_is_no_new_version() {
-        let site = Site::new();
-        for text in ["", "# a remark", "port = 80", "pool.min = 1"] {
-            site.file.set(text);
-            let returned = site.config.reload().expect("it is valid");
-            assert_eq!(seen(&returned), (1, 80), "returned for {text:?}");
-            assert_eq!(site.seen(), (1, 80), "published for {text:?}");
+    fn an_unchanged_value_keeps_its_version() {
+        let fixture = Fixture::new();
+        for text in ["", "# a comment", "port = 80", "pool.min = 1"] {
+            fixture.file.set(text);
+            let returned =
+                fixture.config.reload().expect("valid settings were rejected");
+            assert_eq!(
+                version_and_port(&returned),
+                (1, 80),
+                "the snapshot that `reload` returned for {text:?}"
+            );
+            assert_eq!(
+                fixture.current(),
+                (1, 80),
+                "the current snapshot after {text:?}"
+            );
         }
-        assert_eq!(seen(&site.port(81)), (2, 81));
+        assert_eq!(
+            version_and_port(&fixture.reload_with_port(81)),
+            (2, 81),
+            "the first change"
+        );
     }
 
     #[test]
-    fn what_a_layer_says_no_more_is_gone() {
-        let site = Site::with("port = 81\nextra.other = 2", "");
-        let site = site.expect("it is valid");
-        let extra = || site.config.snapshot().value.extra.clone();
-        assert_eq!(extra(), table("deep = 1\nother = 2"));
+    fn a_key_deleted_from_a_layer_no_longer_applies() {
+        let fixture = Fixture::with("port = 81\nextra.other = 2", "");
+        let fixture = fixture.expect("valid settings were rejected");
+        let extra = || fixture.config.snapshot().value.extra.clone();
+        assert_eq!(
+            extra(),
+            table("deep = 1\nother = 2"),
+            "`extra` after `new`"
+        );
         for (version, text, port, expected) in [
             (2, "extra.other = 2", 80, table("deep = 1\nother = 2")),
             (3, "port = 82", 82, table("deep = 1")),
             (4, "extra = \"of another type\"", 80, "of another type".into()),
             (5, "", 80, table("deep = 1")),
         ] {
-            site.file.set(text);
-            site.config.reload().expect("it is valid");
-            assert_eq!(site.seen(), (version, port), "with {text:?}");
-            assert_eq!(extra(), expected, "with {text:?}");
-        }
-    }
-
-    #[test]
-    fn what_fails_changes_nothing() {
-        let site = Site::new();
-        let before = site.port(81);
-        for (file, environment, fails) in [
-            (BROKEN, "", "the layer file"),
-            ("port = 99", BROKEN, "the layer environment"),
-            ("port = 99", "pool.max = \"9\"", "the shape"),
-            ("port = 99", "port_of_call = 1", "the shape"),
-            ("port = 99", "pool.max = 0", "not valid"),
-        ] {
-            site.file.set(file);
-            site.environment.set(environment);
-            let failed = site.config.reload().map(|now| seen(&now));
-            let failed = failed.map_err(|error| kind(&error));
+            fixture.file.set(text);
+            fixture.config.reload().expect("valid settings were rejected");
             assert_eq!(
-                failed,
-                Err(fails.to_owned()),
-                "{file:?} and {environment:?}"
+                fixture.current(),
+                (version, port),
+                "version and port after a reload with the file {text:?}"
             );
-            let now = site.config.snapshot();
-            assert_eq!(seen(&now), (2, 81), "after {file:?}, {environment:?}");
-            assert_eq!(now.value, before.value);
+            assert_eq!(
+                extra(),
+                expected,
+                "`extra` after a reload with the file {text:?}"
+            );
         }
-        site.file.set("pool.max = 9");
-        site.environment.set("");
-        site.config.reload().expect("it is valid");
-        assert_eq!(site.seen(), (3, 80), "nothing is left of what failed");
     }
 
     #[test]
-    fn what_is_being_checked_is_seen_by_nobody() {
+    fn a_failed_reload_changes_nothing_and_returns_its_error() {
+        let fixture = Fixture::new();
+        let before = fixture.reload_with_port(81);
+        for (file, environment, expected) in [
+            (BROKEN, "", "Error::Layer(file)"),
+            ("port = 99", BROKEN, "Error::Layer(environment)"),
+            ("port = 99", "pool.max = \"9\"", "Error::Shape"),
+            ("port = 99", "port_of_call = 1", "Error::Shape"),
+            ("port = 99", "pool.max = 0", "Error::Invalid"),
+        ] {
+            fixture.file.set(file);
+            fixture.environment.set(environment);
+            let result = fixture.config.reload();
+            let result = result.map(|now| version_and_port(&now));
+            let result = result.map_err(|error| kind(&error));
+            assert_eq!(
+                result,
+                Err(expected.to_owned()),
+                "the result of `reload` with the file {file:?} and the \
+                 environment {environment:?}"
+            );
+            let now = fixture.config.snapshot();
+            assert_eq!(
+                version_and_port(&now),
+                (2, 81),
+                "the snapshot after a failed reload with the file {file:?} \
+                 and the environment {environment:?}"
+            );
+            assert_eq!(
+                now.value, before.value,
+                "the value after a failed reload with the file {file:?} and \
+                 the environment {environment:?}"
+            );
+        }
+        fixture.file.set("pool.max = 9");
+        fixture.environment.set("");
+        fixture.config.reload().expect("valid settings were rejected");
+        assert_eq!(
+            fixture.current(),
+            (3, 80),
+            "the snapshot after the next valid reload"
+        );
+    }
+
+    #[test]
+    fn a_new_value_is_not_visible_before_it_is_validated() {
         static CONFIG: OnceLock<Config<Settings>> = OnceLock::new();
-        static SEEN: Mutex<Vec<Seen>> = Mutex::new(Vec::new());
-        let text = Text::default();
-        text.set(DEFAULTS);
+        static READ: Mutex<Vec<VersionAndPort>> = Mutex::new(Vec::new());
+        let content = Content::default();
+        content.set(DEFAULTS);
         let check = |_: &Settings| {
-            let now = CONFIG.get().map(|config| seen(&config.snapshot()));
-            SEEN.lock().unwrap().extend(now);
+            let now =
+                CONFIG.get().map(|config| version_and_port(&config.snapshot()));
+            READ.lock().unwrap().extend(now);
             Ok(())
         };
-        let config = Config::new(vec![text.layer("text")], check);
-        let config = CONFIG.get_or_init(|| config.expect("it is valid"));
-        text.set(&DEFAULTS.replace("80", "81"));
-        let reload = || config.reload().map(|now| seen(&now)).ok();
-        assert_eq!(soon("a reload", reload), Some((2, 81)));
-        let seen = SEEN.lock().unwrap();
-        assert_eq!(*seen, [(1, 80)], "what `validate` could read");
+        let config = Config::new(vec![content.layer("text")], check);
+        let config = CONFIG
+            .get_or_init(|| config.expect("valid settings were rejected"));
+        content.set(&DEFAULTS.replace("80", "81"));
+        let reload = || config.reload().map(|now| version_and_port(&now)).ok();
+        assert_eq!(
+            soon("a reload whose `validate` calls `snapshot`", reload),
+            Some((2, 81)),
+            "the snapshot that `reload` returned"
+        );
+        let read = READ.lock().unwrap();
+        assert_eq!(*read, [(1, 80)], "the snapshots that `validate` read");
     }
 
     #[test]
-    fn who_asks_later_hears_of_the_last_error() {
-        let site = Site::new();
-        let last = |site: &Site| {
-            let error = site.config.last_error()?;
+    fn last_error_returns_the_error_of_the_latest_reload() {
+        let fixture = Fixture::new();
+        let last = |fixture: &Fixture| {
+            let error = fixture.config.last_error()?;
             Some((kind(&error), error.to_string()))
         };
-        assert_eq!(last(&site), None, "at the start");
-        for (file, fails) in
-            [(BROKEN, "the layer file"), ("pool.min = 9", "not valid")]
+        assert_eq!(last(&fixture), None, "`last_error` before any reload");
+        for (file, expected) in
+            [(BROKEN, "Error::Layer(file)"), ("pool.min = 9", "Error::Invalid")]
         {
-            site.file.set(file);
-            let failed = site.config.reload().map(|now| seen(&now));
-            let failed = failed.expect_err("it is not valid").to_string();
-            let expected = Some((fails.to_owned(), failed));
-            assert_eq!(last(&site), expected, "after {file:?}");
-            assert_eq!(last(&site.clone()), expected, "of a clone");
+            fixture.file.set(file);
+            let result = fixture.config.reload();
+            let result = result.map(|now| version_and_port(&now));
+            let returned = result
+                .expect_err("`reload` succeeded with broken settings")
+                .to_string();
+            let expected = Some((expected.to_owned(), returned));
+            assert_eq!(last(&fixture), expected, "`last_error` after {file:?}");
+            assert_eq!(
+                last(&fixture.clone()),
+                expected,
+                "`last_error` of a clone after {file:?}"
+            );
         }
     }
 
     #[test]
-    fn a_reload_that_succeeds_clears_the_last_error() {
-        for (file, what) in [("port = 81", "a change"), ("", "nothing new")] {
-            let site = Site::new();
-            site.file.set(BROKEN);
-            // It may be returned or not.
-            let _ = site.config.reload();
-            site.file.set(file);
-            site.config.reload().expect("it is valid");
-            let last = site.config.last_error().map(|error| kind(&error));
-            assert_eq!(last, None, "after a reload with {what}");
+    fn a_successful_reload_clears_last_error() {
+        for (file, what) in [("port = 81", "a change"), ("", "no change")] {
+            let fixture = Fixture::new();
+            fixture.file.set(BROKEN);
+            // Another test checks the returned error.
+            let _ = fixture.config.reload();
+            fixture.file.set(file);
+            fixture.config.reload().expect("valid settings were rejected");
+            let last = fixture.config.last_error().map(|error| kind(&error));
+            assert_eq!(
+                last, None,
+                "`last_error` after a valid reload with {what}"
+            );
         }
     }
 
     #[test]
-    fn a_panic_spoils_one_reload() {
-        let site = Site::new();
+    fn a_panic_in_a_layer_or_validate_affects_only_that_reload() {
+        let fixture = Fixture::new();
         for (version, text) in [(2, PANICS), (3, "port = 13")] {
-            site.file.set(text);
-            let before = site.seen();
-            let reload = AssertUnwindSafe(|| site.config.reload().is_ok());
-            assert!(catch_unwind(reload).is_err(), "{text:?} panics");
-            assert_eq!(site.seen(), before, "after a panic of {text:?}");
-            let last = site.config.last_error().map(|error| kind(&error));
-            assert_eq!(last, None, "the last error, after a panic");
-            let next = site.clone();
+            fixture.file.set(text);
+            let before = fixture.current();
+            let reload = AssertUnwindSafe(|| fixture.config.reload().is_ok());
+            assert!(
+                catch_unwind(reload).is_err(),
+                "`reload` returned, expected a panic for {text:?}"
+            );
+            assert_eq!(
+                fixture.current(),
+                before,
+                "the snapshot after a panic for {text:?}"
+            );
+            let last = fixture.config.last_error().map(|error| kind(&error));
+            assert_eq!(last, None, "`last_error` after a panic for {text:?}");
+            let next = fixture.clone();
             let port = 80 + u16::try_from(version).unwrap();
-            let next = soon("the next reload", move || seen(&next.port(port)));
-            assert_eq!(next, (version, port), "the next reload");
+            let next = soon("the reload after a panic", move || {
+                version_and_port(&next.reload_with_port(port))
+            });
+            assert_eq!(
+                next,
+                (version, port),
+                "the next reload after a panic for {text:?}"
+            );
         }
     }
 }
 
-mod tells {
+mod notifies {
     use super::*;
 
     #[test]
-    fn each_observer_hears_each_change_once() {
-        let site = Site::new();
-        let logs = [Log::of(&site), Log::of(&site), Log::of(&site)];
+    fn each_observer_is_called_once_for_each_change() {
+        let fixture = Fixture::new();
+        let logs = [
+            Log::subscribe(&fixture),
+            Log::subscribe(&fixture),
+            Log::subscribe(&fixture),
+        ];
         for file in ["port = 81", "port = 81", BROKEN, "", "port = 82"] {
-            site.file.set(file);
-            // Not each of them succeeds.
-            let _ = site.config.reload();
+            fixture.file.set(file);
+            // One of them fails.
+            let _ = fixture.config.reload();
         }
         let changes = [
             [(1, 80), (2, 81)], // old and new
@@ -408,314 +524,440 @@ mod tells {
             [(3, 80), (4, 82)],
         ];
         for (log, _subscription) in &logs {
-            assert_eq!(log.told(), changes);
+            assert_eq!(
+                log.calls(),
+                changes,
+                "calls of the observer, as [old, new]"
+            );
         }
     }
 
     #[test]
-    fn what_is_told_has_been_published() {
-        let site = Site::new();
-        let (told, was_told) = channel();
-        let config = site.config.clone();
-        let _subscription = site.subscribe(move |_, new| {
-            let now = seen(&config.snapshot());
-            told.send((seen(new), now)).expect("the test listens");
+    fn a_change_is_published_before_observers_are_called() {
+        let fixture = Fixture::new();
+        let (call, calls) = channel();
+        let config = fixture.config.clone();
+        let _subscription = fixture.subscribe(move |_, new| {
+            let now = version_and_port(&config.snapshot());
+            call.send((version_and_port(new), now)).expect("the test receives");
         });
-        site.port(81);
-        let (new, now) = was_told.try_recv().expect("it is told");
-        assert_eq!(now, new, "what an observer reads, and what it is told");
+        fixture.reload_with_port(81);
+        let (new, now) = calls
+            .try_recv()
+            .expect("the observer was not called for version 2");
+        assert_eq!(
+            now, new,
+            "`snapshot` in the observer, and the new snapshot that it got"
+        );
     }
 
     #[test]
-    fn who_is_told_of_a_change_finds_no_old_error() {
-        let site = Site::new();
-        let (told, was_told) = channel();
-        let config = site.config.clone();
-        let _subscription = site.subscribe(move |_, _| {
+    fn last_error_is_cleared_before_observers_are_called() {
+        let fixture = Fixture::new();
+        let (call, calls) = channel();
+        let config = fixture.config.clone();
+        let _subscription = fixture.subscribe(move |_, _| {
             let last = config.last_error().map(|error| kind(&error));
-            told.send(last).expect("the test listens");
+            call.send(last).expect("the test receives");
         });
-        site.file.set(BROKEN);
-        // It may be returned or not.
-        let _ = site.config.reload();
-        soon("a reload", move || site.port(81));
-        let last = was_told.try_recv().expect("it is told");
-        assert_eq!(last, None, "`last_error`, as an observer sees it");
+        fixture.file.set(BROKEN);
+        // Another test checks the returned error.
+        let _ = fixture.config.reload();
+        soon("a reload whose observer calls `last_error`", move || {
+            fixture.reload_with_port(81)
+        });
+        let last = calls
+            .try_recv()
+            .expect("the observer was not called for version 2");
+        assert_eq!(last, None, "`last_error` in the observer");
     }
 
     #[test]
-    fn who_subscribes_hears_what_is_published_from_then_on() {
-        let site = Site::new();
-        site.port(81);
-        let (late, kept) = (Log::default(), Slot::default());
+    fn a_new_observer_is_called_for_later_changes_only() {
+        let fixture = Fixture::new();
+        fixture.reload_with_port(81);
+        let (late, kept) = (Log::default(), SharedSubscription::default());
         let _first = {
-            let (site, late, kept) = (site.clone(), late.clone(), kept.clone());
-            let nested = site.clone();
-            site.subscribe(move |_, new| {
+            let (fixture, late, kept) =
+                (fixture.clone(), late.clone(), kept.clone());
+            let nested = fixture.clone();
+            fixture.subscribe(move |_, new| {
                 if new.version == 3 {
-                    nested.port(83);
+                    nested.reload_with_port(83);
                     let late = late.clone();
-                    put(
+                    keep(
                         &kept,
                         nested.subscribe(move |old, new| late.add(old, new)),
                     );
                 }
             })
         };
-        let outer = site.clone();
-        soon("a reload", move || outer.port(82));
-        assert_eq!(site.seen(), (4, 83), "both have been published");
+        let outer = fixture.clone();
+        soon("a reload whose observer reloads and subscribes", move || {
+            outer.reload_with_port(82)
+        });
         assert_eq!(
-            late.told().len(),
-            0,
-            "it subscribed when both were published"
+            fixture.current(),
+            (4, 83),
+            "the snapshot after a reload and a reload in its observer"
         );
-        site.port(84);
-        assert_eq!(late.told(), [[(4, 83), (5, 84)]]);
+        assert_eq!(
+            late.calls().len(),
+            0,
+            "calls of an observer that subscribed after version 4: {:?}",
+            late.calls()
+        );
+        fixture.reload_with_port(84);
+        assert_eq!(
+            late.calls(),
+            [[(4, 83), (5, 84)]],
+            "calls of an observer that subscribed after version 4"
+        );
     }
 
     #[test]
-    fn who_has_gone_hears_nothing_more() {
-        let site = Site::new();
-        let (log, subscription) = Log::of(&site);
-        site.port(81);
+    fn dropping_a_subscription_stops_later_calls() {
+        let fixture = Fixture::new();
+        let (log, subscription) = Log::subscribe(&fixture);
+        fixture.reload_with_port(81);
         drop(subscription);
-        site.port(82);
-        assert_eq!(log.told(), [[(1, 80), (2, 81)]]);
+        fixture.reload_with_port(82);
+        assert_eq!(
+            log.calls(),
+            [[(1, 80), (2, 81)]],
+            "calls of an observer that unsubscribed after version 2"
+        );
     }
 
     #[test]
-    fn who_goes_while_changes_are_told_hears_nothing_more() {
-        let site = Site::new();
-        // Each ends the other one: whoever is called first.
-        let slots = [Slot::default(), Slot::default()];
+    fn dropping_a_subscription_during_delivery_stops_pending_calls() {
+        let fixture = Fixture::new();
+        // The observers unsubscribe each other, so only one of them is called.
+        let subscriptions =
+            [SharedSubscription::default(), SharedSubscription::default()];
         let calls = Arc::new(AtomicU32::new(0));
         for (own, other) in [(0, 1), (1, 0)] {
-            let (calls, other) = (calls.clone(), slots[other].clone());
-            let subscription = site.subscribe(move |_, _| {
+            let (calls, other) = (calls.clone(), subscriptions[other].clone());
+            let subscription = fixture.subscribe(move |_, _| {
                 calls.fetch_add(1, Relaxed);
-                end(&other);
+                unsubscribe(&other);
             });
-            put(&slots[own], subscription);
+            keep(&subscriptions[own], subscription);
         }
-        let reloads = site.clone();
-        soon("a reload", move || reloads.port(81));
-        assert_eq!(calls.load(Relaxed), 1, "calls of two that end each other");
+        let reloads = fixture.clone();
+        soon("a reload whose observer unsubscribes another", move || {
+            reloads.reload_with_port(81)
+        });
+        assert_eq!(
+            calls.load(Relaxed),
+            1,
+            "calls of two observers that unsubscribe each other"
+        );
 
-        // One ends another when the next change is published, and not told.
-        let (log, subscription) = Log::of(&site);
-        let slot = Slot::default();
-        put(&slot, subscription);
-        let nested = site.clone();
-        let _ends = site.subscribe(move |_, new| {
+        // An observer unsubscribes another one while version 4 is published and
+        // not yet delivered.
+        let (log, subscription) = Log::subscribe(&fixture);
+        let shared = SharedSubscription::default();
+        keep(&shared, subscription);
+        let nested = fixture.clone();
+        let _unsubscribes = fixture.subscribe(move |_, new| {
             if new.version == 3 {
-                nested.port(83);
-                end(&slot);
+                nested.reload_with_port(83);
+                unsubscribe(&shared);
             }
         });
-        let reloads = site.clone();
-        soon("a reload", move || reloads.port(82));
-        let mut told = log.told();
-        told.retain(|[_, (version, _)]| *version > 3);
-        assert!(told.is_empty(), "told after it had gone: {told:?}");
+        let reloads = fixture.clone();
+        soon("a reload whose observer reloads and unsubscribes", move || {
+            reloads.reload_with_port(82)
+        });
+        let mut calls = log.calls();
+        calls.retain(|[_, (version, _)]| *version > 3);
+        assert!(
+            calls.is_empty(),
+            "expected no call after the observer was unsubscribed: {calls:?}"
+        );
     }
 
     #[test]
-    fn an_observer_that_panics_keeps_nobody_from_hearing() {
-        let site = Site::new();
-        let (first, _first) = Log::of(&site);
+    fn an_observer_panic_does_not_stop_other_or_later_calls() {
+        let fixture = Fixture::new();
+        let (first, _first) = Log::subscribe(&fixture);
         let calls = Arc::new(AtomicU32::new(0));
         let _panics = {
             let calls = calls.clone();
-            site.subscribe(move |_, _| {
+            fixture.subscribe(move |_, _| {
                 calls.fetch_add(1, Relaxed);
-                panic!("on purpose: a bug of an observer");
+                panic!("on purpose: a bug in an observer");
             })
         };
-        let (last, _last) = Log::of(&site);
+        let (last, _last) = Log::subscribe(&fixture);
         for port in [81, 82] {
-            let site = site.clone();
-            let reload = move || site.port(port).value.port;
-            let returned = soon("a reload", reload);
-            assert_eq!(returned, port, "what `reload` returns");
+            let fixture = fixture.clone();
+            let reload = move || fixture.reload_with_port(port).value.port;
+            let returned = soon("a reload whose observer panics", reload);
+            assert_eq!(returned, port, "the port that `reload` returned");
         }
         let changes = [[(1, 80), (2, 81)], [(2, 81), (3, 82)]];
-        assert_eq!(first.told(), changes, "before the one that panics");
-        assert_eq!(last.told(), changes, "after the one that panics");
-        assert_eq!(calls.load(Relaxed), 2, "calls of the one that panics");
+        assert_eq!(
+            first.calls(),
+            changes,
+            "calls of the observer subscribed before the panicking one"
+        );
+        assert_eq!(
+            last.calls(),
+            changes,
+            "calls of the observer subscribed after the panicking one"
+        );
+        assert_eq!(calls.load(Relaxed), 2, "calls of the panicking observer");
     }
 }
 
 mod races {
     use super::*;
 
-    /// An observer that begins with version 2 and is held there until the sender
-    /// is gone.
-    fn held(site: &Site) -> (Subscription, impl FnOnce(), Sender<()>) {
+    /// Subscribes an observer that blocks in its call for version 2 until the
+    /// returned sender is dropped. The closure waits until that call has begun.
+    fn blocking_observer(
+        fixture: &Fixture,
+    ) -> (Subscription, impl FnOnce(), Sender<()>) {
         let (begun, has_begun) = channel();
-        let (go_on, may_go_on) = channel();
-        let may_go_on = Mutex::new(may_go_on);
-        let subscription = site.subscribe(move |_, new| {
+        let (unblock, unblocked) = channel();
+        let unblocked = Mutex::new(unblocked);
+        let subscription = fixture.subscribe(move |_, new| {
             if new.version == 2 {
-                begun.send(()).expect("the test waits for it");
-                let _ = may_go_on.lock().unwrap().recv();
+                begun.send(()).expect("the test receives");
+                let _ = unblocked.lock().unwrap().recv();
             }
         });
-        let begins = move || {
-            has_begun.recv_timeout(DEADLINE).expect("the observer begins");
+        let wait_until_called = move || {
+            has_begun
+                .recv_timeout(DEADLINE)
+                .expect("the observer was not called for version 2");
         };
-        (subscription, begins, go_on)
+        (subscription, wait_until_called, unblock)
     }
 
     #[test]
-    fn an_observer_may_read_and_subscribe() {
-        let site = Site::new();
-        let (nested, slot) = (site.clone(), Slot::default());
-        let (did, has_done) = channel();
-        let own = slot.clone();
-        // What it panics with, nobody would hear.
-        let subscription = site.subscribe(move |_, _| {
+    fn an_observer_can_read_subscribe_and_unsubscribe() {
+        let fixture = Fixture::new();
+        let (nested, shared) = (fixture.clone(), SharedSubscription::default());
+        let (done, results) = channel();
+        let own = shared.clone();
+        // An assertion in the observer would not fail the test: `reload`
+        // catches its panic.
+        let subscription = fixture.subscribe(move |_, _| {
             drop(nested.subscribe(|_, _| {}));
-            end(&own);
-            let _ =
-                did.send((nested.seen(), nested.config.last_error().is_none()));
+            unsubscribe(&own);
+            let has_no_error = nested.config.last_error().is_none();
+            let _ = done.send((nested.current(), has_no_error));
         });
-        put(&slot, subscription);
-        soon("a reload", move || site.port(81));
-        let did = has_done.try_recv().expect("it comes to its end");
-        assert_eq!(did, ((2, 81), true));
+        keep(&shared, subscription);
+        soon("a reload whose observer subscribes", move || {
+            fixture.reload_with_port(81)
+        });
+        let result = results
+            .try_recv()
+            .expect("the observer did not return from its call");
+        assert_eq!(
+            result,
+            ((2, 81), true),
+            "in the observer: the snapshot, and whether `last_error` is `None`"
+        );
     }
 
     #[test]
-    fn an_observer_may_reload() {
-        let site = Site::new();
-        let (log, nested) = (Log::default(), site.clone());
-        let (did, has_done) = channel();
+    fn an_observer_can_reload_and_is_not_called_recursively() {
+        let fixture = Fixture::new();
+        let (log, nested) = (Log::default(), fixture.clone());
+        let (done, results) = channel();
         let _subscription = {
             let log = log.clone();
-            site.subscribe(move |old, new| {
+            fixture.subscribe(move |old, new| {
                 log.add(old, new);
                 if new.version == 2 {
-                    let returned = seen(&nested.port(82));
+                    let returned =
+                        version_and_port(&nested.reload_with_port(82));
                     nested.file.set(BROKEN);
                     let fails = nested.config.reload().is_err();
-                    let _ = did.send((returned, fails, log.told().len()));
+                    let _ = done.send((returned, fails, log.calls().len()));
                 }
             })
         };
-        soon("a reload", move || site.port(81));
-        let did = has_done.try_recv().expect("it comes to its end");
-        assert_eq!(did, ((3, 82), true, 1), "and is not called meanwhile");
-        assert_eq!(log.told(), [[(1, 80), (2, 81)], [(2, 81), (3, 82)]]);
-    }
-
-    #[test]
-    fn nobody_waits_for_an_observer() {
-        let site = Site::new();
-        let (_held, begins, go_on) = held(&site);
-        let reloads = site.clone();
-        let first = thread::spawn(move || reloads.port(81).version);
-        begins();
-        let other = site.clone();
-        let seen = soon("what another thread does meanwhile", move || {
-            drop(other.subscribe(|_, _| {}));
-            assert!(other.config.last_error().is_none());
-            (other.seen(), other.port(82).version)
+        soon("a reload whose observer reloads", move || {
+            fixture.reload_with_port(81)
         });
-        assert_eq!(seen, ((2, 81), 3));
-        drop(go_on);
-        assert_eq!(first.join().expect("it returns"), 2);
+        let result = results
+            .try_recv()
+            .expect("the observer did not return from its call");
+        assert_eq!(
+            result,
+            ((3, 82), true, 1),
+            "in the observer: the snapshot that `reload` returned, whether a \
+             reload of a broken file failed, and the calls so far"
+        );
+        assert_eq!(
+            log.calls(),
+            [[(1, 80), (2, 81)], [(2, 81), (3, 82)]],
+            "calls of the observer, as [old, new]"
+        );
     }
 
     #[test]
-    fn nobody_waits_for_a_layer() {
-        let this = Arc::new(OnceLock::<Config<Settings>>::new());
-        let (text, reads) = (Text::default(), this.clone());
+    fn a_running_observer_does_not_block_other_threads() {
+        let fixture = Fixture::new();
+        let (_blocking, wait_until_called, unblock) =
+            blocking_observer(&fixture);
+        let reloads = fixture.clone();
+        let first = thread::spawn(move || reloads.reload_with_port(81).version);
+        wait_until_called();
+        let other = fixture.clone();
+        let what =
+            "a thread that uses the configuration while an observer runs";
+        let result = soon(what, move || {
+            drop(other.subscribe(|_, _| {}));
+            let last = other.config.last_error().map(|error| kind(&error));
+            assert_eq!(last, None, "`last_error` while an observer runs");
+            (other.current(), other.reload_with_port(82).version)
+        });
+        assert_eq!(
+            result,
+            ((2, 81), 3),
+            "while an observer runs: the snapshot, and the version of a reload"
+        );
+        drop(unblock);
+        assert_eq!(
+            first.join().expect("the first reload panicked"),
+            2,
+            "the version that the first reload returned"
+        );
+    }
+
+    #[test]
+    fn a_layer_can_read_and_subscribe_during_a_reload() {
+        let own_config = Arc::new(OnceLock::<Config<Settings>>::new());
+        let (content, reads) = (Content::default(), own_config.clone());
         let errors = Arc::new(Mutex::new(Vec::new()));
-        let saw = errors.clone();
-        text.set(DEFAULTS);
-        let layer = text.layer("text");
+        let records = errors.clone();
+        content.set(DEFAULTS);
+        let layer = content.layer("text");
         let layer = Layer::new("text", move || {
             if let Some(config) = reads.get() {
-                assert_eq!(config.snapshot().version, 1);
+                let version = config.snapshot().version;
+                assert_eq!(version, 1, "the version that the layer read");
                 let last = config.last_error().map(|error| kind(&error));
-                saw.lock().unwrap().push(last);
+                records.lock().unwrap().push(last);
                 drop(config.subscribe(|_, _| {}));
             }
             Ok(layer.read()?)
         });
-        let config = Config::new(vec![layer], validate).expect("it is valid");
-        this.set(config.clone()).expect("nobody else sets it");
-        for (text_is, result) in [
-            (BROKEN, Err("the layer text")),
+        let config = Config::new(vec![layer], validate)
+            .expect("valid settings were rejected");
+        own_config.set(config.clone()).expect("it is set once");
+        for (text, expected) in [
+            (BROKEN, Err("Error::Layer(text)")),
             (&*DEFAULTS.replace("80", "81"), Ok((2, 81))),
         ] {
-            text.set(text_is);
+            content.set(text);
             let config = config.clone();
             let reload = move || match config.reload() {
-                Ok(now) => Ok(seen(&now)),
+                Ok(now) => Ok(version_and_port(&now)),
                 Err(error) => Err(kind(&error)),
             };
-            let returned = soon("a reload whose layer reads", reload);
-            assert_eq!(returned, result.map_err(str::to_owned));
+            let what = "a reload whose layer reads the configuration";
+            assert_eq!(
+                soon(what, reload),
+                expected.map_err(str::to_owned),
+                "the result of `reload` with {text:?}"
+            );
         }
         let errors = errors.lock().unwrap();
-        let expected = [None, Some("the layer text".to_owned())];
-        assert_eq!(*errors, expected, "`last_error`, as layers saw it");
+        let expected = [None, Some("Error::Layer(text)".to_owned())];
+        assert_eq!(
+            *errors, expected,
+            "`last_error` in the layer, for each reload"
+        );
     }
 
     #[test]
-    fn a_slow_reload_does_not_put_back_what_was_before() {
-        let (text, slow) = (Text::default(), Arc::new(AtomicBool::new(false)));
-        text.set(DEFAULTS);
+    fn a_slow_reload_does_not_overwrite_a_newer_version() {
+        let (content, slow) =
+            (Content::default(), Arc::new(AtomicBool::new(false)));
+        content.set(DEFAULTS);
         let (begun, has_begun) = channel();
         let (returned, has_returned) = channel();
         let has_returned = Mutex::new(has_returned);
-        let (layer, is_slow) = (text.layer("text"), slow.clone());
+        let (layer, is_slow) = (content.layer("text"), slow.clone());
         let layer = Layer::new("slow", move || {
             let table = layer.read()?;
             if is_slow.swap(false, Relaxed) {
                 begun.send(())?;
-                // Where reloads wait for each other, this one is the first.
-                let _ = has_returned.lock().unwrap().recv_timeout(CHANCE);
+                // In a right answer the second reload waits for this one, so
+                // this wait times out.
+                let _ =
+                    has_returned.lock().unwrap().recv_timeout(OVERTAKING_TIME);
             }
             Ok(table)
         });
-        let config = Config::new(vec![layer], validate).expect("it is valid");
+        let config = Config::new(vec![layer], validate)
+            .expect("valid settings were rejected");
         slow.store(true, Relaxed);
-        text.set(&DEFAULTS.replace("80", "81"));
+        content.set(&DEFAULTS.replace("80", "81"));
         let first = config.clone();
         let first = thread::spawn(move || first.reload().is_ok());
-        has_begun.recv_timeout(DEADLINE).expect("the layer is read");
+        has_begun
+            .recv_timeout(DEADLINE)
+            .expect("the first reload did not read the layer");
 
-        text.set(&DEFAULTS.replace("80", "82"));
+        content.set(&DEFAULTS.replace("80", "82"));
         let second = config.clone();
         let port = move || second.reload().map(|now| now.value.port).ok();
-        assert_eq!(soon("the second reload", port), Some(82));
-        // It may have returned long ago.
+        assert_eq!(
+            soon("the second reload", port),
+            Some(82),
+            "the port that the second reload returned"
+        );
+        // The first reload may have stopped waiting.
         let _ = returned.send(());
-        assert!(first.join().expect("it does not panic"));
+        assert!(
+            first.join().expect("the first reload panicked"),
+            "the first reload failed"
+        );
         let port = config.snapshot().value.port;
-        assert_eq!(port, 82, "the second reload began when the text said 82");
+        assert_eq!(
+            port, 82,
+            "the port after both reloads: the layer contained 82 before the \
+             second one began"
+        );
     }
 
     #[test]
-    fn changes_are_told_one_after_the_other() {
-        let site = Site::new();
-        let (_held, begins, go_on) = held(&site);
-        let (log, _subscription) = Log::of(&site);
-        let reloads = site.clone();
-        let first = thread::spawn(move || reloads.port(81).version);
-        begins();
-        let reloads = site.clone();
-        soon("another reload", move || reloads.port(82));
-        let told = log.told();
-        let early = told.iter().any(|[_, (version, _)]| *version == 3);
-        assert!(!early, "told before everybody has heard of 2: {told:?}");
-        drop(go_on);
-        first.join().expect("it returns");
+    fn observers_finish_one_change_before_the_next_is_delivered() {
+        let fixture = Fixture::new();
+        let (_blocking, wait_until_called, unblock) =
+            blocking_observer(&fixture);
+        let (log, _subscription) = Log::subscribe(&fixture);
+        let reloads = fixture.clone();
+        let first = thread::spawn(move || reloads.reload_with_port(81).version);
+        wait_until_called();
+        let reloads = fixture.clone();
+        soon("a reload while an observer runs", move || {
+            reloads.reload_with_port(82)
+        });
+        let calls = log.calls();
+        let early = calls.iter().any(|[_, (version, _)]| *version == 3);
+        assert!(
+            !early,
+            "version 3 was delivered while an observer of version 2 still \
+             runs: {calls:?}"
+        );
+        drop(unblock);
+        first.join().expect("the first reload panicked");
         let changes = [[(1, 80), (2, 81)], [(2, 81), (3, 82)]];
-        assert_eq!(log.told(), changes, "no reload is under way any more");
+        assert_eq!(
+            log.calls(),
+            changes,
+            "calls of the second observer, as [old, new]"
+        );
     }
 
     #[derive(Debug, PartialEq, Deserialize)]
@@ -726,7 +968,7 @@ mod races {
     }
 
     #[test]
-    fn all_see_the_same_versions_none_mixed_none_lost() {
+    fn concurrent_readers_see_whole_versions_and_no_change_is_lost() {
         const WRITERS: u64 = 3;
         const READERS: usize = 2;
         const RELOADS: u64 = 100;
@@ -739,21 +981,22 @@ mod races {
             thread::yield_now();
             Ok(format!("a = {n}\nb = {n}\nc = {n}").parse()?)
         });
-        let same = |triple: &Triple| match triple {
+        let all_equal = |triple: &Triple| match triple {
             Triple { a, b, c } if a == b && b == c => Ok(()),
             other => Err(format!("{other:?}").into()),
         };
-        let config = Config::new(vec![layer], same).expect("it is valid");
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let tells = told.clone();
+        let config = Config::new(vec![layer], all_equal)
+            .expect("valid settings were rejected");
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let records = calls.clone();
         let _subscription = config.subscribe(move |old, new| {
             let change = [old, new].map(|it| (it.version, it.value.a));
-            // Some take longer, and could be overtaken.
+            // Some calls take longer, so that a later one could overtake them.
             let yields = if new.version % 8 == 0 { 20 } else { 0 };
             for _ in 0..yields {
                 thread::yield_now();
             }
-            tells.lock().unwrap().push(change);
+            records.lock().unwrap().push(change);
         });
 
         let (last_number, start) = (number.clone(), Instant::now());
@@ -765,18 +1008,22 @@ mod races {
             let (barrier, writing) = (barrier.clone(), writing.clone());
             threads.push(move || {
                 let mut all = Vec::new();
-                // Also when it panics: readers end with the last writer.
-                let _leaves = Leaves(writing);
+                // Readers stop after the last writer, even if it panics.
+                let _finished = FinishedOnDrop(writing);
                 barrier.wait();
                 for _ in 0..RELOADS {
-                    // Where the machine is busy, not as often.
+                    // A busy machine reloads less often.
                     if start.elapsed() > Duration::from_secs(1) {
                         break;
                     }
                     let least = number.fetch_add(1, Relaxed) + 1;
-                    let returned = config.reload().expect("it is valid");
+                    let returned =
+                        config.reload().expect("valid settings were rejected");
                     let now = config.snapshot();
-                    assert!(now.value.a >= least, "{now:?} is not {least}");
+                    assert!(
+                        now.value.a >= least,
+                        "expected {least} or more after `reload`: {now:?}"
+                    );
                     all.extend([returned, now]);
                 }
                 all
@@ -792,7 +1039,10 @@ mod races {
                 while writing.load(Relaxed) > 0 {
                     let (now, last) = (config.snapshot(), all.last().unwrap());
                     let (new, old) = (now.version, last.version);
-                    assert!(new >= old, "version {new} after version {old}");
+                    assert!(
+                        new >= old,
+                        "a reader saw version {new} after version {old}"
+                    );
                     if new > old {
                         all.push(now);
                     }
@@ -801,7 +1051,7 @@ mod races {
                 all
             });
         }
-        let all = soon("writers and readers", move || {
+        let all = soon("a run of 3 writers and 2 readers", move || {
             thread::scope(|scope| {
                 let writers: Vec<_> =
                     threads.into_iter().map(|run| scope.spawn(run)).collect();
@@ -815,31 +1065,53 @@ mod races {
         let mut versions = HashMap::new();
         for snapshot in all
             .into_iter()
-            .flat_map(|seen| seen.unwrap_or_else(|panic| resume_unwind(panic)))
+            .flat_map(|read| read.unwrap_or_else(|panic| resume_unwind(panic)))
         {
             let Snapshot { version, value: Triple { a, b, c } } = &*snapshot;
-            assert!(a == b && b == c, "a mix of versions: {snapshot:?}");
+            assert!(
+                a == b && b == c,
+                "a snapshot that mixes versions: {snapshot:?}"
+            );
             let other = *versions.entry(*version).or_insert(*a);
-            assert_eq!(other, *a, "two values for version {version}");
+            assert_eq!(other, *a, "version {version} has two different values");
         }
         let last = config.snapshot();
         let number = last_number.load(Relaxed);
-        assert_eq!(last.value.a, number, "the last one is lost");
+        assert_eq!(
+            last.value.a, number,
+            "the value after all reloads: the last change is missing"
+        );
         let mut before = (1, 0);
-        for &[old, new] in told.lock().unwrap().iter() {
-            assert_eq!(old, before, "old of a change, and new of the last");
+        for &[old, new] in calls.lock().unwrap().iter() {
+            assert_eq!(
+                old, before,
+                "the old snapshot of a call, and the new one of the call before"
+            );
             let (version, a) = new;
-            assert_eq!(version, old.0 + 1, "told after version {}", old.0);
-            let seen = *versions.entry(version).or_insert(a);
-            assert_eq!(seen, a, "told and seen of version {version}");
+            assert_eq!(
+                version,
+                old.0 + 1,
+                "the version delivered after {}",
+                old.0
+            );
+            let read = *versions.entry(version).or_insert(a);
+            assert_eq!(
+                read, a,
+                "version {version}: the value read, and the value delivered"
+            );
             before = new;
         }
-        assert_eq!(before, (last.version, last.value.a), "told at last");
+        assert_eq!(
+            before,
+            (last.version, last.value.a),
+            "the last snapshot delivered, and the last one published"
+        );
     }
 
-    struct Leaves(Arc<AtomicU64>);
+    /// Counts a writer as finished when it is dropped.
+    struct FinishedOnDrop(Arc<AtomicU64>);
 
-    impl Drop for Leaves {
+    impl Drop for FinishedOnDrop {
         fn drop(&mut self) {
             self.0.fetch_sub(1, Relaxed);
         }

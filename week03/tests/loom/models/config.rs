@@ -1,4 +1,5 @@
-//! What holds in whichever order threads come to their locks. shuttle runs them.
+//! Properties that hold for every order in which threads take their locks.
+//! shuttle runs the threads.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -16,18 +17,19 @@ struct Number {
     n: u64,
 }
 
-/// A layer that says one number at each time, and takes a moment to say it.
+/// Creates a configuration of one layer that contains one number. Reading the
+/// layer lets other threads run.
 fn config(number: impl Fn() -> u64 + Send + Sync + 'static) -> Config<Number> {
     let layer = Layer::new("number", move || {
         let n = number().cast_signed();
         thread::yield_now();
         Ok([("n".to_owned(), Value::Integer(n))].into_iter().collect())
     });
-    Config::new(vec![layer], |_| Ok(())).expect("it is a number")
+    Config::new(vec![layer], |_| Ok(())).expect("valid settings were rejected")
 }
 
-/// Another number at each reload.
-fn numbers() -> Config<Number> {
+/// Creates a configuration with a new number at each reload.
+fn counting_config() -> Config<Number> {
     let number = AtomicU64::new(0);
     config(move || number.fetch_add(1, SeqCst))
 }
@@ -37,10 +39,10 @@ fn version(config: &Config<Number>) -> u64 {
 }
 
 fn reload(config: &Config<Number>) {
-    config.reload().expect("it is a number");
+    config.reload().expect("valid settings were rejected");
 }
 
-/// Runs `reload` in so many threads at a time.
+/// Runs `reload` in `threads` threads at the same time, at least two.
 fn reload_in(threads: usize, config: &Config<Number>) {
     let reloads = [config; 2].map(|config| {
         let config = config.clone();
@@ -54,109 +56,134 @@ fn reload_in(threads: usize, config: &Config<Number>) {
     }
 }
 
-/// What an observer has been told. What it panics with, nobody would hear.
+/// The calls of an observer, as `[old, new]` versions.
+///
+/// The observer sets flags instead of asserting: `reload` catches its panics.
 #[derive(Clone, Default)]
 struct Log {
-    told: Arc<Mutex<Vec<[u64; 2]>>>,
-    is_telling: Arc<AtomicBool>,
-    met: Arc<AtomicBool>,
+    calls: Arc<Mutex<Vec<[u64; 2]>>>,
+    is_called: Arc<AtomicBool>,
+    overlaps: Arc<AtomicBool>,
     is_early: Arc<AtomicBool>,
 }
 
 impl Log {
-    /// An observer that takes a moment.
-    fn of(config: &Config<Number>) -> (Self, Subscription) {
+    /// Subscribes an observer that lets other threads run during its calls.
+    fn subscribe(config: &Config<Number>) -> (Self, Subscription) {
         let log = Self::default();
-        let (tells, reads) = (log.clone(), config.clone());
+        let (records, reads) = (log.clone(), config.clone());
         let subscription = config.subscribe(move |old, new| {
             let is_early = version(&reads) < new.version;
-            tells.is_early.fetch_or(is_early, SeqCst);
-            let others = tells.is_telling.swap(true, SeqCst);
-            tells.met.fetch_or(others, SeqCst);
+            records.is_early.fetch_or(is_early, SeqCst);
+            let overlaps = records.is_called.swap(true, SeqCst);
+            records.overlaps.fetch_or(overlaps, SeqCst);
             thread::yield_now();
-            tells.add(old, new);
-            tells.is_telling.store(false, SeqCst);
+            records.add(old, new);
+            records.is_called.store(false, SeqCst);
         });
         (log, subscription)
     }
 
     fn add(&self, old: &Snapshot<Number>, new: &Snapshot<Number>) {
-        self.told.lock().unwrap().push([old.version, new.version]);
+        self.calls.lock().unwrap().push([old.version, new.version]);
     }
 
-    fn told(&self) -> Vec<[u64; 2]> {
-        assert!(!self.met.load(SeqCst), "two changes are told at a time");
+    fn calls(&self) -> Vec<[u64; 2]> {
+        let calls = self.calls.lock().unwrap().clone();
+        let overlaps = self.overlaps.load(SeqCst);
+        assert!(!overlaps, "two calls of an observer overlap: {calls:?}");
         let is_early = self.is_early.load(SeqCst);
-        assert!(!is_early, "a change is told before it is published");
-        self.told.lock().unwrap().clone()
+        assert!(
+            !is_early,
+            "an observer was called before its change was published: {calls:?}"
+        );
+        calls
     }
 }
 
-/// One change after the other, up to `last`.
+/// Returns all changes in order, from version 1 to `last`.
 fn changes(last: u64) -> Vec<[u64; 2]> {
     (1..last).map(|version| [version, version + 1]).collect()
 }
 
 #[test]
-fn locks_are_of_the_module_that_the_stub_names() {
+fn locks_are_imported_from_model_checked_shuttle_locks() {
     shuffle_threads(|| {
         let layer = Layer::new("number", || Ok("n = 1".parse()?));
         let config = Config::<Number>::new(vec![layer], |_| Ok(()));
-        let config = config.expect("it is a number");
+        let config = config.expect("valid settings were rejected");
         let before = shuttle::current::context_switches();
         reload(&config);
         let steps = shuttle::current::context_switches() - before;
-        assert!(steps > 0, "shuttle sees no lock in `reload`");
+        assert!(
+            steps > 0,
+            "shuttle sees no lock in `reload`: import it from `shuttle_locks`"
+        );
     });
 }
 
 #[test]
-fn no_change_is_left_untold_by_those_who_return() {
+fn all_changes_are_delivered_when_the_last_reload_returns() {
     shuffle_threads(|| {
-        let config = numbers();
-        let (log, _subscription) = Log::of(&config);
+        let config = counting_config();
+        let (log, _subscription) = Log::subscribe(&config);
         reload_in(2, &config);
-        assert_eq!(log.told(), changes(version(&config)));
+        assert_eq!(
+            log.calls(),
+            changes(version(&config)),
+            "calls of the observer after all reloads, as [old, new]"
+        );
     });
 }
 
 #[test]
-fn changes_are_told_one_after_the_other() {
+fn changes_of_concurrent_reloads_are_delivered_in_version_order() {
     shuffle_threads(|| {
-        let config = numbers();
-        let (log, _subscription) = Log::of(&config);
+        let config = counting_config();
+        let (log, _subscription) = Log::subscribe(&config);
         reload_in(3, &config);
-        assert_eq!(log.told(), changes(version(&config)));
+        assert_eq!(
+            log.calls(),
+            changes(version(&config)),
+            "calls of the observer after all reloads, as [old, new]"
+        );
     });
 }
 
 #[test]
-fn who_subscribes_is_told_of_what_comes_and_not_of_what_was_there() {
+fn an_observer_subscribed_during_a_reload_gets_only_later_changes() {
     shuffle_threads(|| {
-        let config = numbers();
+        let config = counting_config();
         let reloads = thread::spawn({
             let config = config.clone();
             move || reload(&config)
         });
         let before = version(&config);
-        let (log, _subscription) = Log::of(&config);
+        let (log, _subscription) = Log::subscribe(&config);
         let after = version(&config);
         reloads.join().unwrap();
-        let told = log.told();
-        for [_, new] in &told {
-            assert!(*new > before, "told of {new}, and had seen {before}");
+        let calls = log.calls();
+        for [_, new] in &calls {
+            assert!(
+                *new > before,
+                "an observer subscribed after version {before} was called for \
+                 version {new}"
+            );
         }
         for new in after + 1..=version(&config) {
-            let is_told = told.contains(&[new - 1, new]);
-            assert!(is_told, "{new} came after `subscribe`: {told:?}");
+            assert!(
+                calls.contains(&[new - 1, new]),
+                "version {new} was published after `subscribe` and is missing \
+                 in the calls {calls:?}"
+            );
         }
     });
 }
 
 #[test]
-fn who_has_seen_a_version_and_then_subscribes_is_not_told_of_it() {
+fn a_version_read_before_subscribe_is_not_delivered() {
     shuffle_threads(|| {
-        let config = numbers();
+        let config = counting_config();
         let reloads = thread::spawn({
             let config = config.clone();
             move || reload(&config)
@@ -164,26 +191,33 @@ fn who_has_seen_a_version_and_then_subscribes_is_not_told_of_it() {
         while version(&config) == 1 {
             thread::yield_now();
         }
-        let (log, _subscription) = Log::of(&config);
+        let (log, _subscription) = Log::subscribe(&config);
         reloads.join().unwrap();
-        assert_eq!(log.told().len(), 0, "it has seen version 2");
+        let calls = log.calls();
+        assert!(
+            calls.is_empty(),
+            "version 2 was read before `subscribe`, and delivered: {calls:?}"
+        );
     });
 }
 
 #[test]
-fn the_snapshot_is_no_older_than_what_the_layers_said() {
+fn the_snapshot_after_reload_includes_edits_made_before_the_call() {
     shuffle_threads(|| {
-        let says = Arc::new(AtomicU64::new(0));
-        let reads = says.clone();
+        let content = Arc::new(AtomicU64::new(0));
+        let reads = content.clone();
         let config = config(move || reads.load(SeqCst));
         let writers = [config.clone(), config].map(|config| {
-            let says = says.clone();
+            let content = content.clone();
             thread::spawn(move || {
-                let least = says.fetch_add(1, SeqCst) + 1;
+                let least = content.fetch_add(1, SeqCst) + 1;
                 reload(&config);
                 let now = config.snapshot();
                 let n = now.value.n;
-                assert!(n >= least, "it says {n}, and {least} was there");
+                assert!(
+                    n >= least,
+                    "expected {least} or more after `reload`, got {n}"
+                );
             })
         });
         for writer in writers {
@@ -193,7 +227,7 @@ fn the_snapshot_is_no_older_than_what_the_layers_said() {
 }
 
 #[test]
-fn the_last_error_is_of_the_latest_reload() {
+fn last_error_is_the_error_of_the_reload_that_read_last() {
     for threads in [2, 3] {
         shuffle_threads(move || {
             let reads = Arc::new(AtomicU64::new(0));
@@ -208,7 +242,7 @@ fn the_last_error_is_of_the_latest_reload() {
                 }
             });
             let config = Config::<Number>::new(vec![layer], |_| Ok(()));
-            let config = config.expect("0 is even");
+            let config = config.expect("valid settings were rejected");
             let reload = |config: &Config<Number>| drop(config.reload());
             let reloads = [(); 2].map(|()| {
                 let config = config.clone();
@@ -222,16 +256,20 @@ fn the_last_error_is_of_the_latest_reload() {
             }
             let last = reads.load(SeqCst) - 1;
             let (fails, error) = (last % 2 == 1, config.last_error());
-            assert_eq!(error.is_some(), fails, "{last} was read last");
+            assert_eq!(
+                error.is_some(),
+                fails,
+                "whether `last_error` is set: read {last} was the last one"
+            );
         });
     }
 }
 
 #[test]
-fn what_an_observer_publishes_is_told_as_well() {
+fn a_change_published_by_an_observer_is_delivered_too() {
     shuffle_threads(|| {
-        let config = numbers();
-        let (log, _subscription) = Log::of(&config);
+        let config = counting_config();
+        let (log, _subscription) = Log::subscribe(&config);
         let nested = config.clone();
         let _nested = config.subscribe(move |_, new| {
             if new.version == 2 {
@@ -239,6 +277,10 @@ fn what_an_observer_publishes_is_told_as_well() {
             }
         });
         reload_in(2, &config);
-        assert_eq!(log.told(), changes(version(&config)));
+        assert_eq!(
+            log.calls(),
+            changes(version(&config)),
+            "calls of the observer after all reloads, as [old, new]"
+        );
     });
 }

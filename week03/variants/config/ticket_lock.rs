@@ -1,5 +1,5 @@
-//! Configuration as snapshots. Here reloads take tickets, so that they are served
-//! in the order in which they came; observers have numbers.
+//! Copy-on-write configuration. A ticket lock serves reloads in the order in
+//! which they were called. Observers are stored by id.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -21,42 +21,42 @@ pub struct Config<T> {
 /// One version of the configuration.
 #[derive(Debug)]
 pub struct Snapshot<T> {
-    /// From 1 on, and one more with each change.
+    /// 1 for the first snapshot, and one more with each change.
     pub version: u64,
-    /// Valid, and never written again.
+    /// A valid value. It never changes.
     pub value: T,
 }
 
 /// Keeps an observer subscribed until it is dropped.
-#[must_use = "an observer is forgotten when its subscription is dropped"]
+#[must_use = "dropping a subscription unsubscribes its observer"]
 pub struct Subscription {
-    end: Option<Box<dyn FnOnce() + Send + Sync>>,
+    unsubscribe: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 struct Shared<T> {
     layers: Vec<Layer>,
     validate: fn(&T) -> Result<(), Cause>,
-    /// Locked for as long as it takes to clone or to store a pointer.
+    /// Locked only to clone or to store the pointer.
     current: RwLock<Arc<Snapshot<T>>>,
     state: Mutex<State<T>>,
-    /// Another ticket is served.
-    next: Condvar,
+    /// Notified when `served` changes.
+    served_changed: Condvar,
 }
 
 struct State<T> {
-    /// Given to a reload before it reads.
+    /// The ticket of the next reload that is called.
     next_ticket: u64,
-    /// Whose turn it is.
+    /// The ticket of the reload that may run.
     served: u64,
     last_error: Option<Arc<Error>>,
     next_id: u64,
     observers: BTreeMap<u64, Subscribed<T>>,
     changes: VecDeque<[Arc<Snapshot<T>>; 2]>,
-    is_telling: bool,
+    is_delivering: bool,
 }
 
 struct Subscribed<T> {
-    /// The version at that time.
+    /// The version that was current when the observer subscribed.
     since: u64,
     observer: Arc<Observer<T>>,
 }
@@ -64,7 +64,7 @@ struct Subscribed<T> {
 type Observer<T> = dyn Fn(&Snapshot<T>, &Snapshot<T>) + Send + Sync;
 
 impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
-    /// Reads `layers` for the first time.
+    /// Creates version 1 from `layers`.
     pub fn new(
         layers: Vec<Layer>,
         validate: fn(&T) -> Result<(), Cause>,
@@ -81,24 +81,24 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
                 next_id: 0,
                 observers: BTreeMap::new(),
                 changes: VecDeque::new(),
-                is_telling: false,
+                is_delivering: false,
             }),
-            next: Condvar::new(),
+            served_changed: Condvar::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Reads all layers again.
+    /// Reads all layers again, and publishes the value if it has changed.
     pub fn reload(&self) -> Result<Arc<Snapshot<T>>, Arc<Error>> {
-        let turn = self.shared.turn();
+        let guard = self.shared.lock_reload();
         let loaded = load(&self.shared.layers, self.shared.validate);
-        let result = self.shared.decide(loaded);
-        drop(turn);
-        self.shared.tell();
+        let result = self.shared.publish(loaded);
+        drop(guard);
+        self.shared.deliver_changes();
         result
     }
 
-    /// Calls `observer` with each change from now on.
+    /// Calls `observer` with each change that is published from now on.
     pub fn subscribe<F>(&self, observer: F) -> Subscription
     where
         F: Fn(&Snapshot<T>, &Snapshot<T>) + Send + Sync + 'static,
@@ -111,30 +111,30 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
         state.observers.insert(id, Subscribed { since, observer });
         drop(state);
         let shared = Arc::downgrade(&self.shared);
-        let end = move || {
+        let unsubscribe = move || {
             if let Some(shared) = shared.upgrade() {
-                let gone = shared.state().observers.remove(&id);
-                drop(gone);
+                let removed = shared.state().observers.remove(&id);
+                drop(removed);
             }
         };
-        Subscription { end: Some(Box::new(end)) }
+        Subscription { unsubscribe: Some(Box::new(unsubscribe)) }
     }
 }
 
 impl<T> Config<T> {
-    /// The latest version.
+    /// Returns the latest version.
     pub fn snapshot(&self) -> Arc<Snapshot<T>> {
         self.shared.current()
     }
 
-    /// Why the latest reload has failed, if it has.
+    /// Returns the error of the latest reload, or `None` if it succeeded.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.shared.state().last_error.clone()
     }
 }
 
 impl<T: PartialEq> Shared<T> {
-    fn decide(
+    fn publish(
         &self,
         loaded: Result<T, Error>,
     ) -> Result<Arc<Snapshot<T>>, Arc<Error>> {
@@ -153,43 +153,43 @@ impl<T: PartialEq> Shared<T> {
     }
 }
 
-/// Gives the turn to the next ticket when it is dropped.
-struct Turn<'a, T>(&'a Shared<T>);
+/// Serves the next ticket when it is dropped.
+struct ReloadGuard<'a, T>(&'a Shared<T>);
 
-impl<T> Drop for Turn<'_, T> {
+impl<T> Drop for ReloadGuard<'_, T> {
     fn drop(&mut self) {
         self.0.state().served += 1;
-        self.0.next.notify_all();
+        self.0.served_changed.notify_all();
     }
 }
 
 impl<T> Shared<T> {
-    fn turn(&self) -> Turn<'_, T> {
+    fn lock_reload(&self) -> ReloadGuard<'_, T> {
         let mut state = self.state();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         while state.served != ticket {
-            state = self.next.wait(state).unwrap();
+            state = self.served_changed.wait(state).unwrap();
         }
-        Turn(self)
+        ReloadGuard(self)
     }
 
     fn current(&self) -> Arc<Snapshot<T>> {
         Arc::clone(&self.current.read().unwrap())
     }
 
-    fn tell(&self) {
+    fn deliver_changes(&self) {
         let mut state = self.state();
-        if state.is_telling {
+        if state.is_delivering {
             return;
         }
-        state.is_telling = true;
+        state.is_delivering = true;
         while let Some([old, new]) = state.changes.pop_front() {
-            let all: Vec<u64> = state.observers.keys().copied().collect();
-            for id in all {
+            let ids: Vec<u64> = state.observers.keys().copied().collect();
+            for id in ids {
                 let observer = match state.observers.get(&id) {
-                    Some(one) if one.since < new.version => {
-                        Arc::clone(&one.observer)
+                    Some(entry) if entry.since < new.version => {
+                        Arc::clone(&entry.observer)
                     }
                     _ => continue,
                 };
@@ -200,7 +200,7 @@ impl<T> Shared<T> {
                 state = self.state();
             }
         }
-        state.is_telling = false;
+        state.is_delivering = false;
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
@@ -212,35 +212,35 @@ fn load<T: DeserializeOwned>(
     layers: &[Layer],
     validate: fn(&T) -> Result<(), Cause>,
 ) -> Result<T, Error> {
-    let all =
-        layers.iter().try_fold(Value::Table(Table::new()), |all, layer| {
-            Ok(merged(all, Value::Table(layer.read()?)))
-        })?;
-    let value = all.try_into().map_err(Error::Shape)?;
+    let empty = Value::Table(Table::new());
+    let merged = layers.iter().try_fold(empty, |merged, layer| {
+        Ok(merge(merged, Value::Table(layer.read()?)))
+    })?;
+    let value = merged.try_into().map_err(Error::Shape)?;
     validate(&value).map_err(Error::Invalid)?;
     Ok(value)
 }
 
-fn merged(below: Value, above: Value) -> Value {
-    match (below, above) {
-        (Value::Table(mut below), Value::Table(above)) => {
-            for (key, value) in above {
-                let value = match below.remove(&key) {
-                    Some(old) => merged(old, value),
+fn merge(base: Value, overlay: Value) -> Value {
+    match (base, overlay) {
+        (Value::Table(mut base), Value::Table(overlay)) => {
+            for (key, value) in overlay {
+                let value = match base.remove(&key) {
+                    Some(old) => merge(old, value),
                     None => value,
                 };
-                below.insert(key, value);
+                base.insert(key, value);
             }
-            Value::Table(below)
+            Value::Table(base)
         }
-        (_, above) => above,
+        (_, overlay) => overlay,
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Some(end) = self.end.take() {
-            end();
+        if let Some(unsubscribe) = self.unsubscribe.take() {
+            unsubscribe();
         }
     }
 }
@@ -259,7 +259,9 @@ impl<T> Clone for Config<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Config<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let now = self.snapshot();
-        f.debug_struct("Config").field("now", &now).finish_non_exhaustive()
+        let current = self.snapshot();
+        f.debug_struct("Config")
+            .field("current", &current)
+            .finish_non_exhaustive()
     }
 }

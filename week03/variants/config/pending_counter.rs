@@ -1,5 +1,5 @@
-//! Configuration as snapshots. Here a counter of what is to be told says who
-//! tells, and the observers are a copied list like the configuration itself.
+//! Copy-on-write configuration. A counter of pending changes decides which
+//! thread delivers. The list of observers is copy-on-write too.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,34 +23,34 @@ pub struct Config<T> {
 /// One version of the configuration.
 #[derive(Debug)]
 pub struct Snapshot<T> {
-    /// From 1 on, and one more with each change.
+    /// 1 for the first snapshot, and one more with each change.
     pub version: u64,
-    /// Valid, and never written again.
+    /// A valid value. It never changes.
     pub value: T,
 }
 
 /// Keeps an observer subscribed until it is dropped.
 #[derive(Debug)]
-#[must_use = "an observer is forgotten when its subscription is dropped"]
+#[must_use = "dropping a subscription unsubscribes its observer"]
 pub struct Subscription {
-    is_gone: Arc<AtomicBool>,
+    is_unsubscribed: Arc<AtomicBool>,
 }
 
 struct Shared<T> {
     load: Box<dyn Fn() -> Result<T, Error> + Send + Sync>,
-    turn: Mutex<()>,
-    /// Subscribing and publishing happen under it, one after the other.
-    publish: Mutex<()>,
+    reload_lock: Mutex<()>,
+    /// Held to subscribe and to publish, so that one comes after the other.
+    publish_lock: Mutex<()>,
     current: ArcSwap<Snapshot<T>>,
     last_error: ArcSwapOption<Error>,
     observers: ArcSwap<Vec<Subscribed<T>>>,
     changes: Mutex<VecDeque<Change<T>>>,
-    /// Changes that are in the queue or being told.
-    untold: AtomicUsize,
+    /// The number of changes that are queued or being delivered.
+    pending: AtomicUsize,
 }
 
 struct Subscribed<T> {
-    is_gone: Arc<AtomicBool>,
+    is_unsubscribed: Arc<AtomicBool>,
     observer: Arc<Observer<T>>,
 }
 
@@ -63,37 +63,38 @@ struct Change<T> {
 }
 
 impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
-    /// Reads `layers` for the first time.
+    /// Creates version 1 from `layers`.
     pub fn new(
         layers: Vec<Layer>,
         validate: fn(&T) -> Result<(), Cause>,
     ) -> Result<Self, Error> {
         let load = move || {
-            let mut all = Table::new();
+            let mut merged = Table::new();
             for layer in &layers {
-                put(&mut all, layer.read()?);
+                merge(&mut merged, layer.read()?);
             }
-            let value: T = all.try_into().map_err(Error::Shape)?;
+            let value: T = merged.try_into().map_err(Error::Shape)?;
             validate(&value).map_err(Error::Invalid).map(|()| value)
         };
         let first = Snapshot { version: 1, value: load()? };
         let shared = Shared {
             load: Box::new(load),
-            turn: Mutex::new(()),
-            publish: Mutex::new(()),
+            reload_lock: Mutex::new(()),
+            publish_lock: Mutex::new(()),
             current: ArcSwap::from_pointee(first),
             last_error: ArcSwapOption::empty(),
             observers: ArcSwap::from_pointee(Vec::new()),
             changes: Mutex::default(),
-            untold: AtomicUsize::new(0),
+            pending: AtomicUsize::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Reads all layers again.
+    /// Reads all layers again, and publishes the value if it has changed.
     pub fn reload(&self) -> Result<Arc<Snapshot<T>>, Arc<Error>> {
         let shared = &self.shared;
-        let turn = shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let reload_guard =
+            shared.reload_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let value = (shared.load)().map_err(|error| {
             let error = Arc::new(error);
             shared.last_error.store(Some(Arc::clone(&error)));
@@ -105,63 +106,65 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
             return Ok(old);
         }
         let new = Arc::new(Snapshot { version: old.version + 1, value });
-        let publish = shared.publish.lock().unwrap();
+        let publish_guard = shared.publish_lock.lock().unwrap();
         shared.current.store(Arc::clone(&new));
         let observers = shared.observers.load_full();
-        drop(publish);
+        drop(publish_guard);
         let change = Change { old, new: Arc::clone(&new), observers };
         shared.changes.lock().unwrap().push_back(change);
-        let is_first = shared.untold.fetch_add(1, AcqRel) == 0;
-        drop(turn);
+        let is_first = shared.pending.fetch_add(1, AcqRel) == 0;
+        drop(reload_guard);
         if is_first {
-            shared.tell();
+            shared.deliver_changes();
         }
         Ok(new)
     }
 
-    /// Calls `observer` with each change from now on.
+    /// Calls `observer` with each change that is published from now on.
     pub fn subscribe<F>(&self, observer: F) -> Subscription
     where
         F: Fn(&Snapshot<T>, &Snapshot<T>) + Send + Sync + 'static,
     {
-        let is_gone = Arc::new(AtomicBool::new(false));
+        let is_unsubscribed = Arc::new(AtomicBool::new(false));
         let observer: Arc<Observer<T>> = Arc::new(observer);
-        let _one_at_a_time = self.shared.publish.lock().unwrap();
-        self.shared.observers.rcu(|all| {
-            let all = all.iter().filter(|one| !one.is_gone.load(Acquire));
-            let mut all: Vec<_> = all.map(Subscribed::share).collect();
-            let (is_gone, observer) = (is_gone.clone(), observer.clone());
-            all.push(Subscribed { is_gone, observer });
-            all
+        let _publish_guard = self.shared.publish_lock.lock().unwrap();
+        self.shared.observers.rcu(|old| {
+            let old =
+                old.iter().filter(|entry| !entry.is_unsubscribed.load(Acquire));
+            let mut new: Vec<_> = old.map(Subscribed::share).collect();
+            let (is_unsubscribed, observer) =
+                (is_unsubscribed.clone(), observer.clone());
+            new.push(Subscribed { is_unsubscribed, observer });
+            new
         });
-        Subscription { is_gone }
+        Subscription { is_unsubscribed }
     }
 }
 
 impl<T> Config<T> {
-    /// The latest version.
+    /// Returns the latest version.
     pub fn snapshot(&self) -> Arc<Snapshot<T>> {
         self.shared.current.load_full()
     }
 
-    /// Why the latest reload has failed, if it has.
+    /// Returns the error of the latest reload, or `None` if it succeeded.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.shared.last_error.load_full()
     }
 }
 
 impl<T> Shared<T> {
-    fn tell(&self) {
+    fn deliver_changes(&self) {
         loop {
             let next = self.changes.lock().unwrap().pop_front();
-            let change = next.expect("it is counted when it is there");
-            for one in change.observers.iter() {
-                if !one.is_gone.load(Acquire) {
-                    let call = || (one.observer)(&change.old, &change.new);
+            let change = next.expect("a change is queued before it is counted");
+            for entry in change.observers.iter() {
+                if !entry.is_unsubscribed.load(Acquire) {
+                    let call = || (entry.observer)(&change.old, &change.new);
                     let _ = catch_unwind(AssertUnwindSafe(call));
                 }
             }
-            if self.untold.fetch_sub(1, AcqRel) == 1 {
+            if self.pending.fetch_sub(1, AcqRel) == 1 {
                 return;
             }
         }
@@ -170,25 +173,25 @@ impl<T> Shared<T> {
 
 impl<T> Subscribed<T> {
     fn share(&self) -> Self {
-        let is_gone = Arc::clone(&self.is_gone);
-        Self { is_gone, observer: Arc::clone(&self.observer) }
+        let is_unsubscribed = Arc::clone(&self.is_unsubscribed);
+        Self { is_unsubscribed, observer: Arc::clone(&self.observer) }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.is_gone.store(true, Release);
+        self.is_unsubscribed.store(true, Release);
     }
 }
 
-fn put(below: &mut Table, above: Table) {
-    for (key, value) in above {
+fn merge(base: &mut Table, overlay: Table) {
+    for (key, value) in overlay {
         let is_table = value.is_table();
-        match below.get_mut(&key).filter(|old| old.is_table() && is_table) {
+        match base.get_mut(&key).filter(|old| old.is_table() && is_table) {
             Some(Value::Table(old)) => {
-                put(old, value.try_into().expect("it is a table"));
+                merge(old, value.try_into().expect("it is a table"));
             }
-            _ => drop(below.insert(key, value)),
+            _ => drop(base.insert(key, value)),
         }
     }
 }
@@ -201,7 +204,9 @@ impl<T> Clone for Config<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Config<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let now = self.snapshot();
-        f.debug_struct("Config").field("now", &now).finish_non_exhaustive()
+        let current = self.snapshot();
+        f.debug_struct("Config")
+            .field("current", &current)
+            .finish_non_exhaustive()
     }
 }
