@@ -1,11 +1,11 @@
-//! A process of two servers leaves a registry: with a lame duck, without one, and by a crash.
+//! A process with two servers shuts down: without a lame-duck period, with one, after a crash.
 //!
 //! ```console
 //! $ cargo run -p week03 --example lifecycle
 //! ```
 //!
-//! The process is this program once more, with `serve`. The registry and the
-//! client are here.
+//! The example starts itself as a child process, with the argument `serve`. The
+//! registry and the client run in the parent.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -32,16 +32,17 @@ use week03::signals;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// The client sends a request this often,
-const PAUSE: Duration = Duration::from_millis(10);
+/// The time between two requests of the client.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(10);
 
-/// and looks for the address after so many.
-const REQUESTS: u32 = 20;
+/// The number of requests between two lookups of the address.
+const REQUESTS_PER_LOOKUP: u32 = 20;
 
-/// Longer than the client goes by what it has read.
+/// Longer than the client uses an address before it looks it up again.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
-// More than one thread: one of them waits for a process, which has questions.
+// Several threads: one of them blocks in `wait` until the child exits, and the
+// child still sends requests to the registry.
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -49,43 +50,51 @@ async fn main() -> Result<ExitCode> {
         let lame_duck = Duration::from_millis(lame_duck.parse()?);
         return Ok(serve(registry.parse()?, lame_duck).await.into());
     }
-    let (pause, duck) = (PAUSE.as_millis(), LAME_DUCK.as_millis());
+    let interval = REQUEST_INTERVAL.as_millis();
+    let lame_duck = LAME_DUCK.as_millis();
     println!(
-        "A process is a store, and a server that asks it. A client sends a \
-         request each {pause} ms.\nAfter each {REQUESTS} it looks up the address \
-         in a registry. Right after that, SIGTERM comes."
+        "A process has two servers: a store, and an API that sends requests to \
+         the store.\nA client sends a request to the API every {interval} ms. \
+         After every {REQUESTS_PER_LOOKUP} requests it looks up\nthe API's \
+         address in a registry. SIGTERM comes right after a lookup."
     );
     let question = "The process deregisters, and closes its port at once. How \
                     many requests fail?";
     let guess = guess::ask(&format!("\n1. {question}"))?;
-    story(Duration::ZERO, Some(Signal::TERM), guess.as_deref()).await?;
-    println!("The client goes by what it has read, until it reads again.");
+    scenario(Duration::ZERO, Some(Signal::TERM), guess.as_deref()).await?;
+    println!("The client uses the old address until its next lookup.");
 
-    let question = format!("It deregisters, and serves on for {duck} ms.");
-    let guess = guess::ask(&format!("\n2. {question} And now?"))?;
-    story(LAME_DUCK, Some(Signal::TERM), guess.as_deref()).await?;
-    println!("Who still comes is still served.");
+    let question = format!(
+        "The process deregisters, and serves for another {lame_duck} ms. How \
+         many requests fail?"
+    );
+    let guess = guess::ask(&format!("\n2. {question}"))?;
+    scenario(LAME_DUCK, Some(Signal::TERM), guess.as_deref()).await?;
+    println!("Requests to the old address are still served.");
 
-    let question =
-        "No signal comes: its server crashes, and the store does not.";
-    let guess = guess::ask(&format!("\n3. {question} And now?"))?;
-    story(LAME_DUCK, None, guess.as_deref()).await?;
+    let question = "No signal comes. The API crashes, and the store does not. \
+                    How many requests fail?";
+    let guess = guess::ask(&format!("\n3. {question}"))?;
+    scenario(LAME_DUCK, None, guess.as_deref()).await?;
     println!(
-        "A crash loses them. But it is deregistered, and the store ends well."
+        "Requests to the crashed API fail until the next lookup. The process \
+         is deregistered,\nand its store stops gracefully."
     );
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts the process and a client, and sends it the signal or lets it crash.
-async fn story(
+/// Starts the process and a client. Sends the signal to the process, or lets
+/// its API crash. Prints how many requests failed.
+async fn scenario(
     lame_duck: Duration,
     signal: Option<Signal>,
     guess: Option<&str>,
 ) -> Result<()> {
     let entry = watch::Sender::new(None);
-    let (joins, leaves) = (entry.clone(), entry.clone());
-    let register = async move |Path(api)| _ = joins.send_replace(Some(api));
-    let deregister = async move || _ = leaves.send_replace(None);
+    let (registered, deregistered) = (entry.clone(), entry.clone());
+    let register =
+        async move |Path(api)| _ = registered.send_replace(Some(api));
+    let deregister = async move || _ = deregistered.send_replace(None);
     let router = Router::new()
         .route("/register/{api}", get(register))
         .route("/deregister", get(deregister));
@@ -101,16 +110,16 @@ async fn story(
     );
     let mut entries = entry.subscribe();
     let api = *entries.wait_for(Option::is_some).await?;
-    let api = api.expect("it has just been looked at");
-    let has_read = Arc::new(Notify::new());
-    let client = tokio::spawn(client(entries, Arc::clone(&has_read)));
-    // Once at the beginning, and once more.
-    has_read.notified().await;
-    has_read.notified().await;
+    let api = api.expect("`wait_for` returned an address");
+    let looked_up = Arc::new(Notify::new());
+    let client = tokio::spawn(client(entries, Arc::clone(&looked_up)));
+    // The first lookup precedes all requests. Wait for the second one, too.
+    looked_up.notified().await;
+    looked_up.notified().await;
     match signal {
         Some(signal) => kill_process(Pid::from_child(&process.0), signal)?,
-        // It has no time to answer.
-        None => drop(ask(api, "/crash").await),
+        // The API crashes before it answers: the error is expected.
+        None => drop(send(api, "/crash").await),
     }
     let failed = client.await?;
     let status = process.0.wait()?;
@@ -119,49 +128,49 @@ async fn story(
     Ok(())
 }
 
-/// Killed on drop.
+/// A child process. It is killed on drop.
 struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has ended, unless something failed.
+        // The process has already exited, unless the example failed.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Goes by what it has read in the registry, until nobody is there. Returns how
-/// many requests failed.
+/// Looks up the address in the registry and sends requests to it, until no
+/// address is registered. Returns how many requests failed.
 async fn client(
     registry: watch::Receiver<Option<SocketAddr>>,
-    has_read: Arc<Notify>,
+    looked_up: Arc<Notify>,
 ) -> u32 {
     let mut failed = 0;
-    let mut pause = interval(PAUSE);
+    let mut requests = interval(REQUEST_INTERVAL);
     loop {
         let Some(api) = *registry.borrow() else {
             return failed;
         };
-        has_read.notify_one();
-        for _ in 0..REQUESTS {
-            pause.tick().await;
-            failed += u32::from(ask(api, "/").await.is_err());
+        looked_up.notify_one();
+        for _ in 0..REQUESTS_PER_LOOKUP {
+            requests.tick().await;
+            failed += u32::from(send(api, "/").await.is_err());
         }
     }
 }
 
-/// Whether it is answered with 200.
-async fn ask(address: SocketAddr, path: &str) -> io::Result<()> {
+/// Sends a GET request. Returns an error unless the status is 200.
+async fn send(address: SocketAddr, path: &str) -> io::Result<()> {
     let mut server = TcpStream::connect(address).await?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n"
     );
     server.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    server.read_to_string(&mut answer).await?;
-    match answer.starts_with("HTTP/1.1 200 ") {
+    let mut response = String::new();
+    server.read_to_string(&mut response).await?;
+    match response.starts_with("HTTP/1.1 200 ") {
         true => Ok(()),
-        false => Err(io::Error::other("it is not well")),
+        false => Err(io::Error::other("the status is not 200")),
     }
 }
 
@@ -170,15 +179,16 @@ async fn bind(router: Router) -> io::Result<Server> {
     Server::bind(address, router, Duration::from_secs(5)).await
 }
 
-/// The process: an application that signals drive, and its exit code.
+/// Runs the child process until a signal or a crash ends it. Returns its exit
+/// code.
 async fn serve(registry: SocketAddr, lame_duck: Duration) -> u8 {
     let start = async move |stop| {
         let plan = plan(registry, lame_duck).await?;
-        let life: signals::Part = Box::pin(async move {
+        let application: signals::Part = Box::pin(async move {
             println!("{}", run(plan, stop).await.result()?);
             Ok(())
         });
-        Ok(vec![life])
+        Ok(vec![application])
     };
     signals::run(start, || {}).await
 }
@@ -197,12 +207,12 @@ async fn plan(registry: SocketAddr, lame_duck: Duration) -> Result<Plan> {
 
     let crashed = CancellationToken::new();
     let crash = crashed.clone();
-    let asks_the_store = async move || match ask(store_address, "/").await {
+    let query_store = async move || match send(store_address, "/").await {
         Ok(()) => StatusCode::OK,
         Err(_) => StatusCode::BAD_GATEWAY,
     };
     let router = Router::new()
-        .route("/", get(asks_the_store))
+        .route("/", get(query_store))
         .route("/crash", get(async move || crash.cancel()));
     let api = bind(router).await?;
     let api_address = api.local_addr()?;
@@ -210,14 +220,14 @@ async fn plan(registry: SocketAddr, lame_duck: Duration) -> Result<Plan> {
         ready.set();
         tokio::select! {
             _stopped = api.serve(stop) => Ok(()),
-            () = crashed.cancelled() => Err("it has crashed".into()),
+            () = crashed.cancelled() => Err("the API has crashed".into()),
         }
     });
 
     let register = async move {
-        Ok(ask(registry, &format!("/register/{api_address}")).await?)
+        Ok(send(registry, &format!("/register/{api_address}")).await?)
     };
-    let deregister = async move { Ok(ask(registry, "/deregister").await?) };
+    let deregister = async move { Ok(send(registry, "/deregister").await?) };
     plan.registry(register, deregister);
     Ok(plan)
 }

@@ -1,24 +1,27 @@
-//! The life of an application: a start in order, and one way out.
+//! Application lifecycle: ordered startup, and one shutdown path.
 //!
-//! *Question.* A pool, a consumer, a server and a registry make one application.
-//! In which order do they start and stop, and what still happens when one of them
-//! dies, hangs, or never gets ready?
+//! *Question.* A connection pool, a consumer, a server and a registry form one
+//! application. In which order do they start and stop? Which steps still run
+//! when one of them fails, hangs, or never becomes ready?
 //!
-//! *Idea.* A stack. Each part is started when the one before is **ready**, and
-//! leaves on the stack what undoes it: a part is told to stop, a hook is called.
-//! The registration is the last to be done and so the first to be undone; after
-//! it comes the **lame duck**, a wait in which all still serve. Whatever ends the
-//! application, the stack is unwound, within one **budget**.
+//! *Idea.* A stack of undo steps. Startup starts each part when the previous
+//! part is **ready**, and pushes the step that undoes it: cancel the part, or
+//! call a hook. Registration is the last step of startup, so `deregister` is
+//! the first step of shutdown. The **lame-duck period** follows: for a fixed
+//! time, all parts still serve the clients that have not noticed. Whatever
+//! ends the application, shutdown pops the whole stack, within one time
+//! **budget**.
 //!
-//! *Guarantee.* Nothing is registered before all is ready. On every way out, and
-//! within the budget, no part is told to stop before `deregister` has ended, well
-//! or not, and the lame duck is over.
-//! Parts stop one after the other, in the reverse order. [`run`] returns when no
-//! part is left, soon after the budget is over at the latest, and reports how
-//! each has ended.
+//! *Guarantee.* `register` is called only when all parts are ready. On every
+//! shutdown, and within its budget, no part is cancelled before `deregister`
+//! has ended, with success or not, and the lame-duck period is over. Parts
+//! stop one at a time, in reverse order. [`run`] returns when no part is left,
+//! at the latest soon after the end of the budget, and reports how each part
+//! ended.
 //!
-//! *Cost.* What hangs takes the time of all that come after it. A start has no
-//! limit, beyond that of each hook. What blocks a thread cannot be ended at all.
+//! *Cost.* A part that hangs uses up the budget of every part that is stopped
+//! after it. Startup has no time limit beyond the limit of each hook. A part
+//! that blocks its thread cannot be aborted.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -31,7 +34,7 @@
 //!     let mut plan = Plan::new(Limits {
 //!         call: Duration::from_secs(2),
 //!         lame_duck: Duration::from_secs(5),
-//!         budget: Duration::from_secs(25), // of the 30 that Kubernetes gives
+//!         budget: Duration::from_secs(25), // Kubernetes allows 30
 //!     });
 //!     plan.part("http", async |ready: Ready, stop| {
 //!         ready.set(); // the port is bound
@@ -45,13 +48,13 @@
 //! #[tokio::main]
 //! async fn main() -> ExitCode {
 //!     let start = async |stop| {
-//!         let life: signals::Part = Box::pin(async {
+//!         let application: signals::Part = Box::pin(async {
 //!             println!("{}", app::run(plan(), stop).await.result()?);
 //!             Ok(())
 //!         });
-//!         Ok(vec![life])
+//!         Ok(vec![application])
 //!     };
-//!     signals::run(start, || println!("again")).await.into()
+//!     signals::run(start, || println!("reload")).await.into()
 //! }
 //! ```
 
@@ -65,179 +68,181 @@ use crate::plan::{
     Ended, Entry, Limits, Plan, Ready, Registry, Report, Step, Tasks, Work,
 };
 
-/// Starts what `plan` says, serves until `stop` is cancelled or anything fails,
-/// and stops.
+/// Starts the entries of `plan`, serves until `stop` is cancelled or anything
+/// fails, and shuts down.
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped aborts all parts, and calls nothing.
+/// Dropping the future aborts all parts. No hook and no `deregister` is
+/// called.
 pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
     let Plan { limits, entries, registry } = plan;
     let mut app = App {
         limits,
         stop,
-        stopping: None,
+        shutdown_began: None,
         tasks: Tasks::default(),
         steps: Vec::new(),
     };
     let mut undo = Vec::new();
     for (name, entry) in entries {
-        if app.is_stopping() {
+        if app.is_shutting_down() {
             break;
         }
         match entry {
             Entry::OnStart(hook) => app.call(name, hook).await,
             Entry::OnStop(hook) => undo.push(Undo::Call(name, hook)),
             Entry::Part(start) => {
-                let (said, ready) = Ready::channel();
-                // Of its own: it is told when its turn has come.
+                let (sender, ready) = Ready::channel();
+                // No child of `stop`: shutdown cancels the parts one at a time.
                 let token = CancellationToken::new();
-                let start = start(said, token.clone());
-                undo.push(Undo::Stop(app.tasks.spawn(name, start), token));
+                let work = start(sender, token.clone());
+                undo.push(Undo::Stop(app.tasks.spawn(name, work), token));
                 tokio::select! {
                     biased;
-                    () = app.event() => {}
+                    () = app.next_event() => {}
                     Ok(()) = ready => {}
                 }
             }
         }
     }
     if let Some(Registry { register, deregister }) = registry
-        && !app.is_stopping()
+        && !app.is_shutting_down()
     {
         undo.push(Undo::LameDuck);
-        // Before the call: one that fails or is cut off may have arrived.
+        // Before the call: a `register` that fails or is aborted may still have
+        // reached the registry.
         undo.push(Undo::Call("deregister", deregister));
         app.call("register", register).await;
     }
-    while !app.is_stopping() {
-        app.event().await;
+    while !app.is_shutting_down() {
+        app.next_event().await;
     }
     while let Some(last) = undo.pop() {
         match last {
             Undo::Call(name, work) => app.call(name, work).await,
             Undo::LameDuck => app.lame_duck().await,
             Undo::Stop(part, token) => {
-                // What has ended by now, as far as one can see, was not told to.
+                // A part that has already ended did so before its cancellation.
                 app.catch_up();
                 token.cancel();
-                // Without a limit but the budget.
-                app.ends(&part, limits.budget).await;
+                // The budget is the only limit.
+                app.wait_for_end(&part, limits.budget).await;
             }
         }
     }
     app.report()
 }
 
-/// What takes back one step of the start.
+/// Undoes one step of startup.
 enum Undo {
     Call(&'static str, Work),
     LameDuck,
     Stop(AbortHandle, CancellationToken),
 }
 
-/// An application under way.
+/// The state of a running application.
 struct App {
     limits: Limits,
     stop: CancellationToken,
-    /// When the stop began, from where the budget counts.
-    stopping: Option<Instant>,
+    /// When shutdown began: the start of the budget.
+    shutdown_began: Option<Instant>,
     tasks: Tasks,
     steps: Vec<Step>,
 }
 
 impl App {
-    fn is_stopping(&mut self) -> bool {
+    fn is_shutting_down(&mut self) -> bool {
         self.catch_up();
-        self.stopping.is_some()
+        self.shutdown_began.is_some()
     }
 
-    /// Takes in what has happened by now, and has not been waited for.
+    /// Handles a cancellation and task ends that have already happened.
     fn catch_up(&mut self) {
         if self.stop.is_cancelled() {
-            self.begins_to_stop();
+            self.begin_shutdown();
         }
         while let Some(step) = self.tasks.try_next() {
-            self.keep(step);
+            self.record(step);
         }
     }
 
-    fn keep(&mut self, step: Step) {
-        if !step.ended.is_well() {
-            self.begins_to_stop();
+    fn record(&mut self, step: Step) {
+        if !step.ended.is_ok() {
+            self.begin_shutdown();
         }
         self.steps.push(step);
     }
 
-    fn begins_to_stop(&mut self) {
-        self.stopping.get_or_insert_with(Instant::now);
+    fn begin_shutdown(&mut self) {
+        self.shutdown_began.get_or_insert_with(Instant::now);
     }
 
-    /// Waits for what comes first: a task ends, or the application is told to
-    /// stop. In the stop there must be a task.
-    async fn event(&mut self) {
+    /// Waits for the next event and handles it: a task ends, or `stop` is
+    /// cancelled. During shutdown, at least one task must be left.
+    async fn next_event(&mut self) {
         tokio::select! {
             biased;
-            () = self.stop.cancelled(), if self.stopping.is_none() => {
-                self.begins_to_stop();
+            () = self.stop.cancelled(), if self.shutdown_began.is_none() => {
+                self.begin_shutdown();
             }
-            Some(step) = self.tasks.next() => self.keep(step),
+            Some(step) = self.tasks.next() => self.record(step),
         }
     }
 
-    /// Waits for the end of `task`, and cuts it off when `limit` or the budget is
-    /// over.
-    async fn ends(&mut self, task: &AbortHandle, limit: Duration) {
-        self.tasks.due(task);
+    /// Waits until `task` ends. Aborts it when `limit` or the budget is used
+    /// up.
+    async fn wait_for_end(&mut self, task: &AbortHandle, limit: Duration) {
+        self.tasks.expect_end(task);
         let limit = Instant::now() + limit;
         while self.tasks.contains(task) {
-            // Anew each time: the budget may begin while it waits.
+            // In every round: the budget may begin during the wait.
             let limit = self.within_budget(limit);
-            if timeout_at(limit, self.event()).await.is_err() {
+            if timeout_at(limit, self.next_event()).await.is_err() {
                 task.abort();
-                // It works with what is stopped next: without a limit now.
+                // It may still use the parts that stop next: no limit here.
                 while self.tasks.contains(task) {
-                    self.event().await;
+                    self.next_event().await;
                 }
             }
         }
     }
 
     async fn call(&mut self, name: &'static str, work: Work) {
-        if self.is_over() {
-            // A task might run before it is aborted.
+        if self.budget_is_spent() {
+            // Not spawned: a task could run before it is aborted.
             let (ended, took) = (Ended::Aborted, Duration::ZERO);
-            return self.keep(Step { name, ended, took });
+            return self.record(Step { name, ended, took });
         }
         let task = self.tasks.spawn(name, work);
-        self.ends(&task, self.limits.call).await;
+        self.wait_for_end(&task, self.limits.call).await;
     }
 
-    /// Waits while somebody may come, and there is somebody who serves.
+    /// Waits for the end of the lame-duck period, or until no part is left.
     async fn lame_duck(&mut self) {
         let end = self.within_budget(Instant::now() + self.limits.lame_duck);
-        let serves = async {
+        let all_parts_end = async {
             while !self.tasks.is_empty() {
-                self.event().await;
+                self.next_event().await;
             }
         };
-        // Over when the time is, or when nothing is left.
-        let _ = timeout_at(end, serves).await;
+        // Both outcomes end the period.
+        let _ = timeout_at(end, all_parts_end).await;
     }
 
-    /// Whether the budget is.
-    fn is_over(&self) -> bool {
-        let began = self.stopping;
+    fn budget_is_spent(&self) -> bool {
+        let began = self.shutdown_began;
         began.is_some_and(|began| began.elapsed() >= self.limits.budget)
     }
 
+    /// Returns `limit`, or the end of the budget if that is earlier.
     fn within_budget(&self, limit: Instant) -> Instant {
-        let began = self.stopping;
+        let began = self.shutdown_began;
         began.map_or(limit, |began| limit.min(began + self.limits.budget))
     }
 
     fn report(self) -> Report {
-        let began = self.stopping.expect("it has begun to stop");
+        let began = self.shutdown_began.expect("shutdown has begun");
         Report { steps: self.steps, took: began.elapsed() }
     }
 }

@@ -1,5 +1,5 @@
-//! What an application is made of, and what is reported of it: the words of
-//! [`app`](crate::app).
+//! The types of [`app`](crate::app): the plan of an application, its tasks,
+//! and the report of its shutdown.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -15,70 +15,75 @@ use tokio_util::sync::CancellationToken;
 
 use crate::signals::BoxError;
 
-/// What starts and stops together.
-#[expect(missing_debug_implementations, reason = "it is made of functions")]
+/// Describes an application: its parts, its hooks and its registry.
+#[expect(missing_debug_implementations, reason = "entries are functions")]
 pub struct Plan {
-    /// How long each may take.
+    /// The time limits of calls and of shutdown.
     pub limits: Limits,
-    /// In the order of the start, each with its name.
+    /// Parts and hooks in startup order, each with its name.
     pub entries: Vec<(&'static str, Entry)>,
-    /// Where others learn of it, if anywhere.
+    /// How clients find the application, if they look it up.
     pub registry: Option<Registry>,
 }
 
-/// How long each may take: at most some years, as it is added to an `Instant`.
+/// Time limits of calls and of shutdown.
+///
+/// Each is added to an `Instant`, so it must not exceed a few years.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// One hook, `register` or `deregister`.
+    /// The limit of one call: a hook, `register` or `deregister`.
     pub call: Duration,
-    /// After the deregistration, before anything else is stopped.
+    /// The wait after `deregister`, in which all parts still serve the clients
+    /// that have not noticed yet.
     pub lame_duck: Duration,
-    /// The stop as a whole, all waits included.
+    /// The limit of the whole shutdown, all waits included.
     pub budget: Duration,
 }
 
-/// One line of a plan.
-#[expect(missing_debug_implementations, reason = "it is made of functions")]
+/// A part or a hook.
+#[expect(missing_debug_implementations, reason = "entries are functions")]
 pub enum Entry {
-    /// Makes what runs from its turn in the start to its turn in the stop.
+    /// A part, such as a server or a consumer. It runs from its step of
+    /// startup to its step of shutdown.
     Part(Start),
-    /// Is called in the start, and waited for.
+    /// A hook that startup calls and waits for.
     OnStart(Work),
-    /// Is called in the stop, if the start has come as far as this.
+    /// A hook that shutdown calls and waits for, if startup reached this
+    /// entry.
     OnStop(Work),
 }
 
-/// Starts a part: it says that it is ready, runs until its own token is
-/// cancelled, and ends.
+/// Starts a part. The part calls [`Ready::set`] when it is ready. It runs
+/// until its own token is cancelled, and then returns.
 pub type Start = Box<dyn FnOnce(Ready, CancellationToken) -> Work + Send>;
 
-/// What can run as a task. Before that it does nothing.
+/// A future that is spawned as a task. It does nothing before that.
 pub type Work = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
-/// Where others learn of the application.
-#[expect(missing_debug_implementations, reason = "it is made of futures")]
+/// How clients find the application.
+#[expect(missing_debug_implementations, reason = "its fields are futures")]
 pub struct Registry {
-    /// Sends others here.
+    /// Adds the application to the registry: clients are sent here.
     pub register: Work,
-    /// Sends nobody here any more.
+    /// Removes the application from the registry.
     pub deregister: Work,
 }
 
-/// By this a part says that it is ready.
+/// Signals that a part is ready.
 #[derive(Debug)]
 pub struct Ready(oneshot::Sender<()>);
 
-/// Tasks with names. Dropping it aborts them.
+/// Named tasks. Dropping this aborts all of them.
 #[derive(Debug, Default)]
 pub struct Tasks {
     tasks: JoinSet<Result<(), BoxError>>,
-    /// Of each task, its name and since when it is due.
+    /// Name of each task, and since when the task is expected to end.
     names: HashMap<Id, (&'static str, Option<Instant>)>,
 }
 
 type Joined = Result<(Id, Result<(), BoxError>), JoinError>;
 
-/// What has ended, and how long that took.
+/// Reports how each part and each call ended, and how long shutdown took.
 ///
 /// ```
 /// use std::time::Duration;
@@ -92,53 +97,55 @@ type Joined = Result<(Id, Result<(), BoxError>), JoinError>;
 /// let zero = Error::Invalid("rate is 0".into());
 /// let steps = vec![
 ///     step("settings", Ended::Failed(zero.into()), 0),
-///     step("flush", Ended::Well, 12),
+///     step("flush", Ended::Ok, 12),
 ///     step("db", Ended::Aborted, 4988),
 /// ];
 /// let report = Report { steps, took: Duration::from_secs(5) };
 /// let text = "\
-/// the stop took 5000 ms
+/// shutdown took 5000 ms
 ///        0 ms  settings: failed: the settings are not valid: rate is 0
-///       12 ms  flush: ended well
-///     4988 ms  db: cut off";
+///       12 ms  flush: ok
+///     4988 ms  db: aborted";
 /// assert_eq!(report.to_string(), text);
 /// ```
 #[derive(Debug)]
 pub struct Report {
-    /// In the order of ending: parts and hooks, `"register"` and `"deregister"`.
+    /// The parts and the calls, in the order in which they ended. The calls of
+    /// the registry are named `"register"` and `"deregister"`.
     pub steps: Vec<Step>,
-    /// The stop as a whole, from its beginning.
+    /// The time from the beginning of shutdown to its end.
     pub took: Duration,
 }
 
-/// Something that has ended.
+/// A part or a call that has ended.
 #[derive(Debug)]
 pub struct Step {
-    /// As in the plan.
+    /// The name that the plan gives it.
     pub name: &'static str,
-    /// How it has ended.
+    /// How it ended.
     pub ended: Ended,
-    /// Of a part: since it was told to stop. 0 if it was not.
+    /// Of a call, the time from its beginning to its end. Of a part, the time
+    /// from the cancellation of its token to its end, or 0 if it ended before.
     pub took: Duration,
 }
 
-/// How a part or a call has ended.
+/// How a part or a call ended. Everything but `Ok` is a failure.
 #[derive(Debug)]
 pub enum Ended {
-    /// With `Ok`, and a part when it was told to. All others are failures.
-    Well,
-    /// With `Ok`: a part that was not told to.
-    Unasked,
-    /// With an error.
+    /// It returned `Ok`. A part did so after its token was cancelled.
+    Ok,
+    /// It is a part that returned `Ok` before its token was cancelled.
+    Early,
+    /// It returned an error.
     Failed(BoxError),
-    /// It has panicked. The error holds what with.
+    /// It panicked. The error holds the payload.
     Panicked(JoinError),
-    /// It was cut off when its time was over.
+    /// It was aborted at a limit, or the budget was used up before it began.
     Aborted,
 }
 
 impl Plan {
-    /// A plan of nothing.
+    /// Creates a plan without parts, hooks and registry.
     pub fn new(limits: Limits) -> Self {
         Self { limits, entries: Vec::new(), registry: None }
     }
@@ -151,7 +158,7 @@ impl Plan {
     ) where
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
-        // Called in its task, where a panic of it belongs.
+        // Calls `start` in the part's task: a panic of it is the part's.
         let start: Start = Box::new(|ready, stop| {
             Box::pin(async { start(ready, stop).await })
         });
@@ -186,60 +193,64 @@ impl Plan {
 }
 
 impl Ready {
-    /// And what hears it.
+    /// Creates a `Ready` and the receiver that it signals.
     pub fn channel() -> (Self, oneshot::Receiver<()>) {
-        let (said, ready) = oneshot::channel();
-        (Self(said), ready)
+        let (sender, receiver) = oneshot::channel();
+        (Self(sender), receiver)
     }
 
-    /// Says so. A part that never does, or drops this, holds up the start until it
-    /// ends, or the application is told to stop.
+    /// Signals that the part is ready.
+    ///
+    /// If a part drops its `Ready`, or never calls this, startup waits until a
+    /// part fails or shutdown is requested.
     pub fn set(self) {
-        // It fails where nobody waits for it any more.
+        // Sending fails if startup no longer waits for this part.
         let _ = self.0.send(());
     }
 }
 
 impl Tasks {
-    /// Starts a task, which is not due yet.
+    /// Spawns a task. If it ends before [`expect_end`](Self::expect_end) is
+    /// called, it has failed.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub fn spawn(&mut self, name: &'static str, work: Work) -> AbortHandle {
         let task = self.tasks.spawn(work);
         self.names.insert(task.id(), (name, None));
         task
     }
 
-    /// From now on `task` is expected to end. Before that, to end is a failure.
-    pub fn due(&mut self, task: &AbortHandle) {
-        if let Some((_, due)) = self.names.get_mut(&task.id()) {
-            due.get_or_insert_with(Instant::now);
+    /// Marks `task` as expected to end from now on. Its [`Step::took`] is
+    /// counted from here.
+    pub fn expect_end(&mut self, task: &AbortHandle) {
+        if let Some((_, expected)) = self.names.get_mut(&task.id()) {
+            expected.get_or_insert_with(Instant::now);
         }
     }
 
-    /// Whether [`next`](Self::next) has yet to return `task`.
+    /// Returns whether [`next`](Self::next) has yet to return `task`.
     pub fn contains(&self, task: &AbortHandle) -> bool {
         self.names.contains_key(&task.id())
     }
 
-    /// Whether there is no task that `next` has yet to return.
+    /// Returns whether `next` has returned every task.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// Waits for the next task that ends. `None` if there is none.
+    /// Waits for the next task to end. Returns `None` if no task is left.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped has taken no task.
+    /// Dropping the future removes no task.
     pub async fn next(&mut self) -> Option<Step> {
         let joined = self.tasks.join_next_with_id().await?;
         Some(self.step(joined))
     }
 
-    /// A task that has ended by now, if there is one.
+    /// Returns a task that has already ended, if there is one.
     pub fn try_next(&mut self) -> Option<Step> {
         let joined = self.tasks.try_join_next_with_id()?;
         Some(self.step(joined))
@@ -247,44 +258,45 @@ impl Tasks {
 
     fn step(&mut self, joined: Joined) -> Step {
         let id = joined.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let (name, due) = self.take(id);
+        let (name, expected) = self.take(id);
         let ended = match joined {
-            Ok((_, Ok(()))) if due.is_some() => Ended::Well,
-            Ok((_, Ok(()))) => Ended::Unasked,
+            Ok((_, Ok(()))) if expected.is_some() => Ended::Ok,
+            Ok((_, Ok(()))) => Ended::Early,
             Ok((_, Err(error))) => Ended::Failed(error),
             Err(error) if error.is_panic() => Ended::Panicked(error),
             Err(_) => Ended::Aborted,
         };
-        let took = due.map_or(Duration::ZERO, |due| due.elapsed());
+        let took = expected.map_or(Duration::ZERO, |since| since.elapsed());
         Step { name, ended, took }
     }
 
     fn take(&mut self, id: Id) -> (&'static str, Option<Instant>) {
-        self.names.remove(&id).expect("it was given one with its task")
+        self.names.remove(&id).expect("`spawn` named the task")
     }
 }
 
 impl Ended {
-    /// Whether it is none of the failures.
-    pub fn is_well(&self) -> bool {
-        matches!(self, Self::Well)
+    /// Returns `true` if this is `Ok`, and `false` for a failure.
+    pub fn is_ok(&self) -> bool {
+        matches!(self, Self::Ok)
     }
 }
 
 impl Report {
-    /// What has not ended well, the first one first: others may follow from it.
+    /// Returns the failures in the order in which they happened. The first one
+    /// is often the cause of the others.
     pub fn failures(&self) -> impl Iterator<Item = &Step> {
-        self.steps.iter().filter(|step| !step.ended.is_well())
+        self.steps.iter().filter(|step| !step.ended.is_ok())
     }
 
-    /// Itself: for `?`, and an exit code.
+    /// Converts the report into a `Result`, for `?` and an exit code.
     ///
     /// # Errors
     ///
-    /// When anything has not ended well.
+    /// Returns the report as the error if it has a failure.
     pub fn result(self) -> Result<Self, Self> {
-        let is_well = self.failures().next().is_none();
-        if is_well { Ok(self) } else { Err(self) }
+        let is_ok = self.failures().next().is_none();
+        if is_ok { Ok(self) } else { Err(self) }
     }
 }
 
@@ -292,7 +304,7 @@ impl Error for Report {}
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the stop took {} ms", self.took.as_millis())?;
+        write!(f, "shutdown took {} ms", self.took.as_millis())?;
         for Step { name, ended, took } in &self.steps {
             write!(f, "\n{:>8} ms  {name}: {ended}", took.as_millis())?;
         }
@@ -303,17 +315,17 @@ impl fmt::Display for Report {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Well => write!(f, "ended well"),
-            Self::Unasked => write!(f, "has ended, and was not asked to"),
+            Self::Ok => write!(f, "ok"),
+            Self::Early => write!(f, "exited early"),
             Self::Failed(error) => {
                 write!(f, "failed: {error}")?;
-                // Nobody above the report would ask for them.
+                // `Report` has no `source`: the causes are printed here.
                 let causes =
                     iter::successors(error.source(), |e| (*e).source());
                 causes.into_iter().try_for_each(|e| write!(f, ": {e}"))
             }
             Self::Panicked(error) => write!(f, "{error}"),
-            Self::Aborted => write!(f, "cut off"),
+            Self::Aborted => write!(f, "aborted"),
         }
     }
 }

@@ -16,293 +16,294 @@ const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// Longer than any test, and shorter than for ever.
-const TOO_LONG: Duration = seconds(3600);
+/// Longer than any scenario. This time is paused: nothing really waits.
+const HOUR: Duration = seconds(3600);
 
-/// Where time is not paused.
+/// The limit of a test in which time is not paused.
 const DEADLINE: Duration = seconds(5);
 
 const LIMITS: Limits =
     Limits { call: seconds(2), lame_duck: seconds(5), budget: seconds(25) };
 
-/// What a call takes that does not hang.
-const CALL: Duration = Duration::from_millis(100);
+/// The time that a call takes, unless it hangs.
+const CALL_TIME: Duration = Duration::from_millis(100);
 
-/// How something ends that is not told to.
+/// How a part or a call ends.
 #[derive(Clone, Copy)]
-enum How {
+enum End {
     Ok,
     Error(&'static str),
     Panic(Bug),
-    /// Never.
-    Hangs,
+    /// It never ends.
+    Never,
 }
 
-/// What a part panics with.
+/// The payload of a panic.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Bug(u32);
 
-impl How {
-    async fn ends(self) -> Result<(), BoxError> {
+impl End {
+    async fn reach(self) -> Result<(), BoxError> {
         match self {
             Self::Ok => Ok(()),
             Self::Error(error) => Err(error.into()),
             Self::Panic(bug) => panic_any(bug),
-            Self::Hangs => pending().await,
+            Self::Never => pending().await,
         }
     }
 }
 
-/// What happens, each with the milliseconds since the beginning.
+/// Events, each with its time in milliseconds since the scenario began.
 #[derive(Clone)]
 struct Log {
     start: Instant,
-    lines: Arc<Mutex<Vec<(u64, String)>>>,
+    events: Arc<Mutex<Vec<(u64, String)>>>,
 }
 
 impl Log {
-    fn add(&self, line: String) {
+    fn add(&self, event: String) {
         let ms = self.start.elapsed().as_millis().try_into().unwrap();
-        self.lines.lock().unwrap().push((ms, line));
+        self.events.lock().unwrap().push((ms, event));
     }
 
-    /// Of what has happened, that which is `of`.
+    /// Checks the events for which `of` returns `true`.
     #[track_caller]
-    fn shows(&self, of: impl Fn(u64, &str) -> bool, expected: &[(u64, &str)]) {
-        let lines = self.lines.lock().unwrap().clone();
-        let seen: Vec<_> = lines
+    fn expect(&self, of: impl Fn(u64, &str) -> bool, expected: &[(u64, &str)]) {
+        let events = self.events.lock().unwrap().clone();
+        let seen: Vec<_> = events
             .iter()
-            .map(|(ms, line)| (*ms, line.as_str()))
-            .filter(|(ms, line)| of(*ms, line))
+            .map(|(ms, event)| (*ms, event.as_str()))
+            .filter(|(ms, event)| of(*ms, event))
             .collect();
-        same(&seen, expected);
+        assert_same("log of (milliseconds, event)", &seen, expected);
     }
 
-    /// What has happened since `ms`.
+    /// Checks the events from `ms` on.
     #[track_caller]
-    fn shows_since(&self, ms: u64, expected: &[(u64, &str)]) {
-        self.shows(|at, _| at >= ms, expected);
+    fn expect_since(&self, ms: u64, expected: &[(u64, &str)]) {
+        self.expect(|at, _| at >= ms, expected);
     }
 
-    /// What has happened before `ms`.
+    /// Checks the events before `ms`.
     #[track_caller]
-    fn shows_before(&self, ms: u64, expected: &[(u64, &str)]) {
-        self.shows(|at, _| at < ms, expected);
+    fn expect_before(&self, ms: u64, expected: &[(u64, &str)]) {
+        self.expect(|at, _| at < ms, expected);
     }
 }
 
-/// Lists that are the same. If not, it is shown where they differ.
+/// Checks that two lists are equal. Shows only where they differ.
 #[track_caller]
-fn same<T: Debug + PartialEq>(seen: &[T], expected: &[T]) {
-    let alike = |(seen, expected): &(&T, &T)| seen == expected;
-    let before = seen.iter().zip(expected).take_while(alike).count();
+fn assert_same<T: Debug + PartialEq>(what: &str, seen: &[T], expected: &[T]) {
+    let equal = |(seen, expected): &(&T, &T)| seen == expected;
+    let before = seen.iter().zip(expected).take_while(equal).count();
     let rest = seen[before..].iter().rev().zip(expected[before..].iter().rev());
-    let after = rest.take_while(alike).count();
+    let after = rest.take_while(equal).count();
     let differs = |list: &[T]| {
         let list = &list[before..list.len() - after];
-        let lines = list.iter().map(|line| format!("\n  {line:?}"));
-        let lines: String = lines.collect();
-        if lines.is_empty() { "\n  nothing".to_owned() } else { lines }
+        let items = list.iter().map(|item| format!("\n  {item:?}"));
+        let items: String = items.collect();
+        if items.is_empty() { "\n  nothing".to_owned() } else { items }
     };
     assert!(
         seen == expected,
-        "{before} as expected, then\nexpected:{}\nseen:{}\nand {after} as \
-         expected",
+        "{what}: {before} match, then\nexpected:{}\nseen:{}\n{after} match",
         differs(expected),
         differs(seen)
     );
 }
 
-/// Logs it when a part is dropped that has not come to its end.
-struct CutOff {
+/// Logs that a part is aborted, if it is dropped before its end.
+struct AbortLog {
     log: Log,
     name: &'static str,
     has_ended: bool,
 }
 
-impl Drop for CutOff {
+impl Drop for AbortLog {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.log.add(format!("{} is cut off", self.name));
+            self.log.add(format!("{} is aborted", self.name));
         }
     }
 }
 
-/// A plan, and what has happened in it.
-struct Story {
+/// A plan, and the log of its parts and calls.
+struct Scenario {
     plan: Plan,
     log: Log,
 }
 
-impl Story {
-    fn of(limits: Limits) -> Self {
-        let log = Log { start: Instant::now(), lines: Arc::default() };
+impl Scenario {
+    fn new(limits: Limits) -> Self {
+        let log = Log { start: Instant::now(), events: Arc::default() };
         Self { plan: Plan::new(limits), log }
     }
 
-    /// Is ready after a second, and takes a second to end.
+    /// Adds a part that is ready after a second. When it is cancelled, it
+    /// stops within a second.
     fn part(&mut self, name: &'static str) {
-        self.part_with(name, TOO_LONG, How::Hangs, seconds(1), How::Ok);
+        self.part_with(name, HOUR, End::Never, seconds(1), End::Ok);
     }
 
-    /// Is ready after a second, and dies when it has served for `life`.
-    fn part_that_dies(&mut self, name: &'static str, life: Duration, how: How) {
-        self.part_with(name, life, how, seconds(1), How::Ok);
+    /// Adds a part that ends by itself when it has been ready for `life`.
+    fn exiting_part(&mut self, name: &'static str, life: Duration, end: End) {
+        self.part_with(name, life, end, seconds(1), End::Ok);
     }
 
-    /// When it is told to stop, it takes `takes`, and then ends.
-    fn part_told(&mut self, name: &'static str, takes: Duration, how: How) {
-        self.part_with(name, TOO_LONG, How::Hangs, takes, how);
+    /// Adds a part that takes `takes` to stop when it is cancelled.
+    fn stopping_part(&mut self, name: &'static str, takes: Duration, end: End) {
+        self.part_with(name, HOUR, End::Never, takes, end);
     }
 
     fn part_with(
         &mut self,
         name: &'static str,
         life: Duration,
-        untold: How,
+        exit: End,
         takes: Duration,
-        told: How,
+        stop_end: End,
     ) {
         let log = self.log.clone();
         let part = async move |ready: Ready, stop: CancellationToken| {
-            let mut part = CutOff { log: log.clone(), name, has_ended: false };
+            let mut part =
+                AbortLog { log: log.clone(), name, has_ended: false };
             log.add(format!("{name} starts"));
             sleep(seconds(1)).await;
             log.add(format!("{name} is ready"));
             ready.set();
             let end = match stop.run_until_cancelled(sleep(life)).await {
                 Some(()) => {
-                    log.add(format!("{name} dies"));
-                    untold
+                    log.add(format!("{name} exits early"));
+                    exit
                 }
                 None => {
-                    log.add(format!("{name} is told"));
+                    log.add(format!("{name} is cancelled"));
                     sleep(takes).await;
-                    told
+                    stop_end
                 }
             };
-            if let How::Hangs = end {
+            if let End::Never = end {
                 pending().await
             }
             part.has_ended = true;
-            if let How::Ok = end {
+            if let End::Ok = end {
                 log.add(format!("{name} ends"));
             }
-            end.ends().await
+            end.reach().await
         };
         self.plan.part(name, part);
     }
 
-    /// Takes [`CALL`], and then ends.
+    /// Returns a call that takes [`CALL_TIME`].
     fn call(
         &self,
         name: &'static str,
-        how: How,
+        end: End,
     ) -> impl Future<Output = Result<(), BoxError>> + Send + 'static {
         let log = self.log.clone();
         async move {
             log.add(format!("{name} begins"));
-            sleep(CALL).await;
-            how.ends().await?;
+            sleep(CALL_TIME).await;
+            end.reach().await?;
             log.add(format!("{name} ends"));
             Ok(())
         }
     }
 
-    fn on_start(&mut self, name: &'static str, how: How) {
-        let hook = self.call(name, how);
+    fn on_start(&mut self, name: &'static str, end: End) {
+        let hook = self.call(name, end);
         self.plan.on_start(name, hook);
     }
 
-    fn on_stop(&mut self, name: &'static str, how: How) {
-        let hook = self.call(name, how);
+    fn on_stop(&mut self, name: &'static str, end: End) {
+        let hook = self.call(name, end);
         self.plan.on_stop(name, hook);
     }
 
-    fn registry(&mut self, register: How, deregister: How) {
+    fn registry(&mut self, register: End, deregister: End) {
         let register = self.call("register", register);
         let deregister = self.call("deregister", deregister);
         self.plan.registry(register, deregister);
     }
 
-    /// Two parts and a registry.
-    fn of_two(limits: Limits) -> Self {
-        let mut story = Self::of(limits);
-        story.part("db");
-        story.part("http");
-        story.registry(How::Ok, How::Ok);
-        story
+    /// Creates a scenario of two parts and a registry.
+    fn with_two_parts(limits: Limits) -> Self {
+        let mut scenario = Self::new(limits);
+        scenario.part("db");
+        scenario.part("http");
+        scenario.registry(End::Ok, End::Ok);
+        scenario
     }
 
-    /// Runs it, and tells it to stop after `told`.
-    async fn until(self, told: Duration) -> (Log, Seen) {
+    /// Runs the plan, and cancels `stop` after `time`.
+    async fn cancel_after(self, time: Duration) -> (Log, CheckedReport) {
         let stop = CancellationToken::new();
-        let teller = async {
-            sleep(told).await;
+        let cancel = async {
+            sleep(time).await;
             stop.cancel();
             pending().await
         };
         let report = async {
-            let report = timeout(TOO_LONG, run(self.plan, stop.clone())).await;
-            report.expect("it ends within an hour")
+            let report = timeout(HOUR, run(self.plan, stop.clone())).await;
+            report.expect("`run` should return within an hour")
         };
         let report = tokio::select! {
-            // The same order each time.
+            // Poll in the same order in every run.
             biased;
             report = report => report,
-            () = teller => unreachable!("it is pending"),
+            () = cancel => unreachable!("it never returns"),
         };
-        (self.log, Seen(report))
+        (self.log, CheckedReport(report))
     }
 
-    /// Runs it, and tells it nothing.
-    async fn untold(self) -> (Log, Seen) {
-        self.until(2 * TOO_LONG).await
+    /// Runs the plan until something fails: `stop` is not cancelled.
+    async fn run_uncancelled(self) -> (Log, CheckedReport) {
+        self.cancel_after(2 * HOUR).await
     }
 }
 
-/// A report, and what it says.
-struct Seen(Report);
+/// A report, with checks.
+struct CheckedReport(Report);
 
-impl Seen {
+impl CheckedReport {
     #[track_caller]
-    fn took(&self, expected: Duration) {
-        assert_eq!(self.0.took, expected, "what the stop took");
+    fn expect_took(&self, expected: Duration) {
+        assert_eq!(self.0.took, expected, "time that shutdown took");
     }
 
-    /// What has not ended well.
+    /// Checks the names and outcomes of the failures, in order.
     #[track_caller]
-    fn failures(&self, expected: &[(&str, &str)]) {
+    fn expect_failures(&self, expected: &[(&str, &str)]) {
         let failures = self.0.failures();
         let failures: Vec<_> =
             failures.map(|step| (step.name, text(&step.ended))).collect();
         let failures: Vec<_> =
-            failures.iter().map(|(name, how)| (*name, how.as_str())).collect();
-        same(&failures, expected);
+            failures.iter().map(|(name, end)| (*name, end.as_str())).collect();
+        assert_same("failures in the report, in order", &failures, expected);
     }
 }
 
 fn text(ended: &Ended) -> String {
     match ended {
-        Ended::Well => "well".to_owned(),
-        Ended::Unasked => "unasked".to_owned(),
+        Ended::Ok => "ok".to_owned(),
+        Ended::Early => "early".to_owned(),
         Ended::Failed(error) => format!("failed: {error}"),
         Ended::Panicked(_) => "panicked".to_owned(),
         Ended::Aborted => "aborted".to_owned(),
     }
 }
 
-mod starts {
+mod startup {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_starts_when_the_one_before_is_ready() {
-        let mut story = Story::of(LIMITS);
+    async fn a_part_starts_when_the_previous_part_is_ready() {
+        let mut scenario = Scenario::new(LIMITS);
         for name in ["db", "queue", "http"] {
-            story.part(name);
+            scenario.part(name);
         }
-        let (log, _) = story.until(seconds(10)).await;
-        log.shows_before(
+        let (log, _) = scenario.cancel_after(seconds(10)).await;
+        log.expect_before(
             10_000,
             &[
                 (0, "db starts"),
@@ -316,15 +317,15 @@ mod starts {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hook_is_waited_for_in_its_turn() {
-        let mut story = Story::of(LIMITS);
-        story.on_start("migrate", How::Ok);
-        story.part("db");
-        story.on_start("warm up", How::Ok);
-        story.on_stop("flush", How::Ok);
-        story.part("http");
-        let (log, _) = story.until(seconds(10)).await;
-        log.shows_before(
+    async fn startup_waits_for_each_hook_before_the_next_entry() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.on_start("migrate", End::Ok);
+        scenario.part("db");
+        scenario.on_start("warm up", End::Ok);
+        scenario.on_stop("flush", End::Ok);
+        scenario.part("http");
+        let (log, _) = scenario.cancel_after(seconds(10)).await;
+        log.expect_before(
             10_000,
             &[
                 (0, "migrate begins"),
@@ -340,30 +341,29 @@ mod starts {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_drops_its_ready_has_not_said_so() {
-        let mut story = Story::of(LIMITS);
-        let log = story.log.clone();
-        let says_nothing =
-            async move |ready: Ready, stop: CancellationToken| {
-                drop(ready);
-                stop.cancelled().await;
-                log.add("db is told".to_owned());
-                Ok(())
-            };
-        story.plan.part("db", says_nothing);
-        story.on_start("warm up", How::Ok);
-        story.registry(How::Ok, How::Ok);
-        let (log, seen) = story.until(seconds(10)).await;
-        log.shows_since(0, &[(10_000, "db is told")]);
-        seen.failures(&[]);
+    async fn dropping_ready_does_not_make_a_part_ready() {
+        let mut scenario = Scenario::new(LIMITS);
+        let log = scenario.log.clone();
+        let drops_ready = async move |ready: Ready, stop: CancellationToken| {
+            drop(ready);
+            stop.cancelled().await;
+            log.add("db is cancelled".to_owned());
+            Ok(())
+        };
+        scenario.plan.part("db", drops_ready);
+        scenario.on_start("warm up", End::Ok);
+        scenario.registry(End::Ok, End::Ok);
+        let (log, report) = scenario.cancel_after(seconds(10)).await;
+        log.expect_since(0, &[(10_000, "db is cancelled")]);
+        report.expect_failures(&[]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_registers_when_all_are_ready() {
-        let mut story = Story::of_two(LIMITS);
-        story.on_start("warm up", How::Ok);
-        let (log, _) = story.until(seconds(10)).await;
-        log.shows_before(
+    async fn register_is_called_when_all_parts_are_ready() {
+        let mut scenario = Scenario::with_two_parts(LIMITS);
+        scenario.on_start("warm up", End::Ok);
+        let (log, _) = scenario.cancel_after(seconds(10)).await;
+        log.expect_before(
             10_000,
             &[
                 (0, "db starts"),
@@ -379,401 +379,431 @@ mod starts {
     }
 }
 
-mod stops {
+mod shutdown {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn parts_end_one_after_the_other_in_reverse() {
-        let mut story = Story::of(LIMITS);
+    async fn parts_stop_one_at_a_time_in_reverse_order() {
+        let mut scenario = Scenario::new(LIMITS);
         for name in ["db", "queue", "http"] {
-            story.part(name);
+            scenario.part(name);
         }
-        let (log, seen) = story.until(seconds(10)).await;
-        log.shows_since(
+        let (log, report) = scenario.cancel_after(seconds(10)).await;
+        log.expect_since(
             10_000,
             &[
-                (10_000, "http is told"),
+                (10_000, "http is cancelled"),
                 (11_000, "http ends"),
-                (11_000, "queue is told"),
+                (11_000, "queue is cancelled"),
                 (12_000, "queue ends"),
-                (12_000, "db is told"),
+                (12_000, "db is cancelled"),
                 (13_000, "db ends"),
             ],
         );
-        seen.failures(&[]);
-        seen.took(seconds(3));
+        report.expect_failures(&[]);
+        report.expect_took(seconds(3));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_deregistered_first_and_all_serve_on() {
-        let story = Story::of_two(LIMITS);
-        let (log, seen) = story.until(seconds(10)).await;
-        log.shows_since(
+    async fn parts_are_cancelled_after_deregister_and_the_lame_duck_period() {
+        let scenario = Scenario::with_two_parts(LIMITS);
+        let (log, report) = scenario.cancel_after(seconds(10)).await;
+        log.expect_since(
             10_000,
             &[
                 (10_000, "deregister begins"),
                 (10_100, "deregister ends"),
-                (15_100, "http is told"),
+                (15_100, "http is cancelled"),
                 (16_100, "http ends"),
-                (16_100, "db is told"),
+                (16_100, "db is cancelled"),
                 (17_100, "db ends"),
             ],
         );
-        seen.failures(&[]);
+        report.expect_failures(&[]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hook_of_the_stop_runs_in_its_turn() {
-        let mut story = Story::of(LIMITS);
-        story.on_stop("goodbye", How::Ok);
-        story.part("db");
-        story.on_stop("flush", How::Ok);
-        story.part("http");
-        story.on_stop("log", How::Ok);
-        let (log, seen) = story.until(seconds(10)).await;
-        log.shows_since(
+    async fn on_stop_hooks_run_in_reverse_order_between_the_parts() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.on_stop("goodbye", End::Ok);
+        scenario.part("db");
+        scenario.on_stop("flush", End::Ok);
+        scenario.part("http");
+        scenario.on_stop("log", End::Ok);
+        let (log, report) = scenario.cancel_after(seconds(10)).await;
+        log.expect_since(
             10_000,
             &[
                 (10_000, "log begins"),
                 (10_100, "log ends"),
-                (10_100, "http is told"),
+                (10_100, "http is cancelled"),
                 (11_100, "http ends"),
                 (11_100, "flush begins"),
                 (11_200, "flush ends"),
-                (11_200, "db is told"),
+                (11_200, "db is cancelled"),
                 (12_200, "db ends"),
                 (12_200, "goodbye begins"),
                 (12_300, "goodbye ends"),
             ],
         );
-        seen.failures(&[]);
+        report.expect_failures(&[]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_start_that_is_told_to_stop_goes_no_further() {
-        let mut story = Story::of(LIMITS);
-        story.on_stop("goodbye", How::Ok);
-        story.part("db");
-        story.part("queue");
-        story.on_stop("flush", How::Ok);
-        story.part("http");
-        story.registry(How::Ok, How::Ok);
+    async fn cancellation_during_startup_starts_no_further_entry() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.on_stop("goodbye", End::Ok);
+        scenario.part("db");
+        scenario.part("queue");
+        scenario.on_stop("flush", End::Ok);
+        scenario.part("http");
+        scenario.registry(End::Ok, End::Ok);
         // The queue is not ready yet.
-        let (log, seen) = story.until(Duration::from_millis(1500)).await;
-        log.shows_since(
+        let (log, report) =
+            scenario.cancel_after(Duration::from_millis(1500)).await;
+        log.expect_since(
             1001,
             &[
-                // A part that looks at its token only when it is ready.
+                // This part checks its token only when it is ready.
                 (2000, "queue is ready"),
-                (2000, "queue is told"),
+                (2000, "queue is cancelled"),
                 (3000, "queue ends"),
-                (3000, "db is told"),
+                (3000, "db is cancelled"),
                 (4000, "db ends"),
                 (4000, "goodbye begins"),
                 (4100, "goodbye ends"),
             ],
         );
-        seen.failures(&[]);
-        seen.took(Duration::from_millis(2600));
+        report.expect_failures(&[]);
+        report.expect_took(Duration::from_millis(2600));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn told_before_the_start_it_starts_nothing() {
-        let mut full = Story::of_two(LIMITS);
-        full.on_start("warm up", How::Ok);
-        full.on_stop("goodbye", How::Ok);
-        let mut empty = Story::of(LIMITS);
-        empty.registry(How::Ok, How::Ok);
-        for Story { plan, log } in [full, empty] {
+    async fn cancellation_before_startup_starts_no_entry() {
+        let mut full = Scenario::with_two_parts(LIMITS);
+        full.on_start("warm up", End::Ok);
+        full.on_stop("goodbye", End::Ok);
+        let mut empty = Scenario::new(LIMITS);
+        empty.registry(End::Ok, End::Ok);
+        for Scenario { plan, log } in [full, empty] {
             let stop = CancellationToken::new();
             stop.cancel();
-            let report = timeout(TOO_LONG, run(plan, stop)).await;
-            let Report { steps, .. } = report.expect("it ends within an hour");
-            log.shows_since(0, &[]);
-            assert!(steps.is_empty(), "what has ended: {steps:?}");
+            let report = timeout(HOUR, run(plan, stop)).await;
+            let Report { steps, .. } =
+                report.expect("`run` should return within an hour");
+            log.expect_since(0, &[]);
+            assert!(steps.is_empty(), "expected no steps, seen: {steps:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_register_under_way_is_let_end() {
-        let mut story = Story::of(LIMITS);
-        story.part("http");
-        story.registry(How::Ok, How::Ok);
-        let (log, seen) = story.until(Duration::from_millis(1050)).await;
-        log.shows_since(
+    async fn a_running_register_call_completes_after_cancellation() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.part("http");
+        scenario.registry(End::Ok, End::Ok);
+        let (log, report) =
+            scenario.cancel_after(Duration::from_millis(1050)).await;
+        log.expect_since(
             1001,
             &[
                 (1100, "register ends"),
                 (1100, "deregister begins"),
                 (1200, "deregister ends"),
-                (6200, "http is told"),
+                (6200, "http is cancelled"),
                 (7200, "http ends"),
             ],
         );
-        seen.failures(&[]);
+        report.expect_failures(&[]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_report_says_what_took_how_long() {
-        let mut story = Story::of(LIMITS);
-        story.on_stop("goodbye", How::Ok);
-        story.part_told("db", seconds(3), How::Ok);
-        story.on_start("warm up", How::Ok);
-        story.part("http");
-        story.registry(How::Ok, How::Ok);
-        let (_, Seen(report)) = story.until(seconds(10)).await;
+    async fn the_report_states_how_long_each_step_took() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.on_stop("goodbye", End::Ok);
+        scenario.stopping_part("db", seconds(3), End::Ok);
+        scenario.on_start("warm up", End::Ok);
+        scenario.part("http");
+        scenario.registry(End::Ok, End::Ok);
+        let (_, CheckedReport(report)) =
+            scenario.cancel_after(seconds(10)).await;
         let seen: Vec<_> = report
             .steps
             .iter()
             .map(|step| (step.name, text(&step.ended), step.took))
             .collect();
-        let well = |name, took| (name, "well".to_owned(), took);
-        same(
+        let ok = |name, took| (name, "ok".to_owned(), took);
+        assert_same(
+            "steps of the report",
             &seen,
             &[
-                well("warm up", CALL),
-                well("register", CALL),
-                well("deregister", CALL),
-                well("http", seconds(1)),
-                well("db", seconds(3)),
-                well("goodbye", CALL),
+                ok("warm up", CALL_TIME),
+                ok("register", CALL_TIME),
+                ok("deregister", CALL_TIME),
+                ok("http", seconds(1)),
+                ok("db", seconds(3)),
+                ok("goodbye", CALL_TIME),
             ],
         );
-        assert_eq!(report.took, Duration::from_millis(9200), "in all");
+        assert_eq!(
+            report.took,
+            Duration::from_millis(9200),
+            "time that shutdown took"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_run_that_is_given_up_leaves_nothing() {
-        let story = Story::of_two(LIMITS);
-        let run = run(story.plan, CancellationToken::new());
-        let given_up = timeout(seconds(10), run).await;
-        assert!(given_up.is_err(), "it ends, and nobody has told it to");
+    async fn dropping_run_aborts_all_parts_and_does_not_deregister() {
+        let scenario = Scenario::with_two_parts(LIMITS);
+        let run = run(scenario.plan, CancellationToken::new());
+        let timed_out = timeout(seconds(10), run).await;
+        assert!(timed_out.is_err(), "`run` returned without a cancellation");
         sleep(seconds(20)).await;
-        let mut lines = story.log.lines.lock().unwrap().clone();
-        lines.retain(|(ms, _)| *ms >= 10_000);
-        lines.sort();
-        let cut_off = |name| (10_000, format!("{name} is cut off"));
-        same(&lines, &[cut_off("db"), cut_off("http")]);
+        let mut events = scenario.log.events.lock().unwrap().clone();
+        events.retain(|(ms, _)| *ms >= 10_000);
+        events.sort();
+        let aborted = |name| (10_000, format!("{name} is aborted"));
+        let expected = [aborted("db"), aborted("http")];
+        assert_same("events after the drop", &events, &expected);
     }
 }
 
-mod fails {
+mod failures {
     use super::*;
 
-    /// Of three parts that are registered, the second one dies after 12 s.
-    async fn dies(how: How) -> (Log, Seen) {
-        let mut story = Story::of(LIMITS);
-        story.part("db");
-        story.part_that_dies("http", seconds(10), how);
-        story.part("queue");
-        story.registry(How::Ok, How::Ok);
-        story.untold().await
+    /// Runs three registered parts, of which the second one exits after 12 s.
+    async fn exits_early(end: End) -> (Log, CheckedReport) {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.part("db");
+        scenario.exiting_part("http", seconds(10), end);
+        scenario.part("queue");
+        scenario.registry(End::Ok, End::Ok);
+        scenario.run_uncancelled().await
     }
 
-    const WAY_OUT: [(u64, &str); 6] = [
+    const SHUTDOWN: [(u64, &str); 6] = [
         (12_000, "deregister begins"),
         (12_100, "deregister ends"),
-        (17_100, "queue is told"),
+        (17_100, "queue is cancelled"),
         (18_100, "queue ends"),
-        (18_100, "db is told"),
+        (18_100, "db is cancelled"),
         (19_100, "db ends"),
     ];
 
-    fn of_others(ms: u64, line: &str) -> bool {
-        ms >= 12_000 && !line.starts_with("http")
+    fn not_http(ms: u64, event: &str) -> bool {
+        ms >= 12_000 && !event.starts_with("http")
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_fails_takes_all_the_same_way_out() {
-        let (log, seen) = dies(How::Error("broken")).await;
-        log.shows(of_others, &WAY_OUT);
-        seen.failures(&[("http", "failed: broken")]);
-        let http = seen.0.failures().next().map(|step| step.took);
-        assert_eq!(http, Some(Duration::ZERO), "it was never told");
-        seen.took(Duration::from_millis(7100));
+    async fn a_failed_part_begins_a_complete_shutdown() {
+        let (log, report) = exits_early(End::Error("broken")).await;
+        log.expect(not_http, &SHUTDOWN);
+        report.expect_failures(&[("http", "failed: broken")]);
+        let http = report.0.failures().next().map(|step| step.took);
+        assert_eq!(
+            http,
+            Some(Duration::ZERO),
+            "time of http, which was not cancelled"
+        );
+        report.expect_took(Duration::from_millis(7100));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_ends_and_was_not_told_to_has_failed() {
-        let (log, seen) = dies(How::Ok).await;
-        log.shows(of_others, &WAY_OUT);
-        seen.failures(&[("http", "unasked")]);
+    async fn a_part_that_returns_ok_before_cancellation_has_failed() {
+        let (log, report) = exits_early(End::Ok).await;
+        log.expect(not_http, &SHUTDOWN);
+        report.expect_failures(&[("http", "early")]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_panic_is_a_failure_and_in_the_report() {
-        let (log, seen) = dies(How::Panic(Bug(7))).await;
-        log.shows(of_others, &WAY_OUT);
-        seen.failures(&[("http", "panicked")]);
-        let step = seen.0.steps.into_iter().find(|step| step.name == "http");
-        let Ended::Panicked(error) = step.expect("it is there").ended else {
-            unreachable!("it has just been looked at");
+    async fn a_panic_begins_shutdown_and_is_in_the_report() {
+        let (log, report) = exits_early(End::Panic(Bug(7))).await;
+        log.expect(not_http, &SHUTDOWN);
+        report.expect_failures(&[("http", "panicked")]);
+        let step = report.0.steps.into_iter().find(|step| step.name == "http");
+        let Ended::Panicked(error) =
+            step.expect("http is in the failures").ended
+        else {
+            unreachable!("http has panicked, as checked above");
         };
         let payload = error.into_panic();
-        assert_eq!(payload.downcast_ref(), Some(&Bug(7)), "the payload");
+        assert_eq!(
+            payload.downcast_ref(),
+            Some(&Bug(7)),
+            "payload of the panic"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_fails_before_it_is_ready_ends_the_start() {
-        let mut story = Story::of(LIMITS);
-        story.part("db");
-        story.plan.part("queue", async |_ready: Ready, _stop| {
+    async fn a_part_that_fails_before_it_is_ready_ends_startup() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.part("db");
+        scenario.plan.part("queue", async |_ready: Ready, _stop| {
             sleep(seconds(1)).await;
             Err("broken".into())
         });
-        story.part("http");
-        story.on_stop("flush", How::Ok);
-        story.registry(How::Ok, How::Ok);
-        let (log, seen) = story.untold().await;
-        let then = [(2000, "db is told"), (3000, "db ends")];
-        log.shows_since(1001, &then);
-        seen.failures(&[("queue", "failed: broken")]);
+        scenario.part("http");
+        scenario.on_stop("flush", End::Ok);
+        scenario.registry(End::Ok, End::Ok);
+        let (log, report) = scenario.run_uncancelled().await;
+        let then = [(2000, "db is cancelled"), (3000, "db ends")];
+        log.expect_since(1001, &then);
+        report.expect_failures(&[("queue", "failed: broken")]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_dies_while_another_starts_ends_the_start() {
-        let mut story = Story::of(LIMITS);
-        story.part_that_dies("db", seconds(5), How::Error("broken"));
-        let log = story.log.clone();
+    async fn a_part_that_fails_while_another_starts_ends_startup() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.exiting_part("db", seconds(5), End::Error("broken"));
+        let log = scenario.log.clone();
         let never_ready =
             async move |_ready: Ready, stop: CancellationToken| {
                 stop.cancelled().await;
-                log.add("queue is told".to_owned());
+                log.add("queue is cancelled".to_owned());
                 Ok(())
             };
-        story.plan.part("queue", never_ready);
-        story.part("http");
-        story.registry(How::Ok, How::Ok);
-        let (log, seen) = story.untold().await;
-        log.shows_since(1001, &[(6000, "db dies"), (6000, "queue is told")]);
-        seen.failures(&[("db", "failed: broken")]);
+        scenario.plan.part("queue", never_ready);
+        scenario.part("http");
+        scenario.registry(End::Ok, End::Ok);
+        let (log, report) = scenario.run_uncancelled().await;
+        log.expect_since(
+            1001,
+            &[(6000, "db exits early"), (6000, "queue is cancelled")],
+        );
+        report.expect_failures(&[("db", "failed: broken")]);
     }
 
-    /// A hook that returns `Ok`, and a part that fails in the same turn.
-    fn fails_with_a_hook(story: &mut Story) {
-        let (fail, told) = oneshot::channel();
-        story.plan.part("db", async |ready: Ready, _stop| {
+    /// Adds a part that fails at the moment when a hook returns `Ok`.
+    fn fail_as_a_hook_returns(scenario: &mut Scenario) {
+        let (fail, failure) = oneshot::channel();
+        scenario.plan.part("db", async |ready: Ready, _stop| {
             ready.set();
-            let _ = told.await;
+            let _ = failure.await;
             Err("broken".into())
         });
-        story.plan.on_start("migrate", async {
-            sleep(CALL).await;
+        scenario.plan.on_start("migrate", async {
+            sleep(CALL_TIME).await;
             let _ = fail.send(());
             Ok(())
         });
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_fails_while_a_hook_returns_ends_the_start() {
-        let mut story = Story::of(LIMITS);
-        fails_with_a_hook(&mut story);
-        story.part("http");
-        let (log, seen) = story.untold().await;
-        log.shows_since(0, &[]);
-        seen.failures(&[("db", "failed: broken")]);
+    async fn a_part_that_fails_as_a_hook_returns_ends_startup() {
+        let mut scenario = Scenario::new(LIMITS);
+        fail_as_a_hook_returns(&mut scenario);
+        scenario.part("http");
+        let (log, report) = scenario.run_uncancelled().await;
+        log.expect_since(0, &[]);
+        report.expect_failures(&[("db", "failed: broken")]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_failed_by_then_is_not_registered() {
-        let mut story = Story::of(LIMITS);
-        fails_with_a_hook(&mut story);
-        story.registry(How::Ok, How::Ok);
-        let (log, seen) = story.untold().await;
-        log.shows_since(0, &[]);
-        seen.failures(&[("db", "failed: broken")]);
+    async fn register_is_not_called_after_a_part_has_failed() {
+        let mut scenario = Scenario::new(LIMITS);
+        fail_as_a_hook_returns(&mut scenario);
+        scenario.registry(End::Ok, End::Ok);
+        let (log, report) = scenario.run_uncancelled().await;
+        log.expect_since(0, &[]);
+        report.expect_failures(&[("db", "failed: broken")]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_ends_with_another_that_was_told_was_not_told() {
-        let mut story = Story::of(LIMITS);
-        let (ends, with_it) = oneshot::channel();
-        story.plan.part("pool", async |ready: Ready, _stop| {
+    async fn a_part_that_stops_on_its_own_during_shutdown_has_failed() {
+        let mut scenario = Scenario::new(LIMITS);
+        let (http_ends, http_ended) = oneshot::channel();
+        scenario.plan.part("pool", async |ready: Ready, _stop| {
             ready.set();
-            let _ = with_it.await;
+            let _ = http_ended.await;
             Ok(())
         });
-        story.plan.part("http", async |ready: Ready, stop| {
+        scenario.plan.part("http", async |ready: Ready, stop| {
             ready.set();
             stop.cancelled().await;
-            let _ = ends.send(());
+            let _ = http_ends.send(());
             Ok(())
         });
-        let (_, seen) = story.until(seconds(10)).await;
-        seen.failures(&[("pool", "unasked")]);
+        let (_, report) = scenario.cancel_after(seconds(10)).await;
+        report.expect_failures(&[("pool", "early")]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hook_that_fails_ends_the_start() {
+    async fn a_failed_on_start_hook_ends_startup() {
         let ends = [
-            (How::Error("broken"), "failed: broken"),
-            (How::Panic(Bug(1)), "panicked"),
+            (End::Error("broken"), "failed: broken"),
+            (End::Panic(Bug(1)), "panicked"),
         ];
-        for (how, text) in ends {
-            let mut story = Story::of(LIMITS);
-            story.part("db");
-            story.on_start("migrate", how);
-            story.on_start("warm up", How::Ok);
-            story.part("http");
-            let (log, seen) = story.untold().await;
-            log.shows_since(1001, &[(1100, "db is told"), (2100, "db ends")]);
-            seen.failures(&[("migrate", text)]);
+        for (end, text) in ends {
+            let mut scenario = Scenario::new(LIMITS);
+            scenario.part("db");
+            scenario.on_start("migrate", end);
+            scenario.on_start("warm up", End::Ok);
+            scenario.part("http");
+            let (log, report) = scenario.run_uncancelled().await;
+            log.expect_since(
+                1001,
+                &[(1100, "db is cancelled"), (2100, "db ends")],
+            );
+            report.expect_failures(&[("migrate", text)]);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_register_that_fails_is_taken_back() {
-        let mut story = Story::of(LIMITS);
-        story.part("http");
-        story.registry(How::Error("no answer"), How::Ok);
-        let (log, seen) = story.untold().await;
-        log.shows_since(
+    async fn deregister_is_called_after_a_failed_register() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.part("http");
+        scenario.registry(End::Error("no answer"), End::Ok);
+        let (log, report) = scenario.run_uncancelled().await;
+        log.expect_since(
             1001,
             &[
                 (1100, "deregister begins"),
                 (1200, "deregister ends"),
-                (6200, "http is told"),
+                (6200, "http is cancelled"),
                 (7200, "http ends"),
             ],
         );
-        seen.failures(&[("register", "failed: no answer")]);
+        report.expect_failures(&[("register", "failed: no answer")]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_fails_in_the_stop_keeps_nothing_from_stopping() {
-        let mut story = Story::of(LIMITS);
-        story.part("db");
-        story.on_stop("flush", How::Panic(Bug(2)));
-        story.part_told("http", seconds(1), How::Error("broken"));
-        story.registry(How::Ok, How::Error("no answer"));
-        let (log, _) = story.until(seconds(10)).await;
-        log.shows_since(
+    async fn shutdown_continues_after_a_failed_step() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.part("db");
+        scenario.on_stop("flush", End::Panic(Bug(2)));
+        scenario.stopping_part("http", seconds(1), End::Error("broken"));
+        scenario.registry(End::Ok, End::Error("no answer"));
+        let (log, _) = scenario.cancel_after(seconds(10)).await;
+        log.expect_since(
             10_000,
             &[
                 (10_000, "deregister begins"),
-                (15_100, "http is told"),
+                (15_100, "http is cancelled"),
                 (16_100, "flush begins"),
-                (16_200, "db is told"),
+                (16_200, "db is cancelled"),
                 (17_200, "db ends"),
             ],
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_failures_are_kept_the_first_one_first() {
-        let mut story = Story::of(LIMITS);
-        story.part_told("db", seconds(1), How::Error("disk full"));
-        story.on_stop("flush", How::Panic(Bug(3)));
-        story.part_that_dies("http", seconds(10), How::Error("broken"));
-        // In the lame duck, when it is not told to yet.
-        story.part_that_dies("queue", seconds(10), How::Ok);
-        story.part_told("metrics", seconds(1), How::Error("broken, too"));
-        story.registry(How::Ok, How::Error("no answer"));
-        let (_, seen) = story.untold().await;
-        seen.failures(&[
+    async fn the_report_has_all_failures_in_the_order_they_happened() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.stopping_part("db", seconds(1), End::Error("disk full"));
+        scenario.on_stop("flush", End::Panic(Bug(3)));
+        scenario.exiting_part("http", seconds(10), End::Error("broken"));
+        // During the lame-duck period, before its cancellation.
+        scenario.exiting_part("queue", seconds(10), End::Ok);
+        scenario.stopping_part(
+            "metrics",
+            seconds(1),
+            End::Error("broken, too"),
+        );
+        scenario.registry(End::Ok, End::Error("no answer"));
+        let (_, report) = scenario.run_uncancelled().await;
+        report.expect_failures(&[
             ("http", "failed: broken"),
             ("deregister", "failed: no answer"),
-            ("queue", "unasked"),
+            ("queue", "early"),
             ("metrics", "failed: broken, too"),
             ("flush", "panicked"),
             ("db", "failed: disk full"),
@@ -781,22 +811,26 @@ mod fails {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_nobody_is_left_who_serves_the_lame_duck_is_over() {
-        let mut story = Story::of(LIMITS);
-        story.part_that_dies("http", seconds(10), How::Error("broken"));
-        story.part_that_dies("metrics", seconds(11), How::Error("broken, too"));
-        story.registry(How::Ok, How::Ok);
-        let (log, seen) = story.untold().await;
-        log.shows_since(
+    async fn the_lame_duck_period_ends_when_no_part_is_left() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.exiting_part("http", seconds(10), End::Error("broken"));
+        scenario.exiting_part(
+            "metrics",
+            seconds(11),
+            End::Error("broken, too"),
+        );
+        scenario.registry(End::Ok, End::Ok);
+        let (log, report) = scenario.run_uncancelled().await;
+        log.expect_since(
             11_000,
             &[
-                (11_000, "http dies"),
+                (11_000, "http exits early"),
                 (11_000, "deregister begins"),
                 (11_100, "deregister ends"),
-                (13_000, "metrics dies"),
+                (13_000, "metrics exits early"),
             ],
         );
-        seen.took(seconds(2));
+        report.expect_took(seconds(2));
     }
 }
 
@@ -805,37 +839,38 @@ mod budget {
 
     const TEN: Limits = Limits { budget: seconds(10), ..LIMITS };
 
-    fn cut_off(_: u64, line: &str) -> bool {
-        line.ends_with("is cut off")
+    fn is_abort(_: u64, event: &str) -> bool {
+        event.ends_with("is aborted")
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_left_when_it_is_over_is_cut_off() {
-        let mut story = Story::of(TEN);
-        story.on_stop("goodbye", How::Ok);
-        story.part("db");
-        story.part_told("http", seconds(1), How::Hangs);
-        story.part("metrics");
-        let (log, Seen(mut report)) = story.until(seconds(10)).await;
-        // By the time that it returns, and in any order.
-        log.lines.lock().unwrap().sort();
-        log.shows(
-            cut_off,
-            &[(20_000, "db is cut off"), (20_000, "http is cut off")],
+    async fn tasks_running_at_the_end_of_the_budget_are_aborted() {
+        let mut scenario = Scenario::new(TEN);
+        scenario.on_stop("goodbye", End::Ok);
+        scenario.part("db");
+        scenario.stopping_part("http", seconds(1), End::Never);
+        scenario.part("metrics");
+        let (log, CheckedReport(mut report)) =
+            scenario.cancel_after(seconds(10)).await;
+        // The order of the two is not fixed.
+        log.events.lock().unwrap().sort();
+        log.expect(
+            is_abort,
+            &[(20_000, "db is aborted"), (20_000, "http is aborted")],
         );
         report.steps.sort_by_key(|step| step.name);
-        let seen = Seen(report);
-        seen.failures(&[
+        let report = CheckedReport(report);
+        report.expect_failures(&[
             ("db", "aborted"),
             ("goodbye", "aborted"),
             ("http", "aborted"),
         ]);
-        seen.took(seconds(10));
+        report.expect_took(seconds(10));
     }
 
-    // Threads that could run what has just been spawned.
+    // With two threads, a task can run as soon as it is spawned.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_has_not_begun_when_it_is_over_does_not_begin() {
+    async fn no_hook_is_started_after_the_end_of_the_budget() {
         const HOOKS: usize = 200;
         let mut plan = Plan::new(Limits { budget: Duration::ZERO, ..LIMITS });
         let begun = Arc::new(AtomicUsize::new(0));
@@ -850,112 +885,123 @@ mod budget {
             ready.set();
             Err("broken".into())
         });
-        // On a worker, as a program does that spawns it.
+        // On a worker thread, as in a program that spawns `run`.
         let run = tokio::spawn(run(plan, CancellationToken::new()));
-        let report = timeout(DEADLINE, run).await.expect("it ends").unwrap();
+        let report =
+            timeout(DEADLINE, run).await.expect("`run` should return").unwrap();
         let begun = begun.load(Relaxed);
-        assert_eq!(begun, 0, "hooks that have begun, of {HOOKS}");
-        let cut_off = report.failures().filter(|step| step.name == "flush");
-        assert_eq!(cut_off.count(), HOOKS, "hooks that were cut off");
+        assert_eq!(begun, 0, "hooks that were started, of {HOOKS}");
+        let aborted = report.failures().filter(|step| step.name == "flush");
+        assert_eq!(aborted.count(), HOOKS, "hooks reported as aborted");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_one_for_all() {
-        let mut story = Story::of(TEN);
+    async fn all_parts_share_one_shutdown_budget() {
+        let mut scenario = Scenario::new(TEN);
         for name in ["db", "queue", "http"] {
-            story.part_told(name, seconds(4), How::Ok);
+            scenario.stopping_part(name, seconds(4), End::Ok);
         }
-        let (log, seen) = story.until(seconds(10)).await;
-        log.shows_since(
+        let (log, report) = scenario.cancel_after(seconds(10)).await;
+        log.expect_since(
             10_000,
             &[
-                (10_000, "http is told"),
+                (10_000, "http is cancelled"),
                 (14_000, "http ends"),
-                (14_000, "queue is told"),
+                (14_000, "queue is cancelled"),
                 (18_000, "queue ends"),
-                (18_000, "db is told"),
-                (20_000, "db is cut off"),
+                (18_000, "db is cancelled"),
+                (20_000, "db is aborted"),
             ],
         );
-        seen.failures(&[("db", "aborted")]);
-        seen.took(seconds(10));
+        report.expect_failures(&[("db", "aborted")]);
+        report.expect_took(seconds(10));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_counts_from_where_the_stop_begins() {
-        let mut story = Story::of(TEN);
-        story.part_told("db", seconds(1), How::Hangs);
-        story.part_that_dies("http", seconds(10), How::Error("broken"));
-        story.registry(How::Ok, How::Ok);
-        let (log, seen) = story.untold().await;
-        // Of which the lame duck takes a part.
-        log.shows(
-            |_, line| line.ends_with("is told"),
-            &[(17_100, "db is told")],
+    async fn the_budget_starts_when_shutdown_begins() {
+        let mut scenario = Scenario::new(TEN);
+        scenario.stopping_part("db", seconds(1), End::Never);
+        scenario.exiting_part("http", seconds(10), End::Error("broken"));
+        scenario.registry(End::Ok, End::Ok);
+        let (log, report) = scenario.run_uncancelled().await;
+        // The lame-duck period has used up a part of the budget.
+        log.expect(
+            |_, event| event.ends_with("is cancelled"),
+            &[(17_100, "db is cancelled")],
         );
-        seen.took(seconds(10));
+        report.expect_took(seconds(10));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_hangs_has_its_own_limit() {
-        let mut story = Story::of(LIMITS);
-        story.on_stop("goodbye", How::Hangs);
-        story.part("db");
-        story.on_stop("flush", How::Hangs);
-        story.part("http");
-        story.registry(How::Ok, How::Hangs);
-        let (log, seen) = story.until(seconds(10)).await;
-        log.shows_since(
+    async fn a_call_that_hangs_during_shutdown_is_aborted_at_its_limit() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.on_stop("goodbye", End::Never);
+        scenario.part("db");
+        scenario.on_stop("flush", End::Never);
+        scenario.part("http");
+        scenario.registry(End::Ok, End::Never);
+        let (log, report) = scenario.cancel_after(seconds(10)).await;
+        log.expect_since(
             10_000,
             &[
                 (10_000, "deregister begins"),
-                (17_000, "http is told"),
+                (17_000, "http is cancelled"),
                 (18_000, "http ends"),
                 (18_000, "flush begins"),
-                (20_000, "db is told"),
+                (20_000, "db is cancelled"),
                 (21_000, "db ends"),
                 (21_000, "goodbye begins"),
             ],
         );
-        seen.failures(&[
+        report.expect_failures(&[
             ("deregister", "aborted"),
             ("flush", "aborted"),
             ("goodbye", "aborted"),
         ]);
-        seen.took(seconds(13));
+        report.expect_took(seconds(13));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_of_the_start_that_hangs_ends_the_start() {
-        let mut story = Story::of(LIMITS);
-        story.part("http");
-        story.registry(How::Hangs, How::Ok);
-        let (_, seen) = story.untold().await;
-        seen.failures(&[("register", "aborted")]);
-        let Report { steps, .. } = seen.0;
+    async fn a_register_call_that_hangs_is_aborted_and_begins_shutdown() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.part("http");
+        scenario.registry(End::Never, End::Ok);
+        let (_, report) = scenario.run_uncancelled().await;
+        report.expect_failures(&[("register", "aborted")]);
+        let Report { steps, .. } = report.0;
         let took_of = |name| {
             let step = steps.iter().find(|step| step.name == name);
             step.map(|step| step.took)
         };
-        assert_eq!(took_of("register"), Some(LIMITS.call), "of {steps:?}");
-        assert_eq!(took_of("http"), Some(seconds(1)), "of {steps:?}");
+        assert_eq!(
+            took_of("register"),
+            Some(LIMITS.call),
+            "time of register in {steps:?}"
+        );
+        assert_eq!(
+            took_of("http"),
+            Some(seconds(1)),
+            "time of http in {steps:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_counts_while_a_call_of_the_start_is_let_end() {
-        for (life, told) in [(TOO_LONG, seconds(5)), (seconds(4), TOO_LONG)] {
-            let mut story = Story::of(Limits { call: seconds(60), ..TEN });
-            story.part_that_dies("db", life, How::Error("broken"));
-            story.on_start("migrate", How::Hangs);
-            let (_, seen) = story.until(told).await;
-            seen.took(seconds(10));
+    async fn the_budget_also_limits_a_running_on_start_hook() {
+        for (life, cancelled_at) in [(HOUR, seconds(5)), (seconds(4), HOUR)] {
+            let mut scenario =
+                Scenario::new(Limits { call: seconds(60), ..TEN });
+            scenario.exiting_part("db", life, End::Error("broken"));
+            scenario.on_start("migrate", End::Never);
+            let (_, report) = scenario.cancel_after(cancelled_at).await;
+            report.expect_took(seconds(10));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_lame_duck_does_not_outlive_it() {
-        let story = Story::of_two(Limits { lame_duck: seconds(60), ..TEN });
-        let (_, seen) = story.until(seconds(10)).await;
-        seen.took(seconds(10));
+    async fn the_lame_duck_period_ends_when_the_budget_ends() {
+        let scenario =
+            Scenario::with_two_parts(Limits { lame_duck: seconds(60), ..TEN });
+        let (_, report) = scenario.cancel_after(seconds(10)).await;
+        report.expect_took(seconds(10));
     }
 }

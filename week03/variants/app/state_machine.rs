@@ -1,5 +1,5 @@
-//! The life of an application. Here it is a machine: one loop, which does the
-//! next thing when what it waits for has come.
+//! Application lifecycle as a state machine: one loop, which takes the next
+//! step when the awaited event has happened.
 
 use std::future::pending;
 use std::time::Duration;
@@ -13,14 +13,16 @@ use crate::plan::{
     Ended, Entry, Plan, Ready, Registry, Report, Step, Tasks, Work,
 };
 
-enum Do {
+/// A step of startup or shutdown.
+enum Action {
     Start(Entry),
     Register(Registry),
     Call(Work),
     LameDuck,
-    Tell(AbortHandle, CancellationToken),
+    Cancel(AbortHandle, CancellationToken),
 }
 
+/// The event that the loop waits for.
 enum Wait {
     Nothing,
     Ready(oneshot::Receiver<()>),
@@ -29,13 +31,13 @@ enum Wait {
     Stop,
 }
 
-/// Starts what `plan` says, serves, and stops.
+/// Starts the entries of `plan`, serves, and shuts down.
 pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
     let Plan { limits, entries, registry } = plan;
-    let registry = registry.map(|both| ("register", Do::Register(both)));
+    let registry = registry.map(|it| ("register", Action::Register(it)));
     let mut to_do = entries
         .into_iter()
-        .map(|(name, entry)| (name, Do::Start(entry)))
+        .map(|(name, entry)| (name, Action::Start(entry)))
         .chain(registry);
     let mut undo = Vec::new();
     let mut tasks = Tasks::default();
@@ -47,59 +49,62 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
             began.get_or_insert_with(Instant::now);
         }
         while let Some(step) = tasks.try_next() {
-            if !step.ended.is_well() {
+            if !step.ended.is_ok() {
                 began.get_or_insert_with(Instant::now);
             }
             steps.push(step);
         }
-        let stops = began.is_some();
-        let is_over = match &wait {
+        let shutting_down = began.is_some();
+        let is_done = match &wait {
             Wait::Nothing => true,
-            Wait::Ready(_) | Wait::Stop => stops,
+            Wait::Ready(_) | Wait::Stop => shutting_down,
             Wait::End(task, _) => !tasks.contains(task),
             Wait::LameDuck(_) => tasks.is_empty(),
         };
-        if is_over {
-            let next = if stops { undo.pop() } else { to_do.next() };
-            let has_time =
+        if is_done {
+            let action = if shutting_down { undo.pop() } else { to_do.next() };
+            let in_budget =
                 began.is_none_or(|began| began.elapsed() < limits.budget);
             let mut call = |name, work| {
                 let task = tasks.spawn(name, work);
-                tasks.due(&task);
+                tasks.expect_end(&task);
                 Wait::End(task, Instant::now() + limits.call)
             };
-            wait = match next {
-                None if stops => break,
+            wait = match action {
+                None if shutting_down => break,
                 None => Wait::Stop,
-                Some((name, Do::Start(Entry::Part(start)))) => {
+                Some((name, Action::Start(Entry::Part(start)))) => {
                     let token = CancellationToken::new();
-                    let (said, ready) = Ready::channel();
-                    let task = tasks.spawn(name, start(said, token.clone()));
-                    undo.push((name, Do::Tell(task, token)));
+                    let (sender, ready) = Ready::channel();
+                    let task = tasks.spawn(name, start(sender, token.clone()));
+                    undo.push((name, Action::Cancel(task, token)));
                     Wait::Ready(ready)
                 }
-                Some((name, Do::Start(Entry::OnStop(hook)))) => {
-                    undo.push((name, Do::Call(hook)));
+                Some((name, Action::Start(Entry::OnStop(hook)))) => {
+                    undo.push((name, Action::Call(hook)));
                     Wait::Nothing
                 }
-                Some((_, Do::Register(both))) => {
-                    undo.push(("lame duck", Do::LameDuck));
-                    undo.push(("deregister", Do::Call(both.deregister)));
-                    call("register", both.register)
+                Some((_, Action::Register(registry))) => {
+                    undo.push(("lame duck", Action::LameDuck));
+                    undo.push((
+                        "deregister",
+                        Action::Call(registry.deregister),
+                    ));
+                    call("register", registry.register)
                 }
-                Some((name, Do::Call(_))) if !has_time => {
+                Some((name, Action::Call(_))) if !in_budget => {
                     let (ended, took) = (Ended::Aborted, Duration::ZERO);
                     steps.push(Step { name, ended, took });
                     Wait::Nothing
                 }
-                Some((name, Do::Start(Entry::OnStart(work))))
-                | Some((name, Do::Call(work))) => call(name, work),
-                Some((_, Do::LameDuck)) => {
+                Some((name, Action::Start(Entry::OnStart(work))))
+                | Some((name, Action::Call(work))) => call(name, work),
+                Some((_, Action::LameDuck)) => {
                     Wait::LameDuck(Instant::now() + limits.lame_duck)
                 }
-                Some((_, Do::Tell(task, token))) => {
+                Some((_, Action::Cancel(task, token))) => {
                     token.cancel();
-                    tasks.due(&task);
+                    tasks.expect_end(&task);
                     Wait::End(task, Instant::now() + limits.budget)
                 }
             };
@@ -114,15 +119,15 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
         };
         tokio::select! {
             biased;
-            () = stop.cancelled(), if !stops => {}
+            () = stop.cancelled(), if !shutting_down => {}
             Some(step) = tasks.next() => {
-                if !step.ended.is_well() {
+                if !step.ended.is_ok() {
                     began.get_or_insert_with(Instant::now);
                 }
                 steps.push(step);
             }
-            () = is_ready(&mut wait) => wait = Wait::Nothing,
-            () = at(limit) => match &wait {
+            () = wait_until_ready(&mut wait) => wait = Wait::Nothing,
+            () = sleep_until_limit(limit) => match &wait {
                 Wait::End(task, _) => {
                     task.abort();
                     while tasks.contains(task) {
@@ -138,7 +143,7 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
     Report { steps, took }
 }
 
-async fn is_ready(wait: &mut Wait) {
+async fn wait_until_ready(wait: &mut Wait) {
     let Wait::Ready(ready) = wait else {
         return pending().await;
     };
@@ -147,7 +152,7 @@ async fn is_ready(wait: &mut Wait) {
     }
 }
 
-async fn at(limit: Option<Instant>) {
+async fn sleep_until_limit(limit: Option<Instant>) {
     match limit {
         Some(limit) => sleep_until(limit).await,
         None => pending().await,

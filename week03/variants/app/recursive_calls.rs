@@ -1,5 +1,6 @@
-//! The life of an application. Here the stack is that of the calls: whatever a
-//! step of the start does, it takes back itself, when the rest has returned.
+//! Application lifecycle, with the call stack as the stack of undo steps. Each
+//! step of startup calls the remaining steps. It undoes itself when they
+//! return.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -18,28 +19,29 @@ use crate::signals::BoxError;
 
 type Name = &'static str;
 
-/// Starts what `plan` says, serves, and stops.
+/// Starts the entries of `plan`, serves, and shuts down.
 pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
     let (ends, ended) = mpsc::channel(1);
     let mut app = App {
         limits: plan.limits,
         stop,
-        began: None,
+        shutdown_began: None,
         parts: Vec::new(),
         ends,
         ended,
         steps: Vec::new(),
     };
-    app.entries(plan.entries.into_iter(), plan.registry).await;
-    let took = app.began.map_or(Duration::ZERO, |began| began.elapsed());
+    app.run_entries(plan.entries.into_iter(), plan.registry).await;
+    let took =
+        app.shutdown_began.map_or(Duration::ZERO, |began| began.elapsed());
     Report { steps: app.steps, took }
 }
 
 struct App {
     limits: Limits,
     stop: CancellationToken,
-    began: Option<Instant>,
-    /// Those that have not ended.
+    shutdown_began: Option<Instant>,
+    /// The parts that have not ended.
     parts: Vec<Part>,
     ends: mpsc::Sender<(Id, Outcome)>,
     ended: mpsc::Receiver<(Id, Outcome)>,
@@ -48,7 +50,7 @@ struct App {
 
 struct Part {
     name: Name,
-    told: Option<Instant>,
+    cancelled_at: Option<Instant>,
     task: AbortHandle,
     _forward: AbortOnDropHandle<()>,
 }
@@ -62,78 +64,79 @@ impl Drop for Part {
 type Outcome = Result<Result<(), BoxError>, JoinError>;
 
 impl App {
-    async fn stops(&mut self) -> bool {
+    async fn is_shutting_down(&mut self) -> bool {
         self.catch_up().await;
         if self.stop.is_cancelled() {
-            self.began.get_or_insert_with(Instant::now);
+            self.shutdown_began.get_or_insert_with(Instant::now);
         }
-        self.began.is_some()
+        self.shutdown_began.is_some()
     }
 
-    /// Takes in each part that is gone by now.
+    /// Records each part that has already ended.
     async fn catch_up(&mut self) {
         while self.parts.iter().any(|part| part.task.is_finished()) {
-            self.next().await;
+            self.next_event().await;
         }
     }
 
-    fn entries(
+    /// Starts the remaining entries, serves, and undoes those entries.
+    fn run_entries(
         &mut self,
         mut rest: vec::IntoIter<(Name, Entry)>,
         registry: Option<Registry>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
-            if self.stops().await {
+            if self.is_shutting_down().await {
                 return;
             }
             match rest.next() {
-                None => self.registered(registry).await,
+                None => self.register_and_serve(registry).await,
                 Some((name, Entry::OnStart(hook))) => {
                     self.call(name, hook).await;
-                    self.entries(rest, registry).await;
+                    self.run_entries(rest, registry).await;
                 }
                 Some((name, Entry::OnStop(hook))) => {
-                    self.entries(rest, registry).await;
+                    self.run_entries(rest, registry).await;
                     self.call(name, hook).await;
                 }
                 Some((name, Entry::Part(start))) => {
                     let token = CancellationToken::new();
-                    let (said, ready) = Ready::channel();
-                    let part = self.spawn(name, start(said, token.clone()));
+                    let (sender, ready) = Ready::channel();
+                    let part = self.spawn(name, start(sender, token.clone()));
                     tokio::select! {
                         biased;
-                        () = self.next() => {}
+                        () = self.next_event() => {}
                         Ok(()) = ready => {}
                     }
-                    self.entries(rest, registry).await;
+                    self.run_entries(rest, registry).await;
                     self.catch_up().await;
                     token.cancel();
-                    self.until_gone(&part).await;
+                    self.wait_for_end(&part).await;
                 }
             }
         })
     }
 
-    async fn registered(&mut self, registry: Option<Registry>) {
+    async fn register_and_serve(&mut self, registry: Option<Registry>) {
         let Some(Registry { register, deregister }) = registry else {
             return self.serve().await;
         };
         self.call("register", register).await;
         self.serve().await;
         self.call("deregister", deregister).await;
-        let end = self.over(Instant::now() + self.limits.lame_duck);
+        let end = self.within_budget(Instant::now() + self.limits.lame_duck);
         while !self.parts.is_empty() {
             tokio::select! {
                 biased;
-                () = self.next() => {}
+                () = self.next_event() => {}
                 () = sleep_until(end) => break,
             }
         }
     }
 
     async fn serve(&mut self) {
-        while !self.stops().await {
-            self.next().await;
+        while !self.is_shutting_down().await {
+            self.next_event().await;
         }
     }
 
@@ -142,77 +145,78 @@ impl App {
         let (handle, ends) = (task.abort_handle(), self.ends.clone());
         let forward = tokio::spawn(async move {
             let ended = (task.id(), task.await);
-            // It fails where nobody waits any more.
+            // Sending fails if `run` was dropped.
             let _ = ends.send(ended).await;
         });
         self.parts.push(Part {
             name,
-            told: None,
+            cancelled_at: None,
             task: handle.clone(),
             _forward: AbortOnDropHandle::new(forward),
         });
         handle
     }
 
-    fn at(&self, id: Id) -> Option<usize> {
+    fn position(&self, id: Id) -> Option<usize> {
         self.parts.iter().position(|part| part.task.id() == id)
     }
 
-    /// Waits for the end of a part, or the beginning of the stop.
-    async fn next(&mut self) {
+    /// Waits until a part ends or `stop` is cancelled.
+    async fn next_event(&mut self) {
         tokio::select! {
             biased;
-            () = self.stop.cancelled(), if self.began.is_none() => {
-                self.began = Some(Instant::now());
+            () = self.stop.cancelled(), if self.shutdown_began.is_none() => {
+                self.shutdown_began = Some(Instant::now());
             }
             Some((id, outcome)) = self.ended.recv() => {
-                let at = self.at(id).expect("a part ends once");
+                let at = self.position(id).expect("a part ends once");
                 let part = self.parts.remove(at);
-                self.keep(part.name, outcome, part.told, part.told.is_some());
+                let since = part.cancelled_at;
+                self.record(part.name, outcome, since, since.is_some());
             }
         }
     }
 
-    fn keep(
+    fn record(
         &mut self,
         name: Name,
         outcome: Outcome,
         since: Option<Instant>,
-        due: bool,
+        end_expected: bool,
     ) {
         let ended = match outcome {
-            Ok(Ok(())) if due => Ended::Well,
-            Ok(Ok(())) => Ended::Unasked,
+            Ok(Ok(())) if end_expected => Ended::Ok,
+            Ok(Ok(())) => Ended::Early,
             Ok(Err(error)) => Ended::Failed(error),
             Err(error) if error.is_panic() => Ended::Panicked(error),
             Err(_) => Ended::Aborted,
         };
-        if !ended.is_well() {
-            self.began.get_or_insert_with(Instant::now);
+        if !ended.is_ok() {
+            self.shutdown_began.get_or_insert_with(Instant::now);
         }
         let took = since.map_or(Duration::ZERO, |since| since.elapsed());
         self.steps.push(Step { name, ended, took });
     }
 
-    fn over(&self, limit: Instant) -> Instant {
-        let began = self.began;
+    fn within_budget(&self, limit: Instant) -> Instant {
+        let began = self.shutdown_began;
         began.map_or(limit, |began| limit.min(began + self.limits.budget))
     }
 
-    async fn until_gone(&mut self, task: &AbortHandle) {
-        let Some(at) = self.at(task.id()) else {
+    async fn wait_for_end(&mut self, task: &AbortHandle) {
+        let Some(at) = self.position(task.id()) else {
             return;
         };
-        let told = Instant::now();
-        self.parts[at].told = Some(told);
-        let over = self.over(told + self.limits.budget);
-        while self.at(task.id()).is_some() {
+        let now = Instant::now();
+        self.parts[at].cancelled_at = Some(now);
+        let limit = self.within_budget(now + self.limits.budget);
+        while self.position(task.id()).is_some() {
             tokio::select! {
                 biased;
-                () = self.next() => {}
-                () = sleep_until(over) => {
+                () = self.next_event() => {}
+                () = sleep_until(limit) => {
                     task.abort();
-                    self.next().await;
+                    self.next_event().await;
                 }
             }
         }
@@ -220,24 +224,27 @@ impl App {
 
     async fn call(&mut self, name: Name, work: Work) {
         let since = Instant::now();
-        if self.began.is_some_and(|at| at + self.limits.budget <= since) {
+        if self
+            .shutdown_began
+            .is_some_and(|at| at + self.limits.budget <= since)
+        {
             let (ended, took) = (Ended::Aborted, Duration::ZERO);
             return self.steps.push(Step { name, ended, took });
         }
         let mut task = AbortOnDropHandle::new(tokio::spawn(work));
-        let mut is_cut_off = false;
+        let mut is_aborted = false;
         let outcome = loop {
-            let limit = self.over(since + self.limits.call);
+            let limit = self.within_budget(since + self.limits.call);
             tokio::select! {
                 biased;
                 outcome = &mut task => break outcome,
-                () = self.next() => {}
-                () = sleep_until(limit), if !is_cut_off => {
+                () = self.next_event() => {}
+                () = sleep_until(limit), if !is_aborted => {
                     task.abort();
-                    is_cut_off = true;
+                    is_aborted = true;
                 }
             }
         };
-        self.keep(name, outcome, Some(since), true);
+        self.record(name, outcome, Some(since), true);
     }
 }
