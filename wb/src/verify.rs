@@ -30,6 +30,9 @@ pub(crate) struct Plan {
     /// Only this exercise, and nothing of the house
     #[arg(long, value_name = "NAME", conflicts_with = "weeks")]
     exercise: Option<String>,
+    /// Only the exercises, and nothing of the house
+    #[arg(long)]
+    exercises: bool,
     /// Install the servers that are missing (Debian's packages)
     #[arg(long)]
     install: bool,
@@ -82,7 +85,7 @@ pub(crate) fn verify(book: &Workbook, plan: &Plan) -> Result<u8, Error> {
     found.part("exercises", start);
     style::print(&exercise::table(&found.table));
 
-    if plan.exercise.is_none() {
+    if plan.exercise.is_none() && !plan.exercises {
         house::verify(book, plan, &weeks, missing.is_empty(), &mut found)?;
     }
 
