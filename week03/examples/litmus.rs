@@ -1,4 +1,4 @@
-//! Five small programs, and what the memory model, loom and your CPU say comes out of them.
+//! Runs five litmus tests, and compares the memory model, loom and your CPU.
 //!
 //! ```console
 //! $ cargo run --release -p week03 --example litmus
@@ -12,21 +12,21 @@ use lab::guess;
 use week03::machine::count;
 use week03::memory_model::{self, Outcome, Program, load, outcomes, store};
 
-use self::in_loom::in_loom;
+use self::in_loom::loom_outcomes;
 
-// The machine a second time, of loom's atomics.
+// The module `machine` a second time, with loom's atomics.
 #[path = "../tests/loom/in_loom.rs"]
 mod in_loom;
-#[allow(dead_code, unreachable_pub, reason = "loom needs its steps alone")]
+#[allow(dead_code, unreachable_pub, reason = "loom needs only `execute`")]
 #[path = "../src/machine.rs"]
 mod machine;
 #[path = "../tests/loom/model_checked"]
 mod model_checked {
-    #[allow(unused_imports, reason = "it serves more than one module")]
+    #[allow(unused_imports, reason = "other modules use it, too")]
     pub(crate) mod loom_atomics;
 }
 
-/// A multiple of what runs at a time.
+/// A multiple of 4,096, to which `count` rounds up.
 const RUNS: usize = 25 * 4096;
 
 const X: usize = 0;
@@ -39,41 +39,44 @@ fn main() -> io::Result<()> {
             vec![store(Y, 1, write), load(X, read)],
         ])
     };
-    let neither = [0, 0];
-    println!("1. Each thread writes its own word, and reads the other's.\n");
+    let both_zero = [0, 0];
+    println!(
+        "1. Each thread stores to its own variable and loads the other.\n"
+    );
     let program = both(Relaxed, Relaxed);
     println!("{program}");
     let guess = guess::ask(&format!(
-        "\nOf {RUNS} runs, in how many does neither see what the other wrote?"
+        "\nIn how many of {RUNS} runs does neither thread see the other's store?"
     ))?;
-    let seen = show(&program, &neither);
-    let why = "The store waits in the core's buffer, and the load does not \
-               wait for it.";
+    let seen = show(&program, &both_zero);
+    let why = "The store waits in the core's store buffer, and the load does \
+               not wait for it.";
     println!(
         "{seen} of {RUNS}.{} {}",
-        guess::remark(guess.as_deref(), seen.odd),
-        seen.or_not(why)
+        guess::remark(guess.as_deref(), seen.times),
+        seen.explain(why)
     );
 
-    println!("\n2. The same, and all stores are releases, all loads acquires.");
-    let guess = guess::ask("\nIn how many now?")?;
-    let seen = show(&both(Release, Acquire), &neither);
-    let why = "Nobody reads from anybody, so that a release can tell nothing.";
+    println!("\n2. The same, with Release stores and Acquire loads.");
+    let guess = guess::ask("\nIn how many runs now?")?;
+    let seen = show(&both(Release, Acquire), &both_zero);
+    let why = "No load reads the other thread's store, so a release does not \
+               help.";
     println!(
         "{seen}.{} {}",
-        guess::remark(guess.as_deref(), seen.odd),
-        seen.or_not(why)
+        guess::remark(guess.as_deref(), seen.times),
+        seen.explain(why)
     );
 
-    println!("\n3. The same, and everything is SeqCst.\n");
-    let seen = show(&both(SeqCst, SeqCst), &neither);
+    println!("\n3. The same, with SeqCst everywhere.\n");
+    let seen = show(&both(SeqCst, SeqCst), &both_zero);
     println!(
-        "{seen}. Here loom is wrong: it takes SeqCst for AcqRel, and reports \
-         what cannot be."
+        "{seen}. Here loom is wrong: it treats SeqCst as AcqRel, and reports \
+         an outcome that is impossible."
     );
 
     println!(
-        "\n4. Each thread reads the other's word, and then writes its own."
+        "\n4. Each thread loads the other's variable, then stores to its own."
     );
     let program = Program::new([
         vec![load(X, Relaxed), store(Y, 1, Relaxed)],
@@ -82,11 +85,12 @@ fn main() -> io::Result<()> {
     println!("\n{program}\n");
     let seen = show(&program, &[1, 1]);
     println!(
-        "{seen}. The model allows that both read a 1. loom runs a program step \
-         by step, and cannot show it. No x86-64 does. An ARM may."
+        "{seen}. The model allows both threads to read 1. loom executes the \
+         operations one after the other, so it cannot show that. No x86-64 \
+         CPU shows it. An ARM CPU may."
     );
 
-    println!("\n5. One thread writes data and then a flag.");
+    println!("\n5. One thread stores data and then a flag.");
     let message = |write, read| {
         Program::new([
             vec![store(X, 1, Relaxed), store(Y, 1, write)],
@@ -96,37 +100,37 @@ fn main() -> io::Result<()> {
     let program = message(Relaxed, Relaxed);
     println!("\n{program}");
     let guess = guess::ask(
-        "\nIn how many runs is the flag seen, and not the data, on this CPU?",
+        "\nIn how many runs on this CPU is the flag seen without the data?",
     )?;
     let seen = show(&program, &[1, 0]);
-    println!("{seen}.{}", guess::remark(guess.as_deref(), seen.odd));
+    println!("{seen}.{}", guess::remark(guess.as_deref(), seen.times));
     let why = if cfg!(target_arch = "x86_64") {
-        "No x86-64 shows it. That is why a test on one finds no missing \
-         Release: loom does."
+        "No x86-64 CPU shows it, so a test on x86-64 never finds a missing \
+         Release. loom finds it."
     } else {
-        "What is not seen here may be rare: the model allows it."
+        "An outcome that is not seen here may be rare: the model allows it."
     };
-    println!("{why} And with Release and Acquire:\n");
+    println!("{why} The same with Release and Acquire:\n");
     show(&message(Release, Acquire), &[1, 0]);
     Ok(())
 }
 
-/// What this CPU has shown.
+/// What the runs on this CPU have shown.
 struct Seen {
-    /// How often the outcome that was asked for.
-    odd: usize,
-    /// Whether in any run both threads were under way at once.
-    have_met: bool,
+    /// The number of runs with the surprising outcome.
+    times: usize,
+    /// Whether the two threads ran at the same time in any run.
+    overlapped: bool,
 }
 
 impl Seen {
-    /// `why`, if these runs can tell.
-    fn or_not<'a>(&self, why: &'a str) -> &'a str {
-        match self.have_met {
+    /// Returns `why`, or a hint to try again if the threads never overlapped.
+    fn explain<'a>(&self, why: &'a str) -> &'a str {
+        match self.overlapped {
             true => why,
             false => {
-                "The two threads have never met: this machine has other work. \
-                 Run it again."
+                "The two threads never ran at the same time: this machine is \
+                 busy. Run the example again."
             }
         }
     }
@@ -134,31 +138,32 @@ impl Seen {
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.odd)
+        write!(f, "{}", self.times)
     }
 }
 
-/// Prints all outcomes, and returns what was seen, also of the one that is `odd`.
-fn show(program: &Program, odd: &[u8]) -> Seen {
-    let (model, loom) = (outcomes(program), in_loom(program));
+/// Prints all outcomes, and returns how often the `surprising` one was seen.
+fn show(program: &Program, surprising: &[u8]) -> Seen {
+    let (model, loom) = (outcomes(program), loom_outcomes(program));
     let counts = count(program, RUNS);
     let seen = counts.keys().cloned().collect();
     let all: BTreeSet<_> =
         [&model, &loom, &seen].into_iter().flatten().collect();
     println!("  read    model      loom    this CPU");
     for outcome in all {
-        let says = |outcomes: &BTreeSet<Outcome>, yes| {
+        let cell = |outcomes: &BTreeSet<Outcome>, yes| {
             if outcomes.contains(outcome) { yes } else { "-" }
         };
         println!(
             "  {outcome:?}  {:9}  {:6}  {:8}",
-            says(&model, "allowed"),
-            says(&loom, "found"),
+            cell(&model, "allowed"),
+            cell(&loom, "found"),
             counts.get(outcome).copied().unwrap_or_default()
         );
     }
     println!();
-    // One after the other: then one of the two sees nothing, and the other all.
-    let have_met = counts.keys().any(|outcome| outcome[0] == outcome[1]);
-    Seen { odd: counts.get(odd).copied().unwrap_or_default(), have_met }
+    // If one thread runs after the other, exactly one of them sees a store.
+    let overlapped = counts.keys().any(|outcome| outcome[0] == outcome[1]);
+    let times = counts.get(surprising).copied().unwrap_or_default();
+    Seen { times, overlapped }
 }

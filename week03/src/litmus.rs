@@ -1,21 +1,25 @@
-//! The weakest orderings that forbid an outcome.
+//! Litmus tests: the weakest orderings that forbid an outcome.
 //!
-//! *Question.* Two threads share two words. What may one of them see of the
-//! other, what may it never see, and what has to be written for that?
+//! *Question.* Two threads share two atomic variables. Which writes of the
+//! other thread may a thread see, which outcomes are impossible, and which
+//! orderings does that take?
 //!
-//! *Idea.* A litmus test: a program of a few operations, and one outcome that
-//! must not come out. An ordering is not a strength of the operation itself, as
-//! if `SeqCst` stored more firmly. It says what *else* is seen by whoever reads
-//! from it. So ask for each outcome which *other* memory it tells of, and which
-//! read has to tell it.
+//! *Idea.* A litmus test is a program of a few atomic operations, and one
+//! outcome that must be impossible. An ordering does not make its own operation
+//! stronger: a `SeqCst` store does not store more firmly than a `Relaxed` one.
+//! An ordering says which *other* accesses are visible to a thread that reads
+//! the stored value. So ask of each outcome: which other writes must be
+//! visible, and which load must make them visible?
 //!
-//! *Guarantee.* Each program below forbids its outcome, by the [memory model],
-//! on every machine. With any one of its orderings one step weaker it does not.
+//! *Guarantee.* Each program below forbids its outcome under the [memory
+//! model], on every machine. If any one of its orderings is one step weaker,
+//! the outcome is allowed.
 //!
-//! *Cost.* On x86-64 each load is an acquire and each store a release, for
-//! nothing: there only a `SeqCst` store, a `SeqCst` fence, and a swap of any
-//! ordering take longer. On ARM and RISC-V nearly everything here has a price.
-//! What is the weakest today is one edit away from being too weak.
+//! *Cost.* On x86-64 each load is an acquire and each store a release, at no
+//! cost. Only a `SeqCst` store, a `SeqCst` fence and a swap of any ordering
+//! take longer there. On ARM and RISC-V nearly every ordering below has a
+//! price. The weakest orderings leave no margin: one edit of the code can make
+//! them too weak.
 //!
 //! [memory model]: crate::memory_model
 //!
@@ -23,8 +27,8 @@
 //! use week03::litmus::store_buffering;
 //! use week03::memory_model::outcomes;
 //!
-//! let neither_sees_the_other = vec![0, 0];
-//! assert!(!outcomes(&store_buffering()).contains(&neither_sees_the_other));
+//! let both_loads_return_zero = vec![0, 0];
+//! assert!(!outcomes(&store_buffering()).contains(&both_loads_return_zero));
 //! ```
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -35,38 +39,40 @@ const X: usize = 0;
 const Y: usize = 1;
 const Z: usize = 2;
 
-/// Never 2, 1: the second one of two reads sees an older value than the first.
+/// Never reads 2, 1: the second load returns an older value than the first.
 pub fn coherence() -> Program {
-    // Each location has an order of its own, whatever is asked for.
+    // Each variable has one modification order, whatever the orderings are.
     Program::new([
         vec![store(X, 1, Relaxed), store(X, 2, Relaxed)],
         vec![load(X, Relaxed), load(X, Relaxed)],
     ])
 }
 
-/// Never 1, 0: the flag (`Y`) is seen, and not the data (`X`).
+/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`).
 pub fn message_passing() -> Program {
-    // The data itself needs nothing: the flag tells of it.
+    // The data can be relaxed: the release of the flag publishes it.
     Program::new([
         vec![store(X, 1, Relaxed), store(Y, 1, Release)],
         vec![load(Y, Acquire), load(X, Relaxed)],
     ])
 }
 
-/// Never 1, 1: each thread reads what the other one writes after its own read.
+/// Never reads 1, 1: each load returns the value that the other thread stores
+/// after its own load.
 pub fn load_buffering() -> Program {
-    // One pair is enough: what tells of a read that came before it makes the
-    // other one impossible. Which pair, is a matter of taste.
+    // One pair is enough. If thread 0 acquires the store to `X`, then the load
+    // of `Y` happens before the store to `Y`, and cannot read it. A pair on `Y`
+    // does the same.
     Program::new([
         vec![load(X, Acquire), store(Y, 1, Relaxed)],
         vec![load(Y, Relaxed), store(X, 1, Release)],
     ])
 }
 
-/// Never 1, 1, 0: the third thread sees the flag that was handed on (`Z`), and
-/// not the data (`X`).
+/// Never reads 1, 1, 0: thread 2 sees the relayed flag (`Z`) but not the data
+/// (`X`).
 pub fn relay() -> Program {
-    // Each hand that it goes through has to pass it on.
+    // The thread in the middle has to acquire, and to release again.
     Program::new([
         vec![store(X, 1, Relaxed), store(Y, 1, Release)],
         vec![load(Y, Acquire), store(Z, 1, Release)],
@@ -74,11 +80,11 @@ pub fn relay() -> Program {
     ])
 }
 
-/// Never 1, 2, 0: the second thread has swapped the flag (`Y`) from 1 to 2, the
-/// third one sees the 2, and not the data (`X`).
+/// Never reads 1, 2, 0: thread 1 swaps the flag (`Y`) from 1 to 2, and thread 2
+/// sees the 2 but not the data (`X`).
 pub fn release_sequence() -> Program {
-    // A read-modify-write hands on what it has read: it belongs to the release
-    // sequence. A store would end it.
+    // A read-modify-write continues the release sequence with any ordering. A
+    // store would end it.
     Program::new([
         vec![store(X, 1, Relaxed), store(Y, 1, Release)],
         vec![swap(Y, 2, Relaxed)],
@@ -86,8 +92,8 @@ pub fn release_sequence() -> Program {
     ])
 }
 
-/// Never 1, 0: the flag (`Y`) is seen, and not the data (`X`). Loads and stores
-/// are relaxed here: what tells is a fence.
+/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`). The
+/// loads and stores are `Relaxed`: fences order them.
 pub fn message_passing_by_fences() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), fence(Release), store(Y, 1, Relaxed)],
@@ -95,18 +101,18 @@ pub fn message_passing_by_fences() -> Program {
     ])
 }
 
-/// Never 0, 0: neither thread sees what the other one has written.
+/// Never reads 0, 0: neither thread sees the other thread's store.
 pub fn store_buffering() -> Program {
-    // Nobody reads from anybody in that outcome, so that no release can tell
-    // anything. There has to be one order of all four.
+    // In this outcome no load reads a store of the program, so no release can
+    // synchronize with an acquire. All four operations need one total order.
     Program::new([
         vec![store(X, 1, SeqCst), load(Y, SeqCst)],
         vec![store(Y, 1, SeqCst), load(X, SeqCst)],
     ])
 }
 
-/// Never 0, 0: neither thread sees what the other one has written. Loads and
-/// stores are relaxed here.
+/// Never reads 0, 0: neither thread sees the other thread's store. The loads
+/// and stores are `Relaxed`.
 pub fn store_buffering_by_fences() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), fence(SeqCst), load(Y, Relaxed)],
@@ -114,22 +120,24 @@ pub fn store_buffering_by_fences() -> Program {
     ])
 }
 
-/// Never 0 by both loads: neither thread sees what the other one has written.
-/// Loads and stores are relaxed here: between the two steps both swap a third
-/// word, `Z`.
-pub fn meeting() -> Program {
-    // Of two swaps one comes second, and reads what the first one wrote.
+/// Never reads 0 in both loads, whatever the swaps read: neither thread sees
+/// the other thread's store. The loads and stores are `Relaxed`. Between the
+/// two, both threads swap a third variable, `Z`.
+pub fn store_buffering_by_swaps() -> Program {
+    // The second of two swaps reads what the first one wrote.
     Program::new([
         vec![store(X, 1, Relaxed), swap(Z, 1, AcqRel), load(Y, Relaxed)],
         vec![store(Y, 1, Relaxed), swap(Z, 1, AcqRel), load(X, Relaxed)],
     ])
 }
 
-/// Never 1, 0, 1, 0: two threads see two independent writes in opposite orders.
+/// Never reads 1, 0, 1, 0: threads 2 and 3 see two independent stores in
+/// opposite orders.
 pub fn independent_reads() -> Program {
-    // If each writer told each reader, they could still disagree: a release
-    // speaks to one, and only `SeqCst` to all. It is the readers who must agree:
-    // a load that misses a write comes before one that sees it.
+    // Two readers that synchronize with both writers can still disagree: a
+    // release orders two threads, and only `SeqCst` orders all of them. The
+    // loads need the total order: in it, a load that misses a store comes
+    // before a load that sees it.
     Program::new([
         vec![store(X, 1, Relaxed)],
         vec![store(Y, 1, Relaxed)],

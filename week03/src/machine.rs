@@ -1,19 +1,20 @@
-//! Runs a program of the [memory model](crate::memory_model) on this CPU, again
-//! and again, and counts what came out.
+//! Runs a program of the [memory model](crate::memory_model) on this CPU many
+//! times, and counts its outcomes.
 //!
 //! *Question.* Which of the outcomes that the model allows does this machine
 //! show?
 //!
-//! *Idea.* As litmus7 does it (Alglave, Maranget, Sarkar, Sewell: "Litmus: Running
-//! Tests Against Hardware", TACAS 2011): thousands of copies of the program's
-//! locations, which the threads run through side by side. Before each copy they
-//! wait for each other, spinning, so that they do it at the same moment.
+//! *Idea.* The method of litmus7 (Alglave, Maranget, Sarkar, Sewell: "Litmus:
+//! Running Tests Against Hardware", TACAS 2011). The program's locations exist
+//! in thousands of copies, and each thread runs its operations on one copy
+//! after the other. Before each copy the threads meet at a spinning barrier, so
+//! that they start at the same moment.
 //!
-//! *Guarantee.* Every operation is executed as the compiler would emit it for
-//! that ordering. What is counted has happened.
+//! *Guarantee.* Every operation is executed as the compiler emits it for its
+//! ordering. Every outcome that is counted has happened.
 //!
-//! *Cost.* What is not seen proves nothing: it may be rare, need more cores than
-//! there are, or another CPU.
+//! *Cost.* An outcome that is not seen may still be possible: it may be rare,
+//! or need more cores, or another CPU.
 
 use std::collections::BTreeMap;
 use std::hint::spin_loop;
@@ -24,19 +25,20 @@ use crate::model_checked::loom_atomics::{
     AtomicU8, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, fence,
 };
 
-/// Copies of the locations, half a megabyte for each of them.
+/// The number of copies. They take half a megabyte for each location.
 const COPIES: usize = 4096;
 
-/// Turns to wait for another thread, before it is lent the core.
-const PATIENCE: usize = 100;
+/// The number of spins at the barrier before the thread yields its core.
+const SPINS: usize = 100;
 
-/// A location, alone on its two cache lines.
+/// A location that shares its two cache lines with no other.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct Location(AtomicU8);
 
-/// Does what one thread does, and hands on what is read.
-pub(crate) fn perform(
+/// Executes the operations of one thread, and passes each value it reads to
+/// `read`.
+pub(crate) fn execute(
     ops: &[Op],
     locations: &[Location],
     mut read: impl FnMut(u8),
@@ -55,13 +57,13 @@ pub(crate) fn perform(
     }
 }
 
-/// Waits until all `threads` are here.
-fn meet(arrived: &AtomicUsize, threads: usize) {
+/// A spinning barrier: waits until all `threads` have arrived.
+fn wait_at_barrier(arrived: &AtomicUsize, threads: usize) {
     arrived.fetch_add(1, AcqRel);
-    let mut turns = 0;
+    let mut spins: usize = 0;
     while arrived.load(Acquire) < threads {
-        turns += 1;
-        match turns % PATIENCE {
+        spins += 1;
+        match spins % SPINS {
             // There may be fewer cores than threads.
             0 => thread::yield_now(),
             _ => spin_loop(),
@@ -69,18 +71,20 @@ fn meet(arrived: &AtomicUsize, threads: usize) {
     }
 }
 
-/// How often each outcome was seen in so many `runs`, rounded up to a multiple of
-/// 4,096.
+/// Returns how often each outcome was seen. The number of `runs` is rounded up
+/// to a multiple of 4,096.
 ///
 /// # Panics
 ///
-/// Where an operation has an ordering that it cannot have.
+/// Panics if an operation has an ordering that it cannot have, such as a load
+/// with `Release`.
 pub fn count(program: &Program, runs: usize) -> BTreeMap<Outcome, usize> {
-    // In this thread: one that panics while others wait for it hangs.
-    let once: Vec<_> =
+    // An invalid ordering panics here. In a thread of a run it would hang: the
+    // other threads would wait for it at the barrier.
+    let trial: Vec<_> =
         (0..program.locations()).map(|_| Location::default()).collect();
     for ops in &program.threads {
-        perform(ops, &once, drop);
+        execute(ops, &trial, drop);
     }
     let width = program.locations();
     let mut counts = BTreeMap::new();
@@ -94,8 +98,8 @@ pub fn count(program: &Program, runs: usize) -> BTreeMap<Outcome, usize> {
             let reads = ops.iter().filter(|op| op.reads()).count();
             let mut seen = Vec::with_capacity(COPIES * reads);
             for (arrived, copy) in arrived.iter().zip(&copies) {
-                meet(arrived, program.threads.len());
-                perform(ops, copy, |value| seen.push(value));
+                wait_at_barrier(arrived, program.threads.len());
+                execute(ops, copy, |value| seen.push(value));
             }
             (reads, seen)
         };
@@ -104,7 +108,9 @@ pub fn count(program: &Program, runs: usize) -> BTreeMap<Outcome, usize> {
             let threads: Vec<_> =
                 program.threads.iter().map(|ops| start(&ops[..])).collect();
             let ended = threads.into_iter().map(|thread| thread.join());
-            ended.map(|seen| seen.expect("it does not panic")).collect()
+            ended
+                .map(|seen| seen.expect("the operations do not panic"))
+                .collect()
         });
         for copy in 0..COPIES {
             let of = |(reads, seen): &(usize, Vec<u8>)| {

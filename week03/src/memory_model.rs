@@ -1,22 +1,24 @@
-//! The memory model of Rust's atomics, small enough to be run.
+//! The memory model of Rust's atomics, as a function that can be run.
 //!
-//! *Question.* Which outcomes may a program of a few atomic operations have, on
-//! any machine and with any compiler, and which may it never have?
+//! *Question.* Which outcomes can a program of a few atomic operations have, on
+//! any machine and with any compiler, and which are impossible?
 //!
-//! *Idea.* Do not run it. Guess which write each load reads from, and in which
-//! order the writes to each location come, in every possible way; keep a guess
-//! that breaks none of the model's axioms. These are the axioms of C++20, which
-//! Rust has taken over, in the form in which Lahav, Vafeiadis, Kang, Hur and
-//! Dreyer have written them ("Repairing Sequential Consistency in C/C++11", PLDI
-//! 2017: RC11); the order of what is `SeqCst` is the standard's own, of section
-//! \[atomics.order\]. RC11's ban on load buffering is not in the standard.
+//! *Idea.* Do not run the program. Enumerate every candidate execution: which
+//! write each load reads from, and in which order the writes to each location
+//! come. Keep the candidates that satisfy the axioms of the model. Rust uses
+//! the memory model of C++20. The axioms here have the form of RC11 (Lahav,
+//! Vafeiadis, Kang, Hur and Dreyer, "Repairing Sequential Consistency in
+//! C/C++11", PLDI 2017), with two differences. The order of `SeqCst` operations
+//! is that of the standard, section \[atomics.order\]. RC11 forbids load
+//! buffering; the standard does not, and neither does [`outcomes`].
 //!
-//! *Guarantee.* [`outcomes`] are those that the axioms allow, all of them and no
-//! others, for programs without branches, in which no value is computed from
-//! another.
+//! *Guarantee.* [`outcomes`] returns every outcome that the axioms allow, and
+//! no other. This holds for programs without branches in which no value is
+//! computed from another value.
 //!
-//! *Cost.* Time exponential in the number of loads, factorial in the number of
-//! writes to a location. At most 32 operations and locations.
+//! *Cost.* The time is exponential in the number of loads, and factorial in the
+//! number of writes to a location. Operations and locations together are at
+//! most 32.
 //!
 //! ```
 //! use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -31,7 +33,7 @@
 //! ]);
 //! let outcomes = outcomes(&message);
 //! assert!(outcomes.contains(&vec![1, 1]));
-//! assert!(!outcomes.contains(&vec![1, 0]), "the flag, and not the data");
+//! assert!(!outcomes.contains(&vec![1, 0]), "the flag without the data");
 //! ```
 
 use std::collections::BTreeSet;
@@ -69,7 +71,7 @@ pub fn fence(ordering: Ordering) -> Op {
 }
 
 impl Op {
-    /// Of all but fences.
+    /// Returns the location, or `None` for a fence.
     pub fn at(self) -> Option<usize> {
         match self {
             Self::Load { at, .. }
@@ -79,7 +81,7 @@ impl Op {
         }
     }
 
-    /// Whatever the operation is.
+    /// Returns the ordering.
     pub fn ordering(self) -> Ordering {
         match self {
             Self::Load { ordering, .. }
@@ -89,7 +91,7 @@ impl Op {
         }
     }
 
-    /// The same operation with another ordering.
+    /// Returns the same operation with another ordering.
     #[must_use]
     pub fn with(self, ordering: Ordering) -> Self {
         match self {
@@ -100,12 +102,12 @@ impl Op {
         }
     }
 
-    /// Whether it returns a value: loads and swaps do.
+    /// Returns whether the operation reads a value: loads and swaps do.
     pub fn reads(self) -> bool {
         matches!(self, Self::Load { .. } | Self::Swap { .. })
     }
 
-    /// What it writes, if it does.
+    /// Returns the value that a store or a swap writes.
     pub fn writes(self) -> Option<u8> {
         match self {
             Self::Store { value, .. } | Self::Swap { value, .. } => Some(value),
@@ -114,7 +116,7 @@ impl Op {
     }
 }
 
-/// What each thread does, in its order.
+/// The operations of each thread, in program order.
 ///
 /// ```
 /// use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -136,21 +138,22 @@ pub struct Program {
     pub threads: Vec<Vec<Op>>,
 }
 
-/// What was read, by the first thread in its order, then by the second one.
+/// The values that were read: by thread 0 in program order, then by thread 1,
+/// and so on.
 pub type Outcome = Vec<u8>;
 
 impl Program {
-    /// Of these threads.
+    /// Creates a program of these threads.
     pub fn new<const N: usize>(threads: [Vec<Op>; N]) -> Self {
         Self { threads: threads.into() }
     }
 
-    /// All operations, by thread.
+    /// Returns all operations, thread by thread.
     pub fn ops(&self) -> impl Iterator<Item = Op> {
         self.threads.iter().flatten().copied()
     }
 
-    /// How many locations it has.
+    /// Returns the number of locations.
     pub fn locations(&self) -> usize {
         self.ops().filter_map(Op::at).max().map_or(0, |last| last + 1)
     }
@@ -180,34 +183,35 @@ impl fmt::Display for Program {
     }
 }
 
-/// Every outcome that the memory model allows.
+/// Returns every outcome that the memory model allows.
 ///
 /// # Panics
 ///
-/// When the program has more than 32 operations and locations in all.
+/// Panics if the program has more than 32 operations and locations in total.
 pub fn outcomes(program: &Program) -> BTreeSet<Outcome> {
     Events::of(program).outcomes(|_| true)
 }
 
-/// Those without load buffering, as RC11 has them: program order and what reads
-/// from what form no cycle. A checker that runs a program in some order of its
-/// steps can show no others.
+/// Returns the outcomes that need no load buffering, as RC11 requires: program
+/// order and reads-from together form no cycle. A checker that runs the
+/// operations one after the other can show only these outcomes.
 ///
 /// # Panics
 ///
-/// As [`outcomes`].
-pub fn outcomes_in_order(program: &Program) -> BTreeSet<Outcome> {
+/// Panics where [`outcomes`] does.
+pub fn outcomes_without_load_buffering(program: &Program) -> BTreeSet<Outcome> {
     let events = Events::of(program);
     events.outcomes(|rf| events.sb.or(rf).closure().is_irreflexive())
 }
 
-/// An event, by its number. The first ones write a 0 to each location.
+/// The number of an event. The first events write the initial 0 to each
+/// location.
 type Event = usize;
 
 struct Events {
     ops: Vec<Op>,
-    /// Sequenced before, in one thread. Nothing leads to the first writes, so
-    /// that it does not matter what they come before.
+    /// Sequenced-before, within a thread. It leaves out the initial writes: no
+    /// relation leads to an initial write, so none is part of a cycle.
     sb: Relation,
     locations: usize,
 }
@@ -249,21 +253,22 @@ impl Events {
         outcomes
     }
 
-    fn where_op(&self, holds: impl Fn(Op) -> bool) -> Set {
+    fn events_where(&self, holds: impl Fn(Op) -> bool) -> Set {
         let events = 0..self.ops.len();
         events.filter(|event| holds(self.ops[*event])).map(|e| 1 << e).sum()
     }
 
     fn writes_to(&self, at: usize) -> Vec<Event> {
-        let is_one = |op: Op| op.at() == Some(at) && op.writes().is_some();
-        (0..self.ops.len()).filter(|event| is_one(self.ops[*event])).collect()
+        let is_write = |op: Op| op.at() == Some(at) && op.writes().is_some();
+        (0..self.ops.len()).filter(|event| is_write(self.ops[*event])).collect()
     }
 
-    /// In each of the results, a list of writes for each location.
+    /// Returns every choice of modification orders: a list of writes for each
+    /// location.
     fn orders_of_writes(&self) -> Vec<Vec<Vec<Event>>> {
         let of_one = |at| {
             let [first, others @ ..] = &self.writes_to(at)[..] else {
-                unreachable!("each location is written to at first")
+                unreachable!("each location has an initial write")
             };
             let orders = permutations(others).into_iter();
             orders.map(|order| [&[*first], &order[..]].concat()).collect()
@@ -275,13 +280,14 @@ impl Events {
         (0..self.ops.len()).filter(|event| self.ops[*event].reads())
     }
 
-    /// In each of the results, the write that each read gets its value from.
+    /// Returns every choice of sources: for each read, the write that it reads
+    /// from.
     fn sources(&self, order: &[Vec<Event>]) -> Vec<Vec<Event>> {
         let of_one = |read: Event| {
             let op = self.ops[read];
             let writes = &order[op.at().expect("a read has a location")];
             match writes.iter().position(|write| *write == read) {
-                // A read-modify-write reads what comes just before it.
+                // A read-modify-write reads the write just before its own.
                 Some(place) => vec![writes[place - 1]],
                 None => writes.clone(),
             }
@@ -295,7 +301,7 @@ impl Events {
     }
 
     // ANCHOR: axioms
-    /// Whether none of the axioms is broken.
+    /// Whether the candidate satisfies every axiom.
     fn are_consistent(&self, order: &[Vec<Event>], rf: Relation) -> bool {
         let sb = self.sb;
         // The modification order of each location.
@@ -305,36 +311,40 @@ impl Events {
                 writes[place + 1..].iter().for_each(|w| mo.add(*write, *w));
             }
         }
-        // Reads-before: what a read has missed. A swap does not miss itself.
+        // Reads-before: the writes that come after the one that a read has
+        // seen. A swap does not come before itself.
         let rb = rf.inverse().then(mo).without_self();
         let eco = rf.or(mo).or(rb).closure();
 
-        let acquires = self
-            .where_op(|op| matches!(op.ordering(), Acquire | AcqRel | SeqCst));
-        let releases = self
-            .where_op(|op| matches!(op.ordering(), Release | AcqRel | SeqCst));
-        let fences = self.where_op(|op| op.at().is_none());
-        let writes = self.where_op(|op| op.writes().is_some());
-        let swaps = self.where_op(|op| matches!(op, Op::Swap { .. }));
+        let acquires = self.events_where(|op| {
+            matches!(op.ordering(), Acquire | AcqRel | SeqCst)
+        });
+        let releases = self.events_where(|op| {
+            matches!(op.ordering(), Release | AcqRel | SeqCst)
+        });
+        let fences = self.events_where(|op| op.at().is_none());
+        let writes = self.events_where(|op| op.writes().is_some());
+        let swaps = self.events_where(|op| matches!(op, Op::Swap { .. }));
 
-        // A write, and the read-modify-writes that follow on it.
-        let sequence = rf.to(swaps).closure().or(Relation::SELF).of(writes);
-        // Synchronizes-with: from a release, or a release fence before the
-        // write, to an acquire, or an acquire fence after the read.
-        let before = sb.of(fences).or(Relation::SELF).of(releases);
-        let after = sb.to(fences).or(Relation::SELF).to(acquires);
+        // Release sequences: a write, and the read-modify-writes that follow
+        // it.
+        let sequence = rf.to(swaps).closure().or(Relation::IDENTITY).of(writes);
+        // Synchronizes-with: from a release, or from a release fence before the
+        // write, to an acquire, or to an acquire fence after the read.
+        let before = sb.of(fences).or(Relation::IDENTITY).of(releases);
+        let after = sb.to(fences).or(Relation::IDENTITY).to(acquires);
         let sw = before.then(sequence).then(rf).then(after);
         let hb = sb.or(sw).closure();
         let is_coherent = hb.then(eco).or(hb).is_irreflexive();
 
-        // What is SeqCst has one order, which agrees with what happens strongly
-        // before what, and with what was read and missed, also by what lies
-        // beyond a fence.
-        let sc = self.where_op(|op| op.ordering() == SeqCst);
+        // All SeqCst operations have one total order. It agrees with strongly
+        // happens-before, and with coherence. A SeqCst fence also orders the
+        // accesses that happen before it or after it.
+        let sc = self.events_where(|op| op.ordering() == SeqCst);
         let strongly =
             sb.or(sw.of(sc).to(sc)).or(sb.then(hb).then(sb)).closure();
-        let from = Relation::SELF.of(sc).or(hb.of(sc & fences));
-        let to = Relation::SELF.of(sc).or(hb.to(sc & fences));
+        let from = Relation::IDENTITY.of(sc).or(hb.of(sc & fences));
+        let to = Relation::IDENTITY.of(sc).or(hb.to(sc & fences));
         let psc = strongly.of(sc).to(sc).or(from.then(eco).then(to));
 
         is_coherent && psc.closure().is_irreflexive()
@@ -342,15 +352,15 @@ impl Events {
     // ANCHOR_END: axioms
 }
 
-/// A set of events, a bit for each.
+/// A set of events, one bit each.
 type Set = u32;
 
-/// For each event, the set of those that it is related to.
+/// For each event, the set of events that it is related to.
 #[derive(Clone, Copy, Default)]
 struct Relation([Set; 32]);
 
 impl Relation {
-    const SELF: Self = {
+    const IDENTITY: Self = {
         let mut rows = [0; 32];
         let mut event = 0;
         while event < 32 {
@@ -380,17 +390,17 @@ impl Relation {
         self.map(|event, set| set & !(1 << event))
     }
 
-    /// What begins in `events`.
+    /// The pairs that begin in `events`.
     fn of(self, events: Set) -> Self {
         self.map(|event, set| if events >> event & 1 == 1 { set } else { 0 })
     }
 
-    /// What ends in `events`.
+    /// The pairs that end in `events`.
     fn to(self, events: Set) -> Self {
         self.map(|_, set| set & events)
     }
 
-    /// One step in `self` and one in `other`.
+    /// Composition: one step in `self`, then one in `other`.
     fn then(self, other: Self) -> Self {
         self.map(|_, set| {
             let next = (0..32).filter(|middle| set >> middle & 1 == 1);
@@ -407,7 +417,7 @@ impl Relation {
         inverse
     }
 
-    /// One step or more.
+    /// Transitive closure: one step or more.
     fn closure(self) -> Self {
         let mut closure = self;
         for middle in 0..32 {
@@ -424,7 +434,7 @@ impl Relation {
     }
 }
 
-/// Every way to take one of each.
+/// Every way to take one item of each list.
 fn product<T: Clone>(choices: &[Vec<T>]) -> Vec<Vec<T>> {
     choices.iter().fold(vec![Vec::new()], |ways, choice| {
         let longer = |way: &Vec<T>| {

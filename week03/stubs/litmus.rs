@@ -1,20 +1,21 @@
-//! The weakest orderings that forbid an outcome. Your turn.
+//! Litmus tests: the weakest orderings that forbid an outcome. Your turn.
 //!
-//! Each function below is a program of a few atomic operations on the words `X`,
-//! `Y` and `Z`, which hold 0 at first, and says what must never be read in it, by
-//! the first thread in its order, and then by the next ones.
-//! Put an ordering in the place of each `which(why)`. What is graded:
+//! Each function below is a program of a few atomic operations on the variables
+//! `X`, `Y` and `Z`, which start at 0. The doc comment lists the values that
+//! must never be read: thread 0's reads in program order, then thread 1's, and
+//! so on. Replace each `choose(why)` by an ordering. What is graded:
 //!
 //! - The memory model forbids the outcome.
-//! - Each ordering is needed: with any one of them one step weaker, the outcome
-//!   is allowed. From `SeqCst` one step leads to `AcqRel`, or for a load to
-//!   `Acquire`, and for a store to `Release`; from `AcqRel` to `Acquire` and to
-//!   `Release`; from there to `Relaxed`. One step below `Acquire` and `Release` a
-//!   fence is gone.
-//! - The operations stay as they are, and so does what is `Relaxed` here.
+//! - Each ordering is needed: if any one of them is made one step weaker, the
+//!   model allows the outcome. One step below `SeqCst` is `AcqRel`, but
+//!   `Acquire` for a load and `Release` for a store. One step below `AcqRel` is
+//!   `Acquire`, and also `Release`. One step below these two is `Relaxed`; for
+//!   a fence, the fence is removed.
+//! - The operations stay as they are. An ordering that is `Relaxed` here stays
+//!   `Relaxed`.
 //!
-//! It is not your CPU that decides, but the model of all of them. `cargo wb demo
-//! litmus` shows what your CPU has to say.
+//! The memory model decides, not your CPU. To see what your CPU does, run
+//! `cargo wb demo litmus`.
 
 use std::sync::atomic::Ordering::{
     self, AcqRel, Acquire, Relaxed, Release, SeqCst,
@@ -22,8 +23,8 @@ use std::sync::atomic::Ordering::{
 
 use crate::memory_model::{Program, fence, load, store, swap};
 
-/// Stands where an ordering is missing.
-fn which(why: &str) -> Ordering {
+/// Marks a missing ordering.
+fn choose(why: &str) -> Ordering {
     todo!("{why}")
 }
 
@@ -31,103 +32,104 @@ const X: usize = 0;
 const Y: usize = 1;
 const Z: usize = 2;
 
-/// Never 2, 1: the second one of two reads sees an older value than the first.
+/// Never reads 2, 1: the second load returns an older value than the first.
 pub fn coherence() -> Program {
-    let why = "does a location need help to have one order?";
+    let why = "do accesses to a single variable need an ordering?";
     Program::new([
-        vec![store(X, 1, which(why)), store(X, 2, which(why))],
-        vec![load(X, which(why)), load(X, which(why))],
+        vec![store(X, 1, choose(why)), store(X, 2, choose(why))],
+        vec![load(X, choose(why)), load(X, choose(why))],
     ])
 }
 
-/// Never 1, 0: the flag (`Y`) is seen, and not the data (`X`).
+/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`).
 pub fn message_passing() -> Program {
-    let why = "which of the two tells of the other?";
+    let why = "which of the two stores publishes the other?";
     Program::new([
-        vec![store(X, 1, which(why)), store(Y, 1, which(why))],
-        vec![load(Y, which(why)), load(X, which(why))],
+        vec![store(X, 1, choose(why)), store(Y, 1, choose(why))],
+        vec![load(Y, choose(why)), load(X, choose(why))],
     ])
 }
 
-/// Never 1, 1: each thread reads what the other one writes after its own read.
+/// Never reads 1, 1: each load returns the value that the other thread stores
+/// after its own load.
 pub fn load_buffering() -> Program {
-    let why = "which read has to be known of, and to whom?";
+    let why = "which load must happen before which store?";
     Program::new([
-        vec![load(X, which(why)), store(Y, 1, which(why))],
-        vec![load(Y, which(why)), store(X, 1, which(why))],
+        vec![load(X, choose(why)), store(Y, 1, choose(why))],
+        vec![load(Y, choose(why)), store(X, 1, choose(why))],
     ])
 }
 
-/// Never 1, 1, 0: the third thread sees the flag that was handed on (`Z`), and
-/// not the data (`X`).
+/// Never reads 1, 1, 0: thread 2 sees the relayed flag (`Z`) but not the data
+/// (`X`).
 pub fn relay() -> Program {
-    let why = "who passes on what was told?";
+    let why = "which thread must pass on what it has acquired?";
     Program::new([
-        vec![store(X, 1, which(why)), store(Y, 1, which(why))],
-        vec![load(Y, which(why)), store(Z, 1, which(why))],
-        vec![load(Z, which(why)), load(X, which(why))],
+        vec![store(X, 1, choose(why)), store(Y, 1, choose(why))],
+        vec![load(Y, choose(why)), store(Z, 1, choose(why))],
+        vec![load(Z, choose(why)), load(X, choose(why))],
     ])
 }
 
-/// Never 1, 2, 0: the second thread has swapped the flag (`Y`) from 1 to 2, the
-/// third one sees the 2, and not the data (`X`).
+/// Never reads 1, 2, 0: thread 1 swaps the flag (`Y`) from 1 to 2, and thread 2
+/// sees the 2 but not the data (`X`).
 pub fn release_sequence() -> Program {
-    let why = "does a swap pass on what it has read?";
+    let why = "does a swap pass on the release that it has read?";
     Program::new([
-        vec![store(X, 1, which(why)), store(Y, 1, which(why))],
-        vec![swap(Y, 2, which(why))],
-        vec![load(Y, which(why)), load(X, which(why))],
+        vec![store(X, 1, choose(why)), store(Y, 1, choose(why))],
+        vec![swap(Y, 2, choose(why))],
+        vec![load(Y, choose(why)), load(X, choose(why))],
     ])
 }
 
-/// Never 1, 0: the flag (`Y`) is seen, and not the data (`X`). Loads and stores
-/// are relaxed here: what tells is a fence.
+/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`). The
+/// loads and stores are `Relaxed`: fences order them.
 pub fn message_passing_by_fences() -> Program {
-    let why = "which way does each of them look?";
+    let why = "does this fence publish earlier writes, or receive them?";
     Program::new([
-        vec![store(X, 1, Relaxed), fence(which(why)), store(Y, 1, Relaxed)],
-        vec![load(Y, Relaxed), fence(which(why)), load(X, Relaxed)],
+        vec![store(X, 1, Relaxed), fence(choose(why)), store(Y, 1, Relaxed)],
+        vec![load(Y, Relaxed), fence(choose(why)), load(X, Relaxed)],
     ])
 }
 
-/// Never 0, 0: neither thread sees what the other one has written.
+/// Never reads 0, 0: neither thread sees the other thread's store.
 pub fn store_buffering() -> Program {
-    let why =
-        "who could tell anybody anything, if nobody reads what was written?";
+    let why = "can a release help, if no load reads a store?";
     Program::new([
-        vec![store(X, 1, which(why)), load(Y, which(why))],
-        vec![store(Y, 1, which(why)), load(X, which(why))],
+        vec![store(X, 1, choose(why)), load(Y, choose(why))],
+        vec![store(Y, 1, choose(why)), load(X, choose(why))],
     ])
 }
 
-/// Never 0, 0: neither thread sees what the other one has written. Loads and
-/// stores are relaxed here.
+/// Never reads 0, 0: neither thread sees the other thread's store. The loads
+/// and stores are `Relaxed`.
 pub fn store_buffering_by_fences() -> Program {
-    let why = "what do two of them have that two releases have not?";
+    let why = "what can two fences have that two releases do not have?";
     Program::new([
-        vec![store(X, 1, Relaxed), fence(which(why)), load(Y, Relaxed)],
-        vec![store(Y, 1, Relaxed), fence(which(why)), load(X, Relaxed)],
+        vec![store(X, 1, Relaxed), fence(choose(why)), load(Y, Relaxed)],
+        vec![store(Y, 1, Relaxed), fence(choose(why)), load(X, Relaxed)],
     ])
 }
 
-/// Never 0 by both loads: neither thread sees what the other one has written.
-/// Loads and stores are relaxed here: between the two steps both swap a third
-/// word, `Z`.
-pub fn meeting() -> Program {
-    let why = "what does the second one learn, and from what?";
+/// Never reads 0 in both loads, whatever the swaps read: neither thread sees
+/// the other thread's store. The loads and stores are `Relaxed`. Between the
+/// two, both threads swap a third variable, `Z`.
+pub fn store_buffering_by_swaps() -> Program {
+    let why = "what does the second swap learn from the first?";
     Program::new([
-        vec![store(X, 1, Relaxed), swap(Z, 1, which(why)), load(Y, Relaxed)],
-        vec![store(Y, 1, Relaxed), swap(Z, 1, which(why)), load(X, Relaxed)],
+        vec![store(X, 1, Relaxed), swap(Z, 1, choose(why)), load(Y, Relaxed)],
+        vec![store(Y, 1, Relaxed), swap(Z, 1, choose(why)), load(X, Relaxed)],
     ])
 }
 
-/// Never 1, 0, 1, 0: two threads see two independent writes in opposite orders.
+/// Never reads 1, 0, 1, 0: threads 2 and 3 see two independent stores in
+/// opposite orders.
 pub fn independent_reads() -> Program {
-    let why = "does it help that each reader is told by each writer?";
+    let why = "is it enough if each reader synchronizes with each writer?";
     Program::new([
-        vec![store(X, 1, which(why))],
-        vec![store(Y, 1, which(why))],
-        vec![load(X, which(why)), load(Y, which(why))],
-        vec![load(Y, which(why)), load(X, which(why))],
+        vec![store(X, 1, choose(why))],
+        vec![store(Y, 1, choose(why))],
+        vec![load(X, choose(why)), load(Y, choose(why))],
+        vec![load(Y, choose(why)), load(X, choose(why))],
     ])
 }

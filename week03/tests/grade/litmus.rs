@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::{
 use week03::litmus;
 use week03::memory_model::{Op, Program, load, outcomes, store, swap};
 
-/// One step down. A fence that is relaxed is none.
+/// The orderings one step below that of `op`. A `Relaxed` fence is no fence.
 fn weaker(op: Op) -> Vec<Ordering> {
     match (op, op.ordering()) {
         (_, Relaxed) => vec![],
@@ -17,71 +17,73 @@ fn weaker(op: Op) -> Vec<Ordering> {
     }
 }
 
-/// What is read, in the order of the threads; `ANY` is whatever it is.
+/// The values read by thread 0, then those by thread 1, and so on. `ANY`
+/// matches every value.
 type Pattern = &'static [u8];
 
 const ANY: u8 = u8::MAX;
 
-fn shown(never: Pattern) -> String {
-    let one = |value: &u8| match *value {
-        ANY => "anything".to_owned(),
+fn shown(pattern: Pattern) -> String {
+    let value = |value: &u8| match *value {
+        ANY => "any value".to_owned(),
         value => value.to_string(),
     };
-    never.iter().map(one).collect::<Vec<_>>().join(", ")
+    pattern.iter().map(value).collect::<Vec<_>>().join(", ")
 }
 
-fn is_allowed(program: &Program, never: Pattern) -> bool {
+fn is_allowed(program: &Program, pattern: Pattern) -> bool {
     outcomes(program).iter().any(|outcome| {
-        let pairs = outcome.iter().zip(never);
-        pairs.into_iter().all(|(seen, never)| *never == ANY || seen == never)
+        let mut pairs = outcome.iter().zip(pattern);
+        pairs.all(|(read, pattern)| *pattern == ANY || read == pattern)
     })
 }
 
-/// A puzzle: the reader's program, the one that was asked for, with orderings
-/// that do not count, and what must not come out.
-struct Puzzle {
+/// A program of the subject, and what is required of it.
+struct LitmusTest {
     program: Program,
-    given: Program,
-    never: Pattern,
-    /// Whether the orderings of loads and stores are given as well.
-    relaxed: bool,
+    /// The expected operations, with any orderings.
+    expected: Program,
+    forbidden: Pattern,
+    /// Whether every load and store must stay `Relaxed`.
+    accesses_are_relaxed: bool,
 }
 
-impl Puzzle {
-    fn forbids(self) {
-        let Self { program, never, .. } = self.checked();
+impl LitmusTest {
+    fn forbids_the_outcome(self) {
+        let Self { program, forbidden, .. } = self.checked();
         assert!(
-            !is_allowed(&program, never),
-            "it may read {}, thread by thread, which must never be:\n{program}",
-            shown(never)
+            !is_allowed(&program, forbidden),
+            "expected the memory model to forbid the reads {} (thread 0 first), \
+             but it allows them:\n{program}",
+            shown(forbidden)
         );
     }
 
-    /// Each ordering is needed.
-    fn needs_each(self) {
-        let Self { program, never, .. } = self.checked();
+    fn needs_each_ordering(self) {
+        let Self { program, forbidden, .. } = self.checked();
         assert!(
-            !is_allowed(&program, never),
-            "it may read {}, which must never be, before anything is made \
-             weaker:\n{program}",
-            shown(never)
+            !is_allowed(&program, forbidden),
+            "expected the memory model to forbid the reads {} (thread 0 first), \
+             but it allows them before any ordering is made weaker:\n{program}",
+            shown(forbidden)
         );
         for thread in 0..program.threads.len() {
-            for place in 0..program.threads[thread].len() {
-                let op = program.threads[thread][place];
+            for index in 0..program.threads[thread].len() {
+                let op = program.threads[thread][index];
                 for ordering in weaker(op) {
                     let mut weaker = program.clone();
                     let is_fence = op.at().is_none();
-                    let what = if is_fence && ordering == Relaxed {
-                        weaker.threads[thread].remove(place);
-                        "without this fence".to_owned()
+                    let change = if is_fence && ordering == Relaxed {
+                        weaker.threads[thread].remove(index);
+                        format!("without fence({:?})", op.ordering())
                     } else {
-                        weaker.threads[thread][place] = op.with(ordering);
-                        format!("{ordering:?} in place of {:?}", op.ordering())
+                        weaker.threads[thread][index] = op.with(ordering);
+                        format!("with {ordering:?} for {:?}", op.ordering())
                     };
                     assert!(
-                        is_allowed(&weaker, never),
-                        "forbidden as well with {what}, in thread {thread}:\n\
+                        is_allowed(&weaker, forbidden),
+                        "expected every ordering to be needed, but the outcome \
+                         is also forbidden {change} in thread {thread}:\n\
                          {weaker}"
                     );
                 }
@@ -89,21 +91,23 @@ impl Puzzle {
         }
     }
 
-    /// Is the program that was asked for, apart from its orderings.
+    /// Checks that the program has the expected operations, and orderings that
+    /// they can have.
     fn checked(self) -> Self {
-        let bare = |program: &Program| -> Vec<Vec<Op>> {
+        let without_orderings = |program: &Program| -> Vec<Vec<Op>> {
             let threads = program.threads.iter();
-            let bare = |op: &Op| op.with(SeqCst);
-            threads.map(|ops| ops.iter().map(bare).collect()).collect()
+            let same = |op: &Op| op.with(SeqCst);
+            threads.map(|ops| ops.iter().map(same).collect()).collect()
         };
         assert_eq!(
-            bare(&self.program),
-            bare(&self.given),
-            "only the orderings are yours:\n{}",
+            without_orderings(&self.program),
+            without_orderings(&self.expected),
+            "expected the operations of the stub (right), with other orderings \
+             only, but the program is\n{}",
             self.program
         );
         for op in self.program.ops() {
-            let can_have = match op {
+            let valid = match op {
                 Op::Load { .. } => [Relaxed, Acquire, SeqCst].to_vec(),
                 Op::Store { .. } => [Relaxed, Release, SeqCst].to_vec(),
                 Op::Swap { .. } => {
@@ -113,13 +117,15 @@ impl Puzzle {
             };
             let ordering = op.ordering();
             assert!(
-                can_have.contains(&ordering),
-                "{op:?} panics: it cannot have this ordering"
+                valid.contains(&ordering),
+                "expected an ordering out of {valid:?}, but {op:?} would panic"
             );
-            let is_given = matches!(op, Op::Load { .. } | Op::Store { .. });
+            let is_access = matches!(op, Op::Load { .. } | Op::Store { .. });
+            let must_be_relaxed = self.accesses_are_relaxed && is_access;
             assert!(
-                !(self.relaxed && is_given) || ordering == Relaxed,
-                "loads and stores are relaxed here, and stay so:\n{}",
+                !must_be_relaxed || ordering == Relaxed,
+                "expected every load and store to stay Relaxed, but the program \
+                 is\n{}",
                 self.program
             );
         }
@@ -145,238 +151,238 @@ fn s(at: usize, value: u8) -> Op {
 
 const F: Op = Op::Fence { ordering: SeqCst };
 
-mod told {
+mod release_acquire {
     use super::*;
 
-    fn coherence() -> Puzzle {
-        Puzzle {
+    fn coherence() -> LitmusTest {
+        LitmusTest {
             program: litmus::coherence(),
-            given: Program::new([
+            expected: Program::new([
                 [w(X, 1), w(X, 2)].to_vec(),
                 [r(X), r(X)].to_vec(),
             ]),
-            never: &[2, 1],
-            relaxed: false,
+            forbidden: &[2, 1],
+            accesses_are_relaxed: false,
         }
     }
 
     #[test]
-    fn reads_of_one_word_do_not_go_back() {
-        coherence().forbids();
+    fn coherence_forbids_an_older_value_in_the_second_load() {
+        coherence().forbids_the_outcome();
     }
 
     #[test]
-    fn reads_of_one_word_need_no_more() {
-        coherence().needs_each();
+    fn coherence_uses_the_weakest_orderings() {
+        coherence().needs_each_ordering();
     }
 
-    fn message_passing() -> Puzzle {
-        Puzzle {
+    fn message_passing() -> LitmusTest {
+        LitmusTest {
             program: litmus::message_passing(),
-            given: Program::new([
+            expected: Program::new([
                 [w(X, 1), w(Y, 1)].to_vec(),
                 [r(Y), r(X)].to_vec(),
             ]),
-            never: &[1, 0],
-            relaxed: false,
+            forbidden: &[1, 0],
+            accesses_are_relaxed: false,
         }
     }
 
     #[test]
-    fn who_sees_the_flag_sees_the_data() {
-        message_passing().forbids();
+    fn message_passing_forbids_the_flag_without_the_data() {
+        message_passing().forbids_the_outcome();
     }
 
     #[test]
-    fn the_flag_needs_no_more() {
-        message_passing().needs_each();
+    fn message_passing_uses_the_weakest_orderings() {
+        message_passing().needs_each_ordering();
     }
 
-    fn load_buffering() -> Puzzle {
-        Puzzle {
+    fn load_buffering() -> LitmusTest {
+        LitmusTest {
             program: litmus::load_buffering(),
-            given: Program::new([
+            expected: Program::new([
                 [r(X), w(Y, 1)].to_vec(),
                 [r(Y), w(X, 1)].to_vec(),
             ]),
-            never: &[1, 1],
-            relaxed: false,
+            forbidden: &[1, 1],
+            accesses_are_relaxed: false,
         }
     }
 
     #[test]
-    fn nobody_reads_what_comes_after_its_own_read() {
-        load_buffering().forbids();
+    fn load_buffering_forbids_both_loads_returning_one() {
+        load_buffering().forbids_the_outcome();
     }
 
     #[test]
-    fn to_read_no_later_write_needs_no_more() {
-        load_buffering().needs_each();
+    fn load_buffering_uses_the_weakest_orderings() {
+        load_buffering().needs_each_ordering();
     }
 }
 
-mod handed_on {
+mod chains_and_fences {
     use super::*;
 
-    fn relay() -> Puzzle {
-        Puzzle {
+    fn relay() -> LitmusTest {
+        LitmusTest {
             program: litmus::relay(),
-            given: Program::new([
+            expected: Program::new([
                 [w(X, 1), w(Y, 1)].to_vec(),
                 [r(Y), w(Z, 1)].to_vec(),
                 [r(Z), r(X)].to_vec(),
             ]),
-            never: &[1, 1, 0],
-            relaxed: false,
+            forbidden: &[1, 1, 0],
+            accesses_are_relaxed: false,
         }
     }
 
     #[test]
-    fn what_is_told_is_handed_on() {
-        relay().forbids();
+    fn relay_forbids_the_relayed_flag_without_the_data() {
+        relay().forbids_the_outcome();
     }
 
     #[test]
-    fn to_hand_it_on_needs_no_more() {
-        relay().needs_each();
+    fn relay_uses_the_weakest_orderings() {
+        relay().needs_each_ordering();
     }
 
-    fn release_sequence() -> Puzzle {
-        Puzzle {
+    fn release_sequence() -> LitmusTest {
+        LitmusTest {
             program: litmus::release_sequence(),
-            given: Program::new([
+            expected: Program::new([
                 [w(X, 1), w(Y, 1)].to_vec(),
                 [s(Y, 2)].to_vec(),
                 [r(Y), r(X)].to_vec(),
             ]),
-            never: &[1, 2, 0],
-            relaxed: false,
+            forbidden: &[1, 2, 0],
+            accesses_are_relaxed: false,
         }
     }
 
     #[test]
-    fn a_swap_hands_on_what_it_has_read() {
-        release_sequence().forbids();
+    fn release_sequence_forbids_the_swapped_flag_without_the_data() {
+        release_sequence().forbids_the_outcome();
     }
 
     #[test]
-    fn the_swap_needs_no_more() {
-        release_sequence().needs_each();
+    fn release_sequence_uses_the_weakest_orderings() {
+        release_sequence().needs_each_ordering();
     }
 
-    fn message_passing_by_fences() -> Puzzle {
-        Puzzle {
+    fn message_passing_by_fences() -> LitmusTest {
+        LitmusTest {
             program: litmus::message_passing_by_fences(),
-            given: Program::new([
+            expected: Program::new([
                 [w(X, 1), F, w(Y, 1)].to_vec(),
                 [r(Y), F, r(X)].to_vec(),
             ]),
-            never: &[1, 0],
-            relaxed: true,
+            forbidden: &[1, 0],
+            accesses_are_relaxed: true,
         }
     }
 
     #[test]
-    fn fences_tell_as_accesses_do() {
-        message_passing_by_fences().forbids();
+    fn message_passing_by_fences_forbids_the_flag_without_the_data() {
+        message_passing_by_fences().forbids_the_outcome();
     }
 
     #[test]
-    fn these_fences_need_no_more() {
-        message_passing_by_fences().needs_each();
+    fn message_passing_by_fences_uses_the_weakest_fences() {
+        message_passing_by_fences().needs_each_ordering();
     }
 }
 
-mod in_one_order {
+mod total_order {
     use super::*;
 
-    fn store_buffering() -> Puzzle {
-        Puzzle {
+    fn store_buffering() -> LitmusTest {
+        LitmusTest {
             program: litmus::store_buffering(),
-            given: Program::new([
+            expected: Program::new([
                 [w(X, 1), r(Y)].to_vec(),
                 [w(Y, 1), r(X)].to_vec(),
             ]),
-            never: &[0, 0],
-            relaxed: false,
+            forbidden: &[0, 0],
+            accesses_are_relaxed: false,
         }
     }
 
     #[test]
-    fn one_of_two_sees_the_other() {
-        store_buffering().forbids();
+    fn store_buffering_forbids_both_loads_returning_zero() {
+        store_buffering().forbids_the_outcome();
     }
 
     #[test]
-    fn one_order_of_four_needs_no_more() {
-        store_buffering().needs_each();
+    fn store_buffering_uses_the_weakest_orderings() {
+        store_buffering().needs_each_ordering();
     }
 
-    fn store_buffering_by_fences() -> Puzzle {
-        Puzzle {
+    fn store_buffering_by_fences() -> LitmusTest {
+        LitmusTest {
             program: litmus::store_buffering_by_fences(),
-            given: Program::new([
+            expected: Program::new([
                 [w(X, 1), F, r(Y)].to_vec(),
                 [w(Y, 1), F, r(X)].to_vec(),
             ]),
-            never: &[0, 0],
-            relaxed: true,
+            forbidden: &[0, 0],
+            accesses_are_relaxed: true,
         }
     }
 
     #[test]
-    fn between_fences_one_of_two_sees_the_other() {
-        store_buffering_by_fences().forbids();
+    fn store_buffering_by_fences_forbids_both_loads_returning_zero() {
+        store_buffering_by_fences().forbids_the_outcome();
     }
 
     #[test]
-    fn one_order_of_fences_needs_no_more() {
-        store_buffering_by_fences().needs_each();
+    fn store_buffering_by_fences_uses_the_weakest_fences() {
+        store_buffering_by_fences().needs_each_ordering();
     }
 
-    fn meeting() -> Puzzle {
-        Puzzle {
-            program: litmus::meeting(),
-            given: Program::new([
+    fn store_buffering_by_swaps() -> LitmusTest {
+        LitmusTest {
+            program: litmus::store_buffering_by_swaps(),
+            expected: Program::new([
                 [w(X, 1), s(Z, 1), r(Y)].to_vec(),
                 [w(Y, 1), s(Z, 1), r(X)].to_vec(),
             ]),
-            never: &[ANY, 0, ANY, 0],
-            relaxed: true,
+            forbidden: &[ANY, 0, ANY, 0],
+            accesses_are_relaxed: true,
         }
     }
 
     #[test]
-    fn of_two_that_swap_one_word_one_sees_the_other() {
-        meeting().forbids();
+    fn store_buffering_by_swaps_forbids_both_loads_returning_zero() {
+        store_buffering_by_swaps().forbids_the_outcome();
     }
 
     #[test]
-    fn a_meeting_needs_no_more() {
-        meeting().needs_each();
+    fn store_buffering_by_swaps_uses_the_weakest_orderings() {
+        store_buffering_by_swaps().needs_each_ordering();
     }
 
-    fn independent_reads() -> Puzzle {
-        Puzzle {
+    fn independent_reads() -> LitmusTest {
+        LitmusTest {
             program: litmus::independent_reads(),
-            given: Program::new([
+            expected: Program::new([
                 [w(X, 1)].to_vec(),
                 [w(Y, 1)].to_vec(),
                 [r(X), r(Y)].to_vec(),
                 [r(Y), r(X)].to_vec(),
             ]),
-            never: &[1, 0, 1, 0],
-            relaxed: false,
+            forbidden: &[1, 0, 1, 0],
+            accesses_are_relaxed: false,
         }
     }
 
     #[test]
-    fn all_agree_on_the_order_of_two_writes() {
-        independent_reads().forbids();
+    fn independent_reads_forbid_readers_seeing_opposite_orders() {
+        independent_reads().forbids_the_outcome();
     }
 
     #[test]
-    fn one_order_for_all_needs_no_more() {
-        independent_reads().needs_each();
+    fn independent_reads_use_the_weakest_orderings() {
+        independent_reads().needs_each_ordering();
     }
 }

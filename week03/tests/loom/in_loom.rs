@@ -1,4 +1,4 @@
-//! A program of the memory model, run by loom.
+//! Runs a program of the memory model in loom.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, mpsc};
@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use loom::model::Builder;
 use week03::memory_model::{Op, Outcome, Program};
 
-use crate::machine::{Location, perform};
+use crate::machine::{Location, execute};
 
-/// Every outcome that loom finds.
-pub(crate) fn in_loom(program: &Program) -> BTreeSet<Outcome> {
+/// Returns every outcome that loom finds.
+pub(crate) fn loom_outcomes(program: &Program) -> BTreeSet<Outcome> {
     let found = Arc::new(Mutex::new(BTreeSet::new()));
     let mut builder = Builder::new();
     builder.max_branches = 10_000;
@@ -22,7 +22,7 @@ pub(crate) fn in_loom(program: &Program) -> BTreeSet<Outcome> {
             let [first, others @ ..] = &program.threads[..] else { return };
             let run = |ops: &[Op], locations: &[Location]| {
                 let mut seen = Vec::new();
-                perform(ops, locations, |value| seen.push(value));
+                execute(ops, locations, |value| seen.push(value));
                 seen
             };
             let others: Vec<_> = others

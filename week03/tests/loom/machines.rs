@@ -1,5 +1,5 @@
-//! Three machines run the same programs: the axioms of the memory model, loom,
-//! and this CPU. Where they differ, it is said how.
+//! Compares the outcomes of the same programs under the axioms of the memory
+//! model, in loom, and on this CPU. Each known difference has a test.
 
 use std::collections::BTreeSet;
 use std::num::NonZero;
@@ -9,13 +9,14 @@ use std::sync::atomic::Ordering::{
 use std::time::{Duration, Instant};
 
 use week03::memory_model::{
-    Op, Outcome, Program, fence, load, outcomes, outcomes_in_order, store, swap,
+    Op, Outcome, Program, fence, load, outcomes,
+    outcomes_without_load_buffering, store, swap,
 };
 use week03::{litmus, machine as cpu};
 
-use crate::in_loom::in_loom;
+use crate::in_loom::loom_outcomes;
 
-/// Enough to see on a busy machine what takes a moment on an idle one.
+/// Long enough for a busy machine. An idle one needs only a moment.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 const X: usize = 0;
@@ -29,7 +30,7 @@ fn store_buffer(store_: Ordering, load_: Ordering) -> Program {
     ])
 }
 
-/// Numbers that look random and are the same each time (xorshift, Marsaglia).
+/// A random generator with a fixed seed (xorshift, Marsaglia).
 struct Random(u64);
 
 impl Random {
@@ -44,7 +45,7 @@ impl Random {
         choices[self.below(choices.len())]
     }
 
-    /// Without `SeqCst`.
+    /// Returns a random operation that is not `SeqCst`.
     fn op(&mut self) -> Op {
         let (at, value) = (self.below(2), 1 + self.below(2) as u8);
         match self.below(7) {
@@ -65,22 +66,22 @@ impl Random {
 }
 
 /// Whether a thread writes to a location that it has loaded before.
-fn has_a_load_and_then_a_write(program: &Program) -> bool {
+fn has_load_then_write(program: &Program) -> bool {
     let is_pair = |first: &Op, later: &Op| {
         matches!(first, Op::Load { .. })
             && first.at() == later.at()
             && later.writes().is_some()
     };
     program.threads.iter().any(|ops| {
-        (0..ops.len()).any(|place| {
-            let (first, later) = (&ops[place], &ops[place + 1..]);
+        (0..ops.len()).any(|index| {
+            let (first, later) = (&ops[index], &ops[index + 1..]);
             later.iter().any(|later| is_pair(first, later))
         })
     })
 }
 
-/// Whether one location is written to by a swap and also by a store.
-fn has_a_swap_beside_a_store(program: &Program) -> bool {
+/// Whether one location is written to by both a swap and a store.
+fn has_swap_and_store(program: &Program) -> bool {
     let is_pair = |swap: Op, store: Op| {
         matches!(swap, Op::Swap { .. })
             && matches!(store, Op::Store { .. })
@@ -95,85 +96,113 @@ fn set<const N: usize, const R: usize>(
     outcomes.into_iter().map(Vec::from).collect()
 }
 
-/// Each of the two was written without the other.
+/// The axioms and loom were implemented independently of each other.
 #[test]
-fn loom_finds_what_the_axioms_allow_where_it_is_exact() {
+fn loom_agrees_with_the_axioms_on_random_programs_without_seq_cst() {
     let mut random = Random(0x2545_F491_4F6C_DD1D);
     let mut compared = 0;
     for n in 0..500 {
         let shape: &[usize] = if n % 4 == 0 { &[2, 2, 1] } else { &[3, 3] };
         let program = random.program(shape);
-        if has_a_load_and_then_a_write(&program)
-            || has_a_swap_beside_a_store(&program)
-        {
+        if has_load_then_write(&program) || has_swap_and_store(&program) {
             continue;
         }
         compared += 1;
-        let model = outcomes_in_order(&program);
-        assert_eq!(in_loom(&program), model, "of\n{program}");
+        let model = outcomes_without_load_buffering(&program);
+        assert_eq!(
+            loom_outcomes(&program),
+            model,
+            "loom (left) and the axioms (right) differ for\n{program}"
+        );
     }
     println!("{compared} programs");
-    assert!(compared > 150, "{compared} programs were compared");
+    assert!(
+        compared > 150,
+        "expected more than 150 programs to be compared, not {compared}"
+    );
 }
 
 #[test]
-fn loom_takes_seq_cst_accesses_for_acquire_and_release() {
+fn loom_treats_seq_cst_accesses_as_acquire_and_release() {
     let program = litmus::store_buffering();
     assert!(!outcomes(&program).contains(&vec![0, 0]));
-    assert!(in_loom(&program).contains(&vec![0, 0]), "a false alarm");
+    let found = loom_outcomes(&program);
+    assert!(
+        found.contains(&vec![0, 0]),
+        "expected loom to report the forbidden [0, 0], but it found {found:?}"
+    );
 }
 
-/// The second fence learns of the first by way of a thread that has none.
+/// loom lets the second fence synchronize with the first. The axioms do not:
+/// the thread between them has no fence.
 #[test]
-fn loom_lets_seq_cst_fences_tell_more_than_they_do() {
+fn loom_misses_an_outcome_because_seq_cst_fences_synchronize() {
     let program = Program::new([
         vec![store(X, 1, Relaxed), fence(SeqCst), store(Y, 1, Relaxed)],
         vec![load(Y, Relaxed), store(Z, 1, Relaxed)],
         vec![load(Z, Relaxed), fence(SeqCst), load(X, Relaxed)],
     ]);
-    let all_but_the_first = vec![1, 1, 0];
-    assert!(outcomes_in_order(&program).contains(&all_but_the_first));
-    assert!(!in_loom(&program).contains(&all_but_the_first), "a miss");
+    let without_the_data = vec![1, 1, 0];
+    assert!(
+        outcomes_without_load_buffering(&program).contains(&without_the_data)
+    );
+    let found = loom_outcomes(&program);
+    assert!(
+        !found.contains(&without_the_data),
+        "expected loom to miss the allowed {without_the_data:?}, but it found \
+         {found:?}"
+    );
 }
 
 #[test]
-fn loom_has_no_load_buffering() {
+fn loom_misses_load_buffering() {
     let program = Program::new([
         vec![load(X, Relaxed), store(Y, 1, Relaxed)],
         vec![load(Y, Relaxed), store(X, 1, Relaxed)],
     ]);
     assert!(outcomes(&program).contains(&vec![1, 1]));
-    assert!(!outcomes_in_order(&program).contains(&vec![1, 1]));
-    assert!(!in_loom(&program).contains(&vec![1, 1]), "a miss");
+    assert!(!outcomes_without_load_buffering(&program).contains(&vec![1, 1]));
+    let found = loom_outcomes(&program);
+    assert!(
+        !found.contains(&vec![1, 1]),
+        "expected loom to miss the allowed [1, 1], but it found {found:?}"
+    );
 }
 
 /// loom's issues 166 and 392.
 #[test]
-fn loom_skips_orders_where_a_thread_loads_and_then_writes() {
+fn loom_misses_outcomes_if_a_thread_loads_then_stores_one_location() {
     let program = Program::new([
         vec![load(X, Relaxed)],
         vec![load(X, Relaxed), store(X, 1, Relaxed)],
     ]);
     assert_eq!(outcomes(&program), set([[0, 0], [1, 0]]));
-    assert_eq!(in_loom(&program), set([[0, 0]]), "a miss");
+    assert_eq!(
+        loom_outcomes(&program),
+        set([[0, 0]]),
+        "expected loom to miss the allowed [1, 0]"
+    );
 }
 
-/// What the second thread reads comes after its own store, so that the swap
-/// comes after that, too, and reads the 1.
+/// The outcome [0, 2] is forbidden. Thread 1 reads the 2 after its own store, so
+/// the swap comes after that store and must read the 1.
 #[test]
-fn loom_lets_a_swap_overlook_a_store() {
+fn loom_reports_a_forbidden_swap_that_skips_a_store() {
     let program = Program::new([
         vec![swap(X, 2, Relaxed)],
         vec![store(X, 1, Relaxed), load(X, Relaxed)],
     ]);
     assert_eq!(outcomes(&program), set([[0, 1], [1, 1], [1, 2]]));
-    let in_loom = in_loom(&program);
-    assert!(in_loom.contains(&vec![0, 2]), "a false alarm: {in_loom:?}");
+    let found = loom_outcomes(&program);
+    assert!(
+        found.contains(&vec![0, 2]),
+        "expected loom to report the forbidden [0, 2], but it found {found:?}"
+    );
 }
 
-/// Outcomes that papers and books name.
+/// Outcomes from papers and books.
 #[test]
-fn the_axioms_say_what_the_literature_says() {
+fn the_axioms_match_published_outcomes() {
     let readers = |store_, first, second| {
         Program::new([
             vec![store(X, 1, store_)],
@@ -191,11 +220,12 @@ fn the_axioms_say_what_the_literature_says() {
         (store_buffer(Release, SeqCst), vec![0, 0], true),
         (readers(Release, Acquire, Acquire), disagree.clone(), true),
         (readers(SeqCst, SeqCst, SeqCst), disagree.clone(), false),
-        // By the standard's "coherence-ordered before"; RC11 allows it.
+        // Forbidden by the standard's "coherence-ordered before". RC11 allows
+        // it.
         (readers(Relaxed, SeqCst, SeqCst), disagree.clone(), false),
         // IRIW-acq-sc of the RC11 paper: forbidden until C++20.
         (readers(SeqCst, Acquire, SeqCst), disagree, true),
-        // Fences have an order among themselves, over what others have read.
+        // SeqCst fences have a total order, also across other threads' stores.
         (
             Program::new([
                 vec![store(X, 1, Relaxed)],
@@ -206,7 +236,7 @@ fn the_axioms_say_what_the_literature_says() {
             vec![1, 0, 1, 0],
             false,
         ),
-        // And with accesses that are SeqCst.
+        // A SeqCst fence is also ordered with SeqCst accesses.
         (
             Program::new([
                 vec![store(X, 1, Relaxed), fence(SeqCst), load(Y, Relaxed)],
@@ -215,7 +245,8 @@ fn the_axioms_say_what_the_literature_says() {
             vec![0, 0],
             false,
         ),
-        // Of two writes in each of two threads, one is the last: 2+2W.
+        // 2+2W: two threads store to both locations. With SeqCst, the last of
+        // the four stores stores a 2, so one location ends with 2.
         (
             Program::new([
                 vec![store(X, 1, SeqCst), store(Y, 2, SeqCst)],
@@ -236,7 +267,8 @@ fn the_axioms_say_what_the_literature_says() {
             vec![2, 1, 2, 1],
             true,
         ),
-        // What was told counts in the order of what is SeqCst, too.
+        // The SeqCst order agrees with happens-before, across a release and
+        // acquire pair on another location.
         (
             Program::new([
                 vec![store(X, 1, SeqCst), store(Z, 1, Release)],
@@ -246,7 +278,7 @@ fn the_axioms_say_what_the_literature_says() {
             vec![1, 0, 0],
             false,
         ),
-        // The same over one word: RC11 allows it, the standard does not.
+        // The same on one location. RC11 allows it, the standard does not.
         (
             Program::new([
                 vec![store(X, 1, SeqCst), store(X, 2, Release)],
@@ -256,9 +288,10 @@ fn the_axioms_say_what_the_literature_says() {
             vec![2, 0, 0],
             false,
         ),
-        // Alone, it reads what was there.
+        // A single swap reads the initial value.
         (Program::new([vec![swap(X, 1, SeqCst)]]), vec![0], true),
-        // A release sequence goes on over a swap, and ends at a store.
+        // A swap continues a release sequence, and a store of another thread
+        // ends it.
         (litmus::release_sequence(), vec![1, 2, 0], false),
         (
             Program::new([
@@ -269,7 +302,7 @@ fn the_axioms_say_what_the_literature_says() {
             vec![1, 2, 0],
             true,
         ),
-        // Also a store of the same thread ends it, since C++20.
+        // Since C++20 a store of the same thread also ends it.
         (
             Program::new([
                 vec![
@@ -282,7 +315,7 @@ fn the_axioms_say_what_the_literature_says() {
             vec![2, 0],
             true,
         ),
-        // Of two swaps of one word, one reads the other.
+        // One of two swaps of a location reads the other.
         (
             Program::new([
                 vec![swap(X, 1, Relaxed)],
@@ -291,7 +324,7 @@ fn the_axioms_say_what_the_literature_says() {
             vec![0, 0],
             false,
         ),
-        // And no swap reads what its own thread writes later.
+        // A swap cannot read a later store of its own thread.
         (
             Program::new([vec![swap(X, 1, Relaxed), store(X, 2, Relaxed)]]),
             vec![2],
@@ -302,14 +335,16 @@ fn the_axioms_say_what_the_literature_says() {
         assert_eq!(
             allowed.contains(&outcome),
             is_allowed,
-            "{outcome:?} of\n{program}\nout of {allowed:?}"
+            "whether {outcome:?} is allowed (left: the axioms, right: expected) \
+             for\n{program}\nThe axioms allow {allowed:?}"
         );
     }
 }
 
-/// The exercise's programs, and the same without any ordering.
+/// The exercise's programs, and the same programs without fences and with every
+/// ordering `Relaxed`.
 #[test]
-fn this_cpu_shows_nothing_that_the_axioms_forbid() {
+fn the_cpu_shows_no_outcome_that_the_axioms_forbid() {
     let mut programs = vec![
         litmus::coherence(),
         litmus::message_passing(),
@@ -319,7 +354,7 @@ fn this_cpu_shows_nothing_that_the_axioms_forbid() {
         litmus::message_passing_by_fences(),
         litmus::store_buffering(),
         litmus::store_buffering_by_fences(),
-        litmus::meeting(),
+        litmus::store_buffering_by_swaps(),
         litmus::independent_reads(),
     ];
     for n in 0..programs.len() {
@@ -336,29 +371,32 @@ fn this_cpu_shows_nothing_that_the_axioms_forbid() {
         for (outcome, times) in &counts {
             assert!(
                 allowed.contains(outcome),
-                "{outcome:?} was seen {times} times, of\n{program}"
+                "the forbidden {outcome:?} was seen {times} times for\n{program}"
             );
         }
         let runs: usize = counts.values().sum();
-        assert_eq!(runs, 4096, "each run is counted once, of\n{program}");
+        assert_eq!(
+            runs, 4096,
+            "expected each of 4096 runs to be counted once for\n{program}"
+        );
     }
 }
 
 #[test]
-fn runs_are_rounded_up() {
+fn the_number_of_runs_is_rounded_up_to_a_multiple_of_4096() {
     for (asked, done) in [(0, 0), (1, 4096), (4096, 4096), (4097, 8192)] {
         let counts = cpu::count(&litmus::coherence(), asked);
         let runs: usize = counts.values().sum();
-        assert_eq!(runs, done, "of {asked}");
+        assert_eq!(runs, done, "runs for an argument of {asked}");
     }
 }
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn the_store_buffer_of_this_cpu_is_seen() {
+fn the_cpu_shows_store_buffering_with_release_and_acquire() {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     if cores < 2 {
-        println!("one core has no one to hide a store from");
+        println!("skipped: a single core does not show store buffering");
         return;
     }
     let program = store_buffer(Release, Acquire);
@@ -370,5 +408,5 @@ fn the_store_buffer_of_this_cpu_is_seen() {
             return;
         }
     }
-    panic!("in {DEADLINE:?} no load has overtaken a store");
+    panic!("expected a run with [0, 0] within {DEADLINE:?}, but none was seen");
 }

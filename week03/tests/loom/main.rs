@@ -1,9 +1,9 @@
-//! The same sources, compiled a second time: against loom, which runs threads in
-//! each order that it tells apart (`machines.rs` shows which it does not), and
-//! against shuttle, which runs tasks, and threads with locks, in many. So a plain
-//! `cargo test` does both.
+//! Compiles the same sources a second time, against model checkers. loom runs
+//! threads in every order that it distinguishes; `machines.rs` shows the orders
+//! that it does not distinguish. shuttle runs tasks, and threads with locks, in
+//! many orders. A plain `cargo test` runs both.
 
-#![allow(unused_imports, reason = "an answer uses what it needs")]
+#![allow(unused_imports, reason = "an answer uses only some of them")]
 
 mod common;
 mod in_loom;

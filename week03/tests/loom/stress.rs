@@ -1,4 +1,4 @@
-//! Where no model checker looks: real threads, on this machine, for a while.
+//! Stress tests: real threads on this machine, without a model checker.
 
 use std::sync::Arc;
 use std::sync::atomic::{
@@ -11,7 +11,7 @@ use week03::{epoch, swap};
 
 const STORES: usize = 300;
 
-/// Says on each look that it has not been dropped.
+/// A value whose readers can check that it is whole and has not been dropped.
 struct Value {
     is_dropped: AtomicBool,
     copies: [usize; 16],
@@ -24,9 +24,13 @@ impl Value {
 
     fn check(&self) {
         let is_whole = self.copies.iter().all(|n| *n == self.copies[0]);
-        assert!(is_whole, "a reader sees two values at once");
+        assert!(
+            is_whole,
+            "a reader sees parts of two values: {:?}",
+            self.copies
+        );
         let is_dropped = self.is_dropped.load(Relaxed);
-        assert!(!is_dropped, "a reader sees what has been dropped");
+        assert!(!is_dropped, "a reader sees a value that has been dropped");
     }
 }
 
@@ -36,7 +40,7 @@ impl Drop for Value {
     }
 }
 
-/// Two threads read, and two store.
+/// Runs two reader threads beside two threads that store.
 fn race<R: FnMut()>(
     reader: impl Fn() -> R + Sync,
     store: impl Fn(usize) + Sync,
@@ -63,13 +67,13 @@ fn race<R: FnMut()>(
         done.store(true, Release);
         let readers = readers.map(|reader| reader.join());
         for ended in writers.into_iter().chain(readers) {
-            ended.expect("nothing is seen that must not be");
+            ended.expect("every value that is read is whole and not dropped");
         }
     });
 }
 
 #[test]
-fn readers_of_a_swap_see_nothing_that_is_dropped() {
+fn swap_readers_never_see_a_dropped_value() {
     let value = swap::Swap::new(Value::new(0), 2);
     race(
         || {
@@ -81,7 +85,7 @@ fn readers_of_a_swap_see_nothing_that_is_dropped() {
 }
 
 #[test]
-fn readers_of_an_epoch_see_nothing_that_is_dropped() {
+fn epoch_readers_never_see_a_dropped_value() {
     let value = epoch::Swap::new(Value::new(0));
     race(
         || {

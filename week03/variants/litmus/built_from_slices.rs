@@ -1,5 +1,5 @@
-//! The same programs, put together in another way: of threads that are built
-//! from a list of steps, in which the order of the arguments says who waits.
+//! The same programs, built from slices of `Op` values. One helper builds the
+//! three store-buffering programs. Load buffering takes the pair on `Y`.
 
 use std::sync::atomic::Ordering::{
     self, AcqRel, Acquire, Relaxed, Release, SeqCst,
@@ -73,25 +73,26 @@ pub fn message_passing_by_fences() -> Program {
     ])
 }
 
-/// Writes one word and reads the other, with something in between.
-fn both(ordering: Ordering, between: &[Op]) -> Program {
-    let thread = |mine, other| {
-        let (write, read) = (w(mine, 1, ordering), r(other, ordering));
+/// Two threads: each stores to one variable and loads the other, with the
+/// operations `between` in the middle.
+fn symmetric(ordering: Ordering, between: &[Op]) -> Program {
+    let thread = |own, other| {
+        let (write, read) = (w(own, 1, ordering), r(other, ordering));
         [&[write], between, &[read]].concat()
     };
     Program::new([thread(X, Y), thread(Y, X)])
 }
 
 pub fn store_buffering() -> Program {
-    both(SeqCst, &[])
+    symmetric(SeqCst, &[])
 }
 
 pub fn store_buffering_by_fences() -> Program {
-    both(Relaxed, &[f(SeqCst)])
+    symmetric(Relaxed, &[f(SeqCst)])
 }
 
-pub fn meeting() -> Program {
-    both(Relaxed, &[s(Z, 1, AcqRel)])
+pub fn store_buffering_by_swaps() -> Program {
+    symmetric(Relaxed, &[s(Z, 1, AcqRel)])
 }
 
 pub fn independent_reads() -> Program {

@@ -1,4 +1,4 @@
-//! The other pair forbids load buffering as well.
+//! Load buffering is forbidden by the pair on `Y` instead of the pair on `X`.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
@@ -8,7 +8,7 @@ const X: usize = 0;
 const Y: usize = 1;
 const Z: usize = 2;
 
-/// Never: the second one of two reads sees an older value than the first one.
+/// Never reads 2, 1: the second load returns an older value than the first.
 pub fn coherence() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), store(X, 2, Relaxed)],
@@ -16,7 +16,7 @@ pub fn coherence() -> Program {
     ])
 }
 
-/// Never: the flag (`Y`) is seen, and not the data (`X`).
+/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`).
 pub fn message_passing() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), store(Y, 1, Release)],
@@ -24,7 +24,8 @@ pub fn message_passing() -> Program {
     ])
 }
 
-/// Never: each thread reads what the other one writes after its own read.
+/// Never reads 1, 1: each load returns the value that the other thread stores
+/// after its own load.
 pub fn load_buffering() -> Program {
     Program::new([
         vec![load(X, Relaxed), store(Y, 1, Release)],
@@ -32,7 +33,8 @@ pub fn load_buffering() -> Program {
     ])
 }
 
-/// Never: the data is seen two threads further on, and the first word is not.
+/// Never reads 1, 1, 0: thread 2 sees the relayed flag (`Z`) but not the data
+/// (`X`).
 pub fn relay() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), store(Y, 1, Release)],
@@ -41,8 +43,8 @@ pub fn relay() -> Program {
     ])
 }
 
-/// Never: the second thread has swapped the flag (`Y`) from 1 to 2, the third
-/// one sees the 2, and not the data (`X`).
+/// Never reads 1, 2, 0: thread 1 swaps the flag (`Y`) from 1 to 2, and thread 2
+/// sees the 2 but not the data (`X`).
 pub fn release_sequence() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), store(Y, 1, Release)],
@@ -51,8 +53,8 @@ pub fn release_sequence() -> Program {
     ])
 }
 
-/// Never: the flag (`Y`) is seen, and not the data (`X`). Loads and stores are
-/// relaxed here: what tells is a fence.
+/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`). The
+/// loads and stores are `Relaxed`: fences order them.
 pub fn message_passing_by_fences() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), fence(Release), store(Y, 1, Relaxed)],
@@ -60,7 +62,7 @@ pub fn message_passing_by_fences() -> Program {
     ])
 }
 
-/// Never: neither thread sees what the other one has written.
+/// Never reads 0, 0: neither thread sees the other thread's store.
 pub fn store_buffering() -> Program {
     Program::new([
         vec![store(X, 1, SeqCst), load(Y, SeqCst)],
@@ -68,8 +70,8 @@ pub fn store_buffering() -> Program {
     ])
 }
 
-/// Never: neither thread sees what the other one has written. Loads and stores
-/// are relaxed here.
+/// Never reads 0, 0: neither thread sees the other thread's store. The loads
+/// and stores are `Relaxed`.
 pub fn store_buffering_by_fences() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), fence(SeqCst), load(Y, Relaxed)],
@@ -77,16 +79,18 @@ pub fn store_buffering_by_fences() -> Program {
     ])
 }
 
-/// Never: neither thread sees what the other one has written. Loads and stores
-/// are relaxed here: between the two steps both swap a third word, `Z`.
-pub fn meeting() -> Program {
+/// Never reads 0 in both loads, whatever the swaps read: neither thread sees
+/// the other thread's store. The loads and stores are `Relaxed`. Between the
+/// two, both threads swap a third variable, `Z`.
+pub fn store_buffering_by_swaps() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), swap(Z, 1, AcqRel), load(Y, Relaxed)],
         vec![store(Y, 1, Relaxed), swap(Z, 1, AcqRel), load(X, Relaxed)],
     ])
 }
 
-/// Never: two threads see two independent writes in opposite orders.
+/// Never reads 1, 0, 1, 0: threads 2 and 3 see two independent stores in
+/// opposite orders.
 pub fn independent_reads() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed)],
