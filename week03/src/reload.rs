@@ -1,40 +1,45 @@
-//! A file that is read again when it changes, and whose last version is not missed.
+//! Hot reload: reads a file again when it changes, and never misses its last
+//! version.
 //!
-//! *Question.* Editors write beside a file and rename, others truncate it and
-//! write in pieces, Kubernetes swaps a link in the folder. When is the file read,
-//! so that its last version is always seen, and rarely half of one?
+//! *Question.* Some editors write a new file and rename it over the old one.
+//! Others truncate the file and write it in pieces. Kubernetes swaps a symlink
+//! in the folder. When must the file be read, so that its last version is
+//! always seen, and a half-written one rarely?
 //!
-//! *Idea.* An event is a **hint** that something may be different, and no more:
-//! what is true stands in the file. So everything that happens in the folder
-//! counts, a burst of it is one hint, and the reading is done when it is
-//! **quiet**, or when waiting for that takes too long. Where no hint comes, it is
-//! read now and then all the same. When to read is a pure function of times.
+//! *Idea.* An event is only a **hint** that the file may have changed. Every
+//! event in the folder is a hint, unless it comes from reading. A burst of
+//! hints leads to one read (debouncing): the file is read when the folder has
+//! been **quiet** for a while, or after a maximum delay. If no hint comes, the
+//! file is still read at a maximum interval. When to read is a pure function of
+//! times.
 //!
-//! *Guarantee.* After the last hint the file is read once more, after `quiet` if
-//! nothing else happens, and never later than `at_most` after the first hint that
-//! no reading has answered. Who asks ([`ask`](Reloader::ask), on SIGHUP) is
-//! answered at once. From one reading to the next it is never longer than `anyway`.
-//! A reading that fails or panics ends nothing; one that takes long puts off what
-//! is due meanwhile, and hints that wait for it count from its end.
+//! *Guarantee.* After each hint the file is read again: when there has been no
+//! further hint for `quiet`, and at most `max_delay` after the first hint that
+//! no read has answered. A [trigger](Reloader::trigger), for example on SIGHUP,
+//! starts a read at once. The starts of two reads are never more than
+//! `max_interval` apart. A read that fails or panics does not stop later reads.
+//! A slow read delays the reads that become due meanwhile, and hints that
+//! arrive during it count from its end.
 //!
-//! *Cost.* A change is seen `quiet` late. Half a file can be read all the same:
-//! whoever reads must refuse what is broken. A folder that is itself replaced, and
-//! a file behind a link into another one, give no events, and neither do network
-//! drives: then `anyway` is how late it is.
+//! *Cost.* A change is seen `quiet` late. A half-written file can still be
+//! read, so `read` must reject invalid content. There are no events if the
+//! folder itself is replaced, if the file behind a link into another folder
+//! changes, or on a network drive. Such a change is seen up to `max_interval`
+//! late.
 //!
 //! ```
 //! use std::time::Duration;
-//! use week03::reload::{Reloader, Timing};
+//! use week03::reload::{Debounce, Reloader};
 //!
 //! # fn main() -> notify::Result<()> {
-//! let timing = Timing {
+//! let debounce = Debounce {
 //!     quiet: Duration::from_millis(50),
-//!     at_most: Duration::from_secs(1),
-//!     anyway: Duration::from_secs(30),
+//!     max_delay: Duration::from_secs(1),
+//!     max_interval: Duration::from_secs(30),
 //! };
 //! let file = std::env::temp_dir().join("app.toml");
-//! let reloader = Reloader::start(&file, timing, || println!("read again"))?;
-//! reloader.ask(); // SIGHUP does it
+//! let reloader = Reloader::start(&file, debounce, || println!("read again"))?;
+//! reloader.trigger(); // on SIGHUP
 //! # Ok(())
 //! # }
 //! ```
@@ -48,151 +53,161 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecursiveMode, Watcher};
 
-/// Reads a file again and again, on a thread of its own, until it is dropped.
+/// Reads a file again whenever it may have changed, on its own thread, until it
+/// is dropped.
 #[derive(Debug)]
 pub struct Reloader {
-    hints: Sender<Hint>,
+    messages: Sender<Message>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// When a file is read that may have changed. Each is at most some years: it is
+/// The times that decide when a file is read. Each is at most some years: it is
 /// added to an `Instant`.
 #[derive(Debug, Clone, Copy)]
-pub struct Timing {
-    /// How long nothing has to happen: then whoever writes has probably finished.
+pub struct Debounce {
+    /// The quiet time required before a read. After it, the writer has probably
+    /// finished.
     pub quiet: Duration,
-    /// The longest wait for that, counted from the first hint.
-    pub at_most: Duration,
-    /// So long after a reading the next one is due, with or without a hint.
-    pub anyway: Duration,
+    /// The longest time from the first hint to the read.
+    pub max_delay: Duration,
+    /// The longest time between the starts of two reads, with or without a
+    /// hint.
+    pub max_interval: Duration,
 }
 
-/// When the next reading is due. It knows no clock and no file.
+/// Computes when the next read is due. It uses neither a clock nor the file.
 #[derive(Debug)]
-pub struct Pace {
-    timing: Timing,
+pub struct Schedule {
+    debounce: Debounce,
     due: Instant,
-    /// Until then hints can put it off.
+    /// Hints cannot postpone the read beyond this time.
     latest: Instant,
 }
 
-enum Hint {
-    Touched,
-    Asked,
+enum Message {
+    Hint,
+    Trigger,
     Stop,
 }
 
-impl Pace {
-    /// The first reading is due at once.
-    pub fn new(timing: Timing, now: Instant) -> Self {
-        Self { timing, due: now, latest: now }
+impl Schedule {
+    /// Creates a schedule whose first read is due at once.
+    pub fn new(debounce: Debounce, now: Instant) -> Self {
+        Self { debounce, due: now, latest: now }
     }
 
-    /// When to read, unless something happens before.
+    /// Returns when the next read is due, if nothing happens before.
     pub fn due(&self) -> Instant {
         self.due
     }
 
-    /// The file may have changed.
-    pub fn touch(&mut self, now: Instant) {
-        let Timing { quiet, at_most, .. } = self.timing;
-        // Of all touches since a reading began, the first one has the say.
-        self.latest = self.latest.min(now + at_most);
+    /// Records a hint: the file may have changed.
+    pub fn hint(&mut self, now: Instant) {
+        let Debounce { quiet, max_delay, .. } = self.debounce;
+        // The first hint since the last read began sets the limit.
+        self.latest = self.latest.min(now + max_delay);
         self.due = self.latest.min(now + quiet);
     }
 
-    /// Somebody wants it to be read.
-    pub fn ask(&mut self, now: Instant) {
+    /// Records a trigger: a read is due at once.
+    pub fn trigger(&mut self, now: Instant) {
         self.due = self.due.min(now);
-        // What is touched from here on does not put it off.
+        // Later hints do not postpone this read.
         self.latest = self.due;
     }
 
-    /// A reading begins. It answers all hints so far. What comes while it goes on
-    /// may be news that it does not see, and is the next one's.
+    /// Records that a read begins. It answers all earlier hints and triggers. A
+    /// hint that arrives during the read counts for the next one, since this
+    /// read may not see that change.
     pub fn begin(&mut self, now: Instant) {
-        self.due = now + self.timing.anyway;
+        self.due = now + self.debounce.max_interval;
         self.latest = self.due;
     }
 }
 
-/// Whether something may have changed. Reading is an event as well, and must not
-/// count: who reads at each hint would cause the next one. Where events were lost,
-/// anything may have happened.
+/// Returns whether the file may have changed. Reading a file also causes
+/// events. They are not hints: otherwise each read would cause the next one. An
+/// error is a hint, since events may have been lost.
 pub fn is_hint(event: &notify::Result<notify::Event>) -> bool {
     const WRITTEN: AccessKind = AccessKind::Close(AccessMode::Write);
     match event.as_ref().map(|event| event.kind) {
-        Ok(EventKind::Access(how)) => how == WRITTEN,
+        Ok(EventKind::Access(kind)) => kind == WRITTEN,
         Ok(_) | Err(_) => true,
     }
 }
 
 impl Reloader {
-    /// Watches `file`, which need not exist, and calls `read` now and whenever it
-    /// may have changed, with one call after the other. `read` must not drop what
-    /// is returned: that waits for it.
+    /// Watches `file`, which need not exist. Calls `read` at once, and again
+    /// whenever the file may have changed. Calls of `read` never overlap.
+    /// `read` must not drop the `Reloader`: the drop waits for `read`.
     ///
     /// # Errors
     ///
-    /// When its folder cannot be watched.
+    /// Fails if the folder of `file` cannot be watched.
     pub fn start(
         file: &Path,
-        timing: Timing,
+        debounce: Debounce,
         read: impl FnMut() + Send + 'static,
     ) -> notify::Result<Self> {
-        let (hints, heard) = channel();
-        let tell = hints.clone();
+        let (messages, received) = channel();
+        let hints = messages.clone();
         let mut watcher = notify::recommended_watcher(move |event| {
             if is_hint(&event) {
-                // Nobody listens any more once it has been stopped.
-                let _ = tell.send(Hint::Touched);
+                // Fails only after the thread has stopped.
+                let _ = hints.send(Message::Hint);
             }
         })?;
-        // The folder, since a watch on the file stays with what is renamed over.
-        // Of a name alone it is empty. With a dot, it is the working folder then,
-        // and what is no folder is an error.
+        // Watch the folder: a watch on the file follows the old inode when
+        // another file is renamed over it. The parent of a bare file name is
+        // empty. The dot turns it into the working folder, and makes it an
+        // error if the parent is a file.
         let folder = file.parent().unwrap_or(file).join(".");
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
-        // And then the first reading: a change in between would be missed.
-        let pace = Pace::new(timing, Instant::now());
+        // Watch first, then read: otherwise a change in between is missed.
+        let schedule = Schedule::new(debounce, Instant::now());
         let thread = thread::spawn(move || {
             let _watcher = watcher;
-            run(pace, &heard, read);
+            run(schedule, &received, read);
         });
-        Ok(Self { hints, thread: Some(thread) })
+        Ok(Self { messages, thread: Some(thread) })
     }
 
-    /// Has it read at once, also when nothing has changed. Does not wait.
-    pub fn ask(&self) {
-        // It ends only when this is dropped.
-        let _ = self.hints.send(Hint::Asked);
+    /// Triggers a read at once, even if the file has not changed. Does not wait
+    /// for the read.
+    pub fn trigger(&self) {
+        // The thread receives messages until this `Reloader` is dropped.
+        let _ = self.messages.send(Message::Trigger);
     }
 }
 
-fn run(mut pace: Pace, hints: &Receiver<Hint>, mut read: impl FnMut()) {
+fn run(
+    mut schedule: Schedule,
+    messages: &Receiver<Message>,
+    mut read: impl FnMut(),
+) {
     loop {
-        // Not only where no hint is waiting: there may always be one.
-        if pace.due() <= Instant::now() {
-            pace.begin(Instant::now());
-            // It has been printed by then, and the next version may be better.
+        // Checked after each message: the channel may never be empty.
+        if schedule.due() <= Instant::now() {
+            schedule.begin(Instant::now());
+            // The panic has been printed, and the next version may be valid.
             let _ = catch_unwind(AssertUnwindSafe(&mut read));
         }
-        let wait = pace.due().saturating_duration_since(Instant::now());
-        match hints.recv_timeout(wait) {
-            Ok(Hint::Touched) => pace.touch(Instant::now()),
-            Ok(Hint::Asked) => pace.ask(Instant::now()),
-            Ok(Hint::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+        let wait = schedule.due().saturating_duration_since(Instant::now());
+        match messages.recv_timeout(wait) {
+            Ok(Message::Hint) => schedule.hint(Instant::now()),
+            Ok(Message::Trigger) => schedule.trigger(Instant::now()),
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }
 
 impl Drop for Reloader {
-    /// Waits for a reading that is under way.
+    /// Waits for a read in progress.
     fn drop(&mut self) {
-        let _ = self.hints.send(Hint::Stop);
+        let _ = self.messages.send(Message::Stop);
         if let Some(thread) = self.thread.take() {
-            // What panics in it is caught.
+            // Panics of `read` are caught in the thread.
             let _ = thread.join();
         }
     }

@@ -1,107 +1,115 @@
-//! A file that is read again when it changes, and whose last version is not missed.
-//! Your turn.
+//! Hot reload: reads a file again when it changes, and never misses its last
+//! version. Your turn.
 //!
 //! What is graded, and nothing else:
 //!
-//! - `Pace` says when the next reading is due. It is told of hints and of readings
-//!   with their times, which never go back, and knows no clock.
-//!   - In the beginning a reading is due at once, as if somebody had asked.
-//!   - `begin`: a reading begins, and answers all hints before it. What comes after
-//!     that, also while it goes on, is a hint for the next one, which is due
-//!     `anyway` later at the latest, with or without a hint.
-//!   - `touch`: it is due when nothing has been touched for `quiet`, and at the
-//!     latest `at_most` after the first touch since the last reading began.
-//!   - `ask`: it is due at once, whatever is touched afterwards.
-//!   - What is due at some time stays due until a reading begins, or until a touch
-//!     puts it off.
-//! - `is_hint`: reading is no hint, which is an access of any kind but the end of
-//!   one that has written. Anything else is: also `Other`, by which a full queue is
-//!   told, and an error, since events may have been lost.
-//! - `Reloader::start` fails if the folder of `file` is not there, or is none. If
-//!   it succeeds, `read` is called at once, and what is changed after `start` has
-//!   returned is seen, and so is what is changed by then: in the end the last
-//!   version has been read. That holds whether the file is written in place, in
-//!   pieces, renamed over, deleted and created again, or a link that is swapped
-//!   in its folder, or leads through one that is. It need not exist at the start,
-//!   and may be named without a folder.
-//! - `read` is called when `Pace` says so, and never twice at the same time.
-//! - `ask` does not wait for `read`.
-//! - A `read` that panics is called again like any other.
-//! - When a `Reloader` has been dropped, `read` runs no more, and what it holds has
-//!   been dropped.
+//! - A `Schedule` computes when the next read is due. Its methods get the
+//!   current time, which never goes back. It does not use a clock.
+//!   - `new`: a read is due at once, as after a `trigger`.
+//!   - `begin`: a read begins. It answers all earlier hints and triggers. Later
+//!     hints and triggers, also those during the read, count for the next read.
+//!     The next read is due at most `max_interval` after this one began, with
+//!     or without a hint.
+//!   - `hint`: a read is due when there has been no further hint for `quiet`,
+//!     and at most `max_delay` after the first hint since the last read began.
+//!   - `trigger`: a read is due at once. Later hints do not postpone it.
+//!   - A read that is due stays due until a read begins, or until a hint
+//!     postpones it.
+//! - `is_hint`: `EventKind::Access` is not a hint, except `Close(Write)`. Every
+//!   other event is a hint, also `Other`, which reports an overflow of the
+//!   event queue. An error is a hint, since events may have been lost.
+//! - `Reloader::start` fails if the folder of `file` does not exist, or is not
+//!   a folder.
+//! - After a successful `start`, `read` is called at once. Every change is
+//!   seen, whether it happens before `start` has returned or later: in the end,
+//!   the last version has been read.
+//!   - The file may be written in place, written in pieces, replaced by a
+//!     rename, or deleted and created again.
+//!   - The file may be a symlink that is swapped in its folder, or a symlink
+//!     that leads through such a symlink.
+//!   - The file need not exist at `start`. Its path may be a bare file name
+//!     without a folder.
+//! - `read` is called when `Schedule` says so. Calls of `read` never overlap.
+//! - `Reloader::trigger` does not wait for `read`.
+//! - A `read` that panics does not prevent later calls of `read`.
+//! - After a `Reloader` has been dropped, `read` does not run any more, and the
+//!   values that its closure holds have been dropped.
 //!
-//! `notify::recommended_watcher` takes a closure that is called with each event, on
-//! a thread of its own, until the watcher is dropped.
+//! `notify::recommended_watcher` takes a closure. It calls the closure with
+//! each event, on a thread of its own, until the watcher is dropped.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Reads a file again and again, on a thread of its own, until it is dropped.
+/// Reads a file again whenever it may have changed, on its own thread, until it
+/// is dropped.
 #[derive(Debug)]
 pub struct Reloader {}
 
-/// When a file is read that may have changed. Each is at most some years: it is
+/// The times that decide when a file is read. Each is at most some years: it is
 /// added to an `Instant`.
 #[derive(Debug, Clone, Copy)]
-pub struct Timing {
-    /// How long nothing has to happen: then whoever writes has probably finished.
+pub struct Debounce {
+    /// The quiet time required before a read. After it, the writer has probably
+    /// finished.
     pub quiet: Duration,
-    /// The longest wait for that, counted from the first hint.
-    pub at_most: Duration,
-    /// So long after a reading the next one is due, with or without a hint.
-    pub anyway: Duration,
+    /// The longest time from the first hint to the read.
+    pub max_delay: Duration,
+    /// The longest time between the starts of two reads, with or without a
+    /// hint.
+    pub max_interval: Duration,
 }
 
-/// When the next reading is due. It knows no clock and no file.
+/// Computes when the next read is due. It uses neither a clock nor the file.
 #[derive(Debug)]
-pub struct Pace {}
+pub struct Schedule {}
 
-impl Pace {
-    /// The first reading is due at once.
-    pub fn new(_timing: Timing, _now: Instant) -> Self {
-        todo!("what has to be remembered between two calls?")
+impl Schedule {
+    /// Creates a schedule whose first read is due at once.
+    pub fn new(_debounce: Debounce, _now: Instant) -> Self {
+        todo!("what must be remembered between two calls?")
     }
 
-    /// When to read, unless something happens before.
+    /// Returns when the next read is due, if nothing happens before.
     pub fn due(&self) -> Instant {
         todo!()
     }
 
-    /// The file may have changed.
-    pub fn touch(&mut self, _now: Instant) {
+    /// Records a hint: the file may have changed.
+    pub fn hint(&mut self, _now: Instant) {
         todo!("which of two times comes first?")
     }
 
-    /// Somebody wants it to be read.
-    pub fn ask(&mut self, _now: Instant) {
+    /// Records a trigger: a read is due at once.
+    pub fn trigger(&mut self, _now: Instant) {
         todo!()
     }
 
-    /// A reading begins.
+    /// Records that a read begins.
     pub fn begin(&mut self, _now: Instant) {
-        todo!("what is answered by it, and what is not?")
+        todo!("which hints does this read answer, and which not?")
     }
 }
 
-/// Whether something may have changed.
+/// Returns whether the file may have changed.
 pub fn is_hint(_event: &notify::Result<notify::Event>) -> bool {
-    todo!("what does whoever reads do to himself?")
+    todo!("which events does `read` itself cause?")
 }
 
 impl Reloader {
-    /// Watches `file`, and calls `read` now and whenever it may have changed.
+    /// Watches `file`. Calls `read` at once, and again whenever the file may
+    /// have changed.
     pub fn start(
         _file: &Path,
-        _timing: Timing,
+        _debounce: Debounce,
         _read: impl FnMut() + Send + 'static,
     ) -> notify::Result<Self> {
-        todo!(
-            "what is watched, and what comes first, the watch or the reading?"
-        )
+        todo!("what is watched, and what comes first, the watch or the read?")
     }
 
-    /// Has it read at once, also when nothing has changed. Does not wait.
-    pub fn ask(&self) {
+    /// Triggers a read at once, even if the file has not changed. Does not wait
+    /// for the read.
+    pub fn trigger(&self) {
         todo!()
     }
 }

@@ -13,25 +13,29 @@ use notify::event::{
     ModifyKind, RemoveKind, RenameMode,
 };
 use tempfile::TempDir;
-use week03::reload::{Pace, Reloader, Timing, is_hint};
+use week03::reload::{Debounce, Reloader, Schedule, is_hint};
 
-/// Nobody waits longer for what has to happen.
+/// The longest wait for something that must happen.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long another thread has the chance to do what it must not do. Where it
-/// does not, the test passes however long it takes.
-const CHANCE: Duration = Duration::from_millis(200);
+/// The time for another thread to do something that it must not do. A correct
+/// subject passes, however slow the machine is.
+const GRACE: Duration = Duration::from_millis(200);
 
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A reading follows a change, and nothing else leads to one.
-const QUICK: Timing =
-    Timing { quiet: Duration::from_millis(10), at_most: NEVER, anyway: NEVER };
+/// A change or a trigger leads to a read, and nothing else does.
+const ONLY_CHANGES: Debounce = Debounce {
+    quiet: Duration::from_millis(10),
+    max_delay: NEVER,
+    max_interval: NEVER,
+};
 
-/// Nothing leads to a reading, unless somebody asks.
-const STILL: Timing = Timing { quiet: NEVER, at_most: NEVER, anyway: NEVER };
+/// A trigger leads to a read, and nothing else does.
+const ONLY_TRIGGERS: Debounce =
+    Debounce { quiet: NEVER, max_delay: NEVER, max_interval: NEVER };
 
-mod paces {
+mod schedule {
     use super::*;
 
     const TICK: Duration = Duration::from_secs(1);
@@ -39,27 +43,26 @@ mod paces {
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Step {
         Wait,
-        Touch,
-        Ask,
+        Hint,
+        Trigger,
         Begin,
     }
 
-    use Step::{Ask, Begin, Touch, Wait};
+    use Step::{Begin, Hint, Trigger, Wait};
 
-    fn timing(quiet: u32, at_most: u32, anyway: u32) -> Timing {
-        Timing {
+    fn debounce(quiet: u32, max_delay: u32, max_interval: u32) -> Debounce {
+        Debounce {
             quiet: quiet * TICK,
-            at_most: at_most * TICK,
-            anyway: anyway * TICK,
+            max_delay: max_delay * TICK,
+            max_interval: max_interval * TICK,
         }
     }
 
-    /// When a reading is due after `steps`, the first of which is made at tick 1,
-    /// and each other one a tick after the one before. This is the definition,
-    /// and looks at all of them.
+    /// The definition: when a read is due after `steps`. The first step is at
+    /// tick 1, and each later step is one tick after the one before.
     fn due(
         steps: &[Step],
-        Timing { quiet, at_most, anyway }: Timing,
+        Debounce { quiet, max_delay, max_interval }: Debounce,
     ) -> Duration {
         let at = |index: usize| (u32::try_from(index).unwrap() + 1) * TICK;
         let begun = steps.iter().rposition(|step| *step == Begin);
@@ -68,30 +71,31 @@ mod paces {
             let steps = steps.iter().enumerate().skip(after);
             steps.filter(move |(_, step)| **step == which).map(|(i, _)| at(i))
         };
-        let asked = match begun {
+        let triggered = match begun {
             None => Some(Duration::ZERO),
-            Some(_) => is(Ask).next(),
+            Some(_) => is(Trigger).next(),
         };
-        let touched = is(Touch).next().zip(is(Touch).next_back());
-        let touched =
-            touched.map(|(first, last)| (first + at_most).min(last + quiet));
-        let anyway = begun.map(|index| at(index) + anyway);
-        let all = asked.into_iter().chain(touched).chain(anyway);
-        all.min().expect("it is asked for, or has begun once")
+        let hinted = is(Hint).next().zip(is(Hint).next_back());
+        let hinted =
+            hinted.map(|(first, last)| (first + max_delay).min(last + quiet));
+        let interval = begun.map(|index| at(index) + max_interval);
+        let all = triggered.into_iter().chain(hinted).chain(interval);
+        all.min().expect("either no read has begun, or the interval is set")
     }
 
-    /// Makes all `length` steps out of `steps`, in every order, after `before`.
-    fn in_every_order(
+    /// Runs every sequence of `length` steps out of `steps`, each after
+    /// `before`, and checks the due time after every step.
+    fn check_every_order(
         before: &[Step],
         steps: &[Step],
         length: u32,
-        timing: Timing,
+        debounce: Debounce,
     ) {
         let start = Instant::now();
         let count = steps.len().pow(length);
         for mut number in 0..count {
-            let mut pace = Pace::new(timing, start);
-            let mut made = Vec::new();
+            let mut schedule = Schedule::new(debounce, start);
+            let mut done = Vec::new();
             let rest = (0..length).map(|_| {
                 let step = steps[number % steps.len()];
                 number /= steps.len();
@@ -102,84 +106,84 @@ mod paces {
                 now += TICK;
                 match step {
                     Wait => {}
-                    Touch => pace.touch(now),
-                    Ask => pace.ask(now),
-                    Begin => pace.begin(now),
+                    Hint => schedule.hint(now),
+                    Trigger => schedule.trigger(now),
+                    Begin => schedule.begin(now),
                 }
-                made.push(step);
-                // What is due by now may have become so at any time.
-                let expected = (start + due(&made, timing)).max(now);
-                let seen = pace.due().max(now);
-                let ticks = |time: Instant| (time - now).as_secs_f32();
+                done.push(step);
+                // A read that is already due may have any earlier due time.
+                let expected = (start + due(&done, debounce)).max(now);
+                let seen = schedule.due().max(now);
+                let seconds = |time: Instant| (time - now).as_secs_f32();
                 assert!(
                     seen == expected,
-                    "one tick after the other, after {made:?}, with {timing:?}: \
-                     due in {} ticks, and not in {}",
-                    ticks(seen),
-                    ticks(expected),
+                    "after {done:?}, one step per second, with {debounce:?}: \
+                     expected the read to be due in {} s, but it is due in {} s",
+                    seconds(expected),
+                    seconds(seen),
                 );
             }
         }
     }
 
     #[test]
-    fn in_the_beginning_a_reading_is_due_at_once() {
-        in_every_order(&[], &[Wait, Touch, Ask], 4, timing(2, 5, 7));
+    fn the_first_read_is_due_at_once() {
+        check_every_order(&[], &[Wait, Hint, Trigger], 4, debounce(2, 5, 7));
     }
 
     #[test]
-    fn a_reading_is_due_when_it_has_been_quiet() {
-        in_every_order(&[Begin], &[Wait, Touch], 8, timing(2, 100, 200));
+    fn a_read_is_due_after_the_quiet_time() {
+        check_every_order(&[Begin], &[Wait, Hint], 8, debounce(2, 100, 200));
     }
 
     #[test]
-    fn what_is_touched_all_the_time_is_read_now_and_then() {
-        in_every_order(&[Begin], &[Wait, Touch], 8, timing(2, 4, 200));
-        in_every_order(&[Begin, Touch], &[Touch], 8, timing(3, 3, 200));
+    fn constant_hints_delay_a_read_by_at_most_max_delay() {
+        check_every_order(&[Begin], &[Wait, Hint], 8, debounce(2, 4, 200));
+        check_every_order(&[Begin, Hint], &[Hint], 8, debounce(3, 3, 200));
     }
 
     #[test]
-    fn who_asks_is_answered_at_once() {
-        in_every_order(
-            &[Begin, Ask],
-            &[Wait, Touch, Ask],
+    fn a_trigger_makes_a_read_due_at_once() {
+        check_every_order(
+            &[Begin, Trigger],
+            &[Wait, Hint, Trigger],
             6,
-            timing(2, 4, 200),
+            debounce(2, 4, 200),
         );
-        in_every_order(
-            &[Begin, Touch, Ask],
-            &[Wait, Touch],
+        check_every_order(
+            &[Begin, Hint, Trigger],
+            &[Wait, Hint],
             6,
-            timing(2, 4, 9),
+            debounce(2, 4, 9),
         );
     }
 
     #[test]
-    fn what_comes_while_it_is_read_is_for_the_next_reading() {
-        for before in [[Touch, Begin], [Ask, Begin], [Begin, Begin]] {
-            let timing = timing(2, 4, 200);
-            in_every_order(&before, &[Touch, Wait], 6, timing);
-            in_every_order(&before, &[Ask, Wait], 3, timing);
+    fn hints_and_triggers_during_a_read_lead_to_another_read() {
+        for before in [[Hint, Begin], [Trigger, Begin], [Begin, Begin]] {
+            let debounce = debounce(2, 4, 200);
+            check_every_order(&before, &[Hint, Wait], 6, debounce);
+            check_every_order(&before, &[Trigger, Wait], 3, debounce);
         }
     }
 
     #[test]
-    fn it_is_read_after_a_while_in_any_case() {
-        in_every_order(&[Begin], &[Wait, Begin], 8, timing(2, 4, 3));
-        in_every_order(&[Touch, Begin], &[Wait], 8, timing(2, 4, 6));
-        in_every_order(&[Begin], &[Wait, Touch], 6, timing(9, 9, 3));
+    fn a_read_is_due_at_most_max_interval_after_the_last_one() {
+        check_every_order(&[Begin], &[Wait, Begin], 8, debounce(2, 4, 3));
+        check_every_order(&[Hint, Begin], &[Wait], 8, debounce(2, 4, 6));
+        check_every_order(&[Begin], &[Wait, Hint], 6, debounce(9, 9, 3));
     }
 
     #[test]
-    fn all_of_that_holds_in_every_order() {
-        let steps = [Wait, Touch, Ask, Begin];
-        in_every_order(&[], &steps, 7, timing(2, 4, 3));
-        in_every_order(&[], &steps, 6, timing(1, 1, 5));
-        in_every_order(&[], &steps, 6, timing(3, 2, 1));
+    fn the_due_time_is_right_after_every_sequence_of_calls() {
+        let steps = [Wait, Hint, Trigger, Begin];
+        check_every_order(&[], &steps, 7, debounce(2, 4, 3));
+        check_every_order(&[], &steps, 6, debounce(1, 1, 5));
+        check_every_order(&[], &steps, 6, debounce(3, 2, 1));
     }
 
     #[test]
-    fn to_read_is_no_hint() {
+    fn read_access_to_the_file_is_not_a_hint() {
         for reads in [
             AccessKind::Any,
             AccessKind::Read,
@@ -189,12 +193,15 @@ mod paces {
             AccessKind::Other,
         ] {
             let event = notify::Event::new(EventKind::Access(reads));
-            assert!(!is_hint(&Ok(event)), "{reads:?} is a hint");
+            assert!(
+                !is_hint(&Ok(event)),
+                "expected {reads:?} not to be a hint, but it is one"
+            );
         }
     }
 
     #[test]
-    fn anything_else_is_a_hint() {
+    fn errors_and_all_events_except_read_access_are_hints() {
         for changes in [
             EventKind::Access(AccessKind::Close(AccessMode::Write)),
             EventKind::Create(CreateKind::File),
@@ -207,14 +214,20 @@ mod paces {
             EventKind::Other,
         ] {
             let event = notify::Event::new(changes);
-            assert!(is_hint(&Ok(event)), "{changes:?} is no hint");
+            assert!(
+                is_hint(&Ok(event)),
+                "expected {changes:?} to be a hint, but it is not"
+            );
         }
         let lost = Err(notify::Error::generic("events were lost"));
-        assert!(is_hint(&lost), "an error is no hint");
+        assert!(
+            is_hint(&lost),
+            "expected an error to be a hint, but it is not"
+        );
     }
 }
 
-/// A folder with a file in it.
+/// A temporary folder with the file `app.toml`.
 struct Folder {
     folder: TempDir,
     file: PathBuf,
@@ -228,7 +241,8 @@ impl Folder {
     }
 
     fn empty() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder =
+            tempfile::tempdir().expect("a temporary folder can be made");
         let file = folder.path().join("app.toml");
         Self { folder, file }
     }
@@ -237,24 +251,24 @@ impl Folder {
         self.folder.path().join(name)
     }
 
-    /// In place.
+    /// Writes the file in place.
     fn write(&self, text: &str) {
-        fs::write(&self.file, text).expect("it is written");
+        fs::write(&self.file, text).expect("the file can be written");
     }
 
-    /// As most editors do.
-    fn rename_over(&self, text: &str) {
+    /// Replaces the file by a rename, as most editors do.
+    fn replace_by_rename(&self, text: &str) {
         let beside = self.path("app.toml~");
-        fs::write(&beside, text).expect("it is written");
-        fs::rename(&beside, &self.file).expect("it is renamed");
+        fs::write(&beside, text).expect("the file can be written");
+        fs::rename(&beside, &self.file).expect("the file can be renamed");
     }
 
-    /// Starts to read it: what each reading has found.
-    fn start(&self, timing: Timing) -> (Reloader, Readings) {
-        let (readings, file) = (channel(), self.file.clone());
-        let read = move || drop(readings.0.send(text_of(&file)));
-        let reloader = Reloader::start(&self.file, timing, read);
-        (reloader.expect("the folder is there"), Readings(readings.1))
+    /// Starts a `Reloader`. Also returns the texts that it reads.
+    fn start(&self, debounce: Debounce) -> (Reloader, Reads) {
+        let ((sender, reads), file) = (channel(), self.file.clone());
+        let read = move || drop(sender.send(text_of(&file)));
+        let reloader = Reloader::start(&self.file, debounce, read);
+        (reloader.expect("the folder is there"), Reads(reads))
     }
 }
 
@@ -262,160 +276,165 @@ fn text_of(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|error| error.kind().to_string())
 }
 
-struct Readings(Receiver<String>);
+struct Reads(Receiver<String>);
 
-impl Readings {
-    /// Waits until this has been read.
-    fn find(&self, text: &str) {
+impl Reads {
+    /// Waits until `text` is read.
+    fn wait_for(&self, text: &str) {
         let (start, mut last) = (Instant::now(), None);
         while last.as_deref() != Some(text) {
             let left = DEADLINE.saturating_sub(start.elapsed());
             match self.0.recv_timeout(left) {
                 Ok(found) => last = Some(found),
                 Err(_) => panic!(
-                    "{text:?} has not been read in {DEADLINE:?}, the last that \
-                     was read since is {last:?}"
+                    "expected {text:?} to be read within {DEADLINE:?}, but the \
+                     last text that was read meanwhile is {last:?}"
                 ),
             }
         }
     }
 
     fn next(&self) -> String {
-        self.0.recv_timeout(DEADLINE).expect("a reading")
+        self.0.recv_timeout(DEADLINE).expect("a read before the deadline")
     }
 
-    /// There is none, although there was a chance.
-    fn none(&self, why: &str) {
-        let found = self.0.recv_timeout(CHANCE);
-        assert_eq!(found, Err(RecvTimeoutError::Timeout), "{why}");
+    /// Checks that nothing is read for a while.
+    fn expect_none(&self, when: &str) {
+        let read = self.0.recv_timeout(GRACE);
+        let none = Err(RecvTimeoutError::Timeout);
+        assert_eq!(read, none, "expected no read {when}, but saw {read:?}");
     }
 }
 
-mod sees {
+mod changes {
     use super::*;
 
     #[test]
-    fn the_first_reading_comes_at_once_and_one_after_each_change() {
+    fn the_file_is_read_at_the_start_and_after_each_change() {
         let folder = Folder::with("one");
-        let (_reloader, readings) = folder.start(QUICK);
-        assert_eq!(readings.next(), "one");
+        let (_reloader, reads) = folder.start(ONLY_CHANGES);
+        assert_eq!(reads.next(), "one");
         for text in ["two", "three", "", "four"] {
             folder.write(text);
-            readings.find(text);
+            reads.wait_for(text);
         }
     }
 
     #[test]
-    fn a_file_that_is_renamed_over() {
+    fn a_file_that_is_replaced_by_a_rename_is_read_again() {
         let folder = Folder::with("one");
-        let (_reloader, readings) = folder.start(QUICK);
-        readings.find("one");
+        let (_reloader, reads) = folder.start(ONLY_CHANGES);
+        reads.wait_for("one");
         for text in ["two", "three", "four"] {
-            folder.rename_over(text);
-            readings.find(text);
+            folder.replace_by_rename(text);
+            reads.wait_for(text);
         }
         folder.write("five");
-        readings.find("five");
+        reads.wait_for("five");
     }
 
     #[test]
-    fn a_file_that_is_written_in_pieces() {
+    fn a_file_that_is_written_in_pieces_is_read_to_its_end() {
         let folder = Folder::with("one");
-        let (_reloader, readings) = folder.start(QUICK);
-        readings.find("one");
-        let mut file = File::create(&folder.file).expect("it is truncated");
-        readings.find("");
-        file.write_all(b"half").expect("it is written");
-        readings.find("half");
-        file.write_all(b" and half").expect("it is written");
-        readings.find("half and half");
+        let (_reloader, reads) = folder.start(ONLY_CHANGES);
+        reads.wait_for("one");
+        let mut file =
+            File::create(&folder.file).expect("the file can be truncated");
+        reads.wait_for("");
+        file.write_all(b"half").expect("the file can be written");
+        reads.wait_for("half");
+        file.write_all(b" and half").expect("the file can be written");
+        reads.wait_for("half and half");
     }
 
     #[test]
-    fn a_file_that_comes_and_goes_and_comes_again() {
+    fn a_file_that_is_deleted_and_created_again_is_read_again() {
         let folder = Folder::empty();
-        let (_reloader, readings) = folder.start(QUICK);
+        let (_reloader, reads) = folder.start(ONLY_CHANGES);
         let missing = text_of(&folder.file);
-        readings.find(&missing);
+        reads.wait_for(&missing);
         for text in ["one", "two"] {
             folder.write(text);
-            readings.find(text);
-            fs::remove_file(&folder.file).expect("it is there");
-            readings.find(&missing);
+            reads.wait_for(text);
+            fs::remove_file(&folder.file).expect("the file can be removed");
+            reads.wait_for(&missing);
         }
-        folder.rename_over("three");
-        readings.find("three");
+        folder.replace_by_rename("three");
+        reads.wait_for("three");
     }
 
-    /// As Kubernetes mounts a `ConfigMap`: the file leads through `..data`, which
-    /// is the only thing that is swapped.
+    /// As Kubernetes mounts a `ConfigMap`: the file is a symlink through
+    /// `..data`, and only `..data` is swapped.
     #[test]
-    fn a_file_behind_a_link_that_is_swapped() {
+    fn a_file_behind_a_swapped_symlink_is_read_again() {
         let folder = Folder::empty();
         let swap = |text: &str| {
             let version = format!("..version {text}");
-            fs::create_dir(folder.path(&version)).expect("it is made");
+            fs::create_dir(folder.path(&version))
+                .expect("the folder can be made");
             let file = folder.path(&version).join("app.toml");
-            fs::write(file, text).expect("it is written");
+            fs::write(file, text).expect("the file can be written");
             let next = folder.path("..data_tmp");
-            symlink(&version, &next).expect("it is linked");
-            fs::rename(&next, folder.path("..data")).expect("it is swapped");
+            symlink(&version, &next).expect("the link can be made");
+            fs::rename(&next, folder.path("..data"))
+                .expect("the link can be swapped");
         };
         swap("one");
-        symlink("..data/app.toml", &folder.file).expect("it is linked");
-        let (_reloader, readings) = folder.start(QUICK);
-        readings.find("one");
+        symlink("..data/app.toml", &folder.file).expect("the link can be made");
+        let (_reloader, reads) = folder.start(ONLY_CHANGES);
+        reads.wait_for("one");
         for text in ["two", "three"] {
             swap(text);
-            readings.find(text);
+            reads.wait_for(text);
         }
     }
 
     #[test]
-    fn a_change_between_the_first_reading_and_what_follows() {
+    fn a_change_right_after_the_first_read_is_seen() {
         let folder = Folder::with("one");
-        let (file, (found, readings)) = (folder.file.clone(), channel());
+        let (file, (found, reads)) = (folder.file.clone(), channel());
         let mut is_first = true;
         let read = move || {
             let text = text_of(&file);
             if is_first {
-                fs::write(&file, "two").expect("it is written");
+                fs::write(&file, "two").expect("the file can be written");
             }
             is_first = false;
             let _ = found.send(text);
         };
-        let _reloader = Reloader::start(&folder.file, QUICK, read);
-        Readings(readings).find("two");
+        let _reloader = Reloader::start(&folder.file, ONLY_CHANGES, read);
+        Reads(reads).wait_for("two");
     }
 
     #[test]
-    fn a_change_while_it_is_read() {
+    fn a_change_during_a_read_is_seen() {
         let folder = Folder::with("one");
-        let (file, (found, readings)) = (folder.file.clone(), channel());
+        let (file, (found, reads)) = (folder.file.clone(), channel());
         let never = channel::<()>();
         let read = move || {
             let text = text_of(&file);
             if text == "two" {
-                fs::write(&file, "three").expect("it is written");
-                // The event comes before the reading has ended.
-                let _ = never.1.recv_timeout(CHANCE);
+                fs::write(&file, "three").expect("the file can be written");
+                // The event arrives before this read ends.
+                let _ = never.1.recv_timeout(GRACE);
             }
             let _ = found.send(text);
         };
-        let _reloader = Reloader::start(&folder.file, QUICK, read);
-        let readings = Readings(readings);
-        readings.find("one");
+        let _reloader = Reloader::start(&folder.file, ONLY_CHANGES, read);
+        let reads = Reads(reads);
+        reads.wait_for("one");
         folder.write("two");
-        readings.find("three");
+        reads.wait_for("three");
     }
 
     #[test]
-    fn a_file_that_is_written_all_the_time_now_and_then() {
-        let at_most = Duration::from_millis(100);
-        let timing = Timing { quiet: NEVER, at_most, anyway: NEVER };
+    fn a_file_that_is_written_all_the_time_is_still_read() {
+        let max_delay = Duration::from_millis(100);
+        let debounce =
+            Debounce { quiet: NEVER, max_delay, max_interval: NEVER };
         let folder = Folder::with("");
-        let (_reloader, readings) = folder.start(timing);
-        readings.next();
+        let (_reloader, reads) = folder.start(debounce);
+        reads.next();
         let end = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -424,69 +443,81 @@ mod sees {
                     thread::yield_now();
                 }
             });
-            let mut more = (0..3).map(|_| readings.0.recv_timeout(DEADLINE));
-            let all_came = more.all(|reading| reading.is_ok());
+            let mut more = (0..3).map(|_| reads.0.recv_timeout(DEADLINE));
+            let all_came = more.all(|read| read.is_ok());
             end.store(true, Relaxed);
-            assert!(all_came, "it has not been read in {DEADLINE:?}");
+            assert!(
+                all_came,
+                "expected three more reads, but one took over {DEADLINE:?}"
+            );
         });
     }
 
     #[test]
-    fn a_burst_when_it_is_quiet() {
+    fn a_burst_of_changes_is_not_read_before_the_quiet_time() {
         let folder = Folder::with("one");
-        let (reloader, readings) = folder.start(STILL);
-        assert_eq!(readings.next(), "one");
-        readings.none("a second reading at the start");
+        let (reloader, reads) = folder.start(ONLY_TRIGGERS);
+        assert_eq!(reads.next(), "one");
+        reads.expect_none("after the first one");
         for text in ["two", "three", "four"] {
             folder.write(text);
         }
-        readings.none("a reading, and it has not been quiet for an hour");
-        reloader.ask();
-        assert_eq!(readings.next(), "four", "when somebody asks");
-        readings.none("a reading, and nobody has asked again");
+        reads.expect_none("before an hour without changes");
+        reloader.trigger();
+        assert_eq!(reads.next(), "four", "the read after the trigger");
+        reads.expect_none("without a second trigger");
     }
 
     #[test]
-    fn what_no_event_has_announced() {
-        let anyway = Duration::from_millis(20);
-        let timing = Timing { quiet: NEVER, at_most: NEVER, anyway };
-        // A link leads to it. That it changes in its folder is not seen in this.
+    fn a_change_without_an_event_is_read_after_max_interval() {
+        let max_interval = Duration::from_millis(20);
+        let debounce =
+            Debounce { quiet: NEVER, max_delay: NEVER, max_interval };
+        // A link leads to a file in another folder. A change there causes no
+        // event in this folder.
         let (folder, elsewhere) = (Folder::empty(), Folder::with("one"));
-        symlink(&elsewhere.file, &folder.file).expect("it is linked");
-        let (_reloader, readings) = folder.start(timing);
-        readings.find("one");
+        symlink(&elsewhere.file, &folder.file).expect("the link can be made");
+        let (_reloader, reads) = folder.start(debounce);
+        reads.wait_for("one");
         elsewhere.write("two");
-        readings.find("two");
+        reads.wait_for("two");
     }
 }
 
-mod stays {
+mod lifecycle {
     use super::*;
 
     #[test]
-    fn without_a_folder_there_is_nothing_to_watch() {
+    fn start_fails_if_the_parent_folder_does_not_exist_or_is_a_file() {
         let folder = Folder::with("a file, and no folder");
         for no_folder in [folder.path("no such folder"), folder.file.clone()] {
             let file = no_folder.join("app.toml");
-            let started = Reloader::start(&file, QUICK, || {});
+            let started = Reloader::start(&file, ONLY_CHANGES, || {});
             let file = file.strip_prefix(folder.folder.path()).unwrap();
-            assert!(started.is_err(), "it has started with {file:?}");
+            assert!(
+                started.is_err(),
+                "expected `start` to fail for {file:?}, but it succeeded"
+            );
         }
     }
 
     #[test]
-    fn a_name_alone_is_a_file_of_the_working_folder() {
-        let (found, readings) = channel();
-        let read = move || found.send(()).expect("the test listens");
-        // Which is not there: only its folder can be watched.
+    fn a_bare_file_name_is_a_file_in_the_working_folder() {
+        let (found, reads) = channel();
+        let read = move || found.send(()).expect("the test receives");
+        // The file does not exist: only its folder can be watched.
         let file = Path::new("no such file.toml");
-        let started = Reloader::start(file, STILL, read);
-        assert!(started.is_ok(), "{:?}", started.err());
-        readings.recv_timeout(DEADLINE).expect("it is read");
+        let started = Reloader::start(file, ONLY_TRIGGERS, read);
+        let error = started.as_ref().err();
+        assert!(
+            error.is_none(),
+            "expected `start` to succeed, but saw {error:?}"
+        );
+        reads.recv_timeout(DEADLINE).expect("`read` is called");
     }
 
     #[test]
-    fn who_asks_does_not_wait_and_is_answered_by_a_reading_of_his_own() {
+    fn a_trigger_during_a_read_does_not_wait_and_causes_another_read() {
         let folder = Folder::with("one");
         let (begun, begins) = channel();
         let (go_on, may_go_on) = channel::<()>();
@@ -499,47 +530,57 @@ mod stays {
             let _ = may_go_on.recv_timeout(DEADLINE);
             inside.fetch_sub(1, Relaxed);
         };
-        let reloader = Reloader::start(&folder.file, STILL, read);
+        let reloader = Reloader::start(&folder.file, ONLY_TRIGGERS, read);
         let reloader = reloader.expect("the folder is there");
-        begins.recv_timeout(DEADLINE).expect("the first reading");
-        let (asked, has_asked) = channel();
-        let asks = thread::spawn(move || {
-            reloader.ask();
-            let _ = asked.send(());
+        begins.recv_timeout(DEADLINE).expect("the first read");
+        let (returned, has_returned) = channel();
+        let triggers = thread::spawn(move || {
+            reloader.trigger();
+            let _ = returned.send(());
             reloader
         });
-        // Sooner than the reading goes on by itself.
-        let returned = has_asked.recv_timeout(DEADLINE / 2);
-        assert!(returned.is_ok(), "`ask` waits for a reading");
-        go_on.send(()).expect("it waits for that");
+        // Half of the deadline: the read itself continues after all of it.
+        let returned = has_returned.recv_timeout(DEADLINE / 2);
+        assert!(
+            returned.is_ok(),
+            "expected `trigger` to return at once, but it waits for the read"
+        );
+        go_on.send(()).expect("the read waits for it");
         let next = begins.recv_timeout(DEADLINE);
-        assert!(next.is_ok(), "it was asked while it read, and does not again");
-        go_on.send(()).expect("it waits for that");
-        drop(asks.join().expect("it does not panic"));
-        assert_eq!(most.load(Relaxed), 1, "readings at the same time");
+        assert!(
+            next.is_ok(),
+            "expected another read after a trigger during a read, but saw none"
+        );
+        go_on.send(()).expect("the read waits for it");
+        drop(triggers.join().expect("`trigger` does not panic"));
+        assert_eq!(
+            most.load(Relaxed),
+            1,
+            "the most calls of `read` at one time"
+        );
     }
 
     #[test]
-    fn a_reading_that_panics_is_not_the_last() {
+    fn a_read_that_panics_does_not_prevent_later_reads() {
         let folder = Folder::with("one");
-        let (file, (found, readings)) = (folder.file.clone(), channel());
+        let (file, (found, reads)) = (folder.file.clone(), channel());
         let read = move || {
             let text = text_of(&file);
             let _ = found.send(text.clone());
-            assert!(text != "bad", "on purpose: a bug of the reader");
+            assert!(text != "bad", "on purpose: a bug in `read`");
         };
-        let reloader = Reloader::start(&folder.file, QUICK, read);
+        let reloader = Reloader::start(&folder.file, ONLY_CHANGES, read);
         let _reloader = reloader.expect("the folder is there");
-        let readings = Readings(readings);
-        readings.find("one");
+        let reads = Reads(reads);
+        reads.wait_for("one");
         for text in ["bad", "two", "bad", "three"] {
-            folder.rename_over(text);
-            readings.find(text);
+            folder.replace_by_rename(text);
+            reads.wait_for(text);
         }
     }
 
     #[test]
-    fn when_it_has_been_dropped_nothing_is_read_any_more() {
+    fn a_dropped_reloader_reads_no_more_and_drops_its_closure() {
         let folder = Folder::with("one");
         let held = Arc::new(Mutex::new(()));
         let (begun, begins) = channel();
@@ -548,20 +589,31 @@ mod stays {
         let read = move || {
             let _held = holds.lock();
             let _ = begun.send(());
-            let _ = never.1.recv_timeout(CHANCE);
+            let _ = never.1.recv_timeout(GRACE);
         };
-        let reloader = Reloader::start(&folder.file, QUICK, read);
-        begins.recv_timeout(DEADLINE).expect("the first reading");
+        let reloader = Reloader::start(&folder.file, ONLY_CHANGES, read);
+        begins.recv_timeout(DEADLINE).expect("the first read");
         let (dropped, is_dropped) = channel();
         thread::spawn(move || {
             drop(reloader);
             let _ = dropped.send(());
         });
         let is_dropped = is_dropped.recv_timeout(DEADLINE);
-        assert!(is_dropped.is_ok(), "it is not dropped in {DEADLINE:?}");
-        assert_eq!(Arc::strong_count(&held), 1, "who holds what `read` held");
+        assert!(
+            is_dropped.is_ok(),
+            "expected the drop to return within {DEADLINE:?}"
+        );
+        assert_eq!(
+            Arc::strong_count(&held),
+            1,
+            "owners of a value that the closure held, after the drop"
+        );
         folder.write("two");
-        let more = begins.recv_timeout(CHANCE);
-        assert_eq!(more, Err(RecvTimeoutError::Disconnected), "it reads on");
+        let more = begins.recv_timeout(GRACE);
+        assert_eq!(
+            more,
+            Err(RecvTimeoutError::Disconnected),
+            "expected no read after the drop"
+        );
     }
 }
