@@ -1,5 +1,5 @@
-//! What a load costs: of a `Swap`, of one by epochs, of their peers, and of a bare pointer, on one
-//! thread, and on two while a third one stores.
+//! Measures a load of `swap::Swap`, `epoch::Swap`, other crates and a bare
+//! pointer: on one thread, and on two threads while a third one stores.
 
 use std::hint::{black_box, spin_loop};
 use std::ptr;
@@ -21,21 +21,22 @@ use week03::swap::Swap;
 criterion_group!(benches, loads, ratios);
 criterion_main!(benches);
 
-/// Something of the size of a small configuration.
+/// A value of the size of a small configuration.
 type Value = [u64; 8];
 
 const VALUE: Value = [1; 8];
 
-/// Loads in one measured call.
+/// The number of loads in one measured call.
 const LOADS: usize = 10_000;
 
-/// Loads of each of two readers: to start a thread takes as long as many.
+/// The number of loads of each of two readers. It is large, since starting a
+/// thread takes as long as many loads.
 const LOADS_TOGETHER: usize = 3_000_000;
 
-/// A writer spins so often between two stores: some tens of microseconds.
+/// How many times a writer spins between two stores: some tens of microseconds.
 const PAUSE: usize = 1000;
 
-/// Loads so many times.
+/// Loads the value a given number of times.
 type Loads = Box<dyn FnMut(usize) + Send>;
 
 struct Contender {
@@ -52,7 +53,7 @@ fn repeat(mut load: impl FnMut() -> u64 + Send + 'static) -> Loads {
     })
 }
 
-/// How many of the contenders are ours. They come first.
+/// The number of contenders from this crate. They come first.
 const OURS: usize = 2;
 
 fn contenders() -> Vec<Contender> {
@@ -61,7 +62,7 @@ fn contenders() -> Vec<Contender> {
     let arc_swap = Arc::new(ArcSwap::from_pointee(VALUE));
     let hazarc = Arc::new(AtomicArc::new(Arc::new(VALUE)));
     let lock = Arc::new(RwLock::new(Arc::new(VALUE)));
-    // The limit: nothing is ever freed.
+    // The lower limit: a load of a pointer whose values are never freed.
     let leaked: [&'static Value; 2] =
         [Box::leak(Box::new(VALUE)), Box::leak(Box::new(VALUE))];
     let pointer = Arc::new(AtomicPtr::new(as_pointer(leaked[0])));
@@ -97,7 +98,7 @@ fn contenders() -> Vec<Contender> {
                 let epoch = Arc::clone(&epoch);
                 move || {
                     let epoch = Arc::clone(&epoch);
-                    // Its readers stay in their threads.
+                    // A reader cannot move to another thread.
                     Box::new(move |times| {
                         let reader = epoch.reader();
                         (0..times).for_each(|_| {
@@ -152,7 +153,7 @@ fn contenders() -> Vec<Contender> {
         contender!(
             "a bare pointer",
             pointer,
-            // SAFETY: what is stored into it is leaked.
+            // SAFETY: every value that is stored is leaked.
             |cell: Arc<AtomicPtr<Value>>| move || unsafe {
                 (*cell.load(Acquire))[0]
             },
@@ -170,8 +171,11 @@ fn as_pointer(value: &'static Value) -> *mut Value {
     ptr::from_ref(value).cast_mut()
 }
 
-/// Two readers load, while a writer stores.
-fn together(readers: &mut [Loads; 2], store: &(dyn Fn() + Send + Sync)) {
+/// Runs two readers while a writer stores.
+fn load_while_storing(
+    readers: &mut [Loads; 2],
+    store: &(dyn Fn() + Send + Sync),
+) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -180,10 +184,10 @@ fn together(readers: &mut [Loads; 2], store: &(dyn Fn() + Send + Sync)) {
                 (0..PAUSE).for_each(|_| spin_loop());
             }
         });
-        let [one, other] = readers;
-        let other = scope.spawn(|| other(LOADS_TOGETHER));
-        one(LOADS_TOGETHER);
-        other.join().expect("a reader does not panic");
+        let [first, second] = readers;
+        let second = scope.spawn(|| second(LOADS_TOGETHER));
+        first(LOADS_TOGETHER);
+        second.join().expect("a reader does not panic");
         done.store(true, Relaxed);
     });
 }
@@ -215,8 +219,8 @@ fn ratios(_: &mut Criterion) {
             let mut their = [(peer.reader)(), (peer.reader)()];
             let ratio = measure(
                 plan,
-                || together(&mut our, &ours.store),
-                || together(&mut their, &peer.store),
+                || load_while_storing(&mut our, &ours.store),
+                || load_while_storing(&mut their, &peer.store),
             );
             println!(
                 "two readers and a writer: {} / {} = {ratio}",

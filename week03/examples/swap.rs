@@ -1,4 +1,4 @@
-//! A configuration is replaced ten thousand times while one guard is kept: by hazard pointers, by epochs, behind a lock.
+//! Keeps a guard while a configuration is replaced: with hazard pointers, with epochs, and with a lock.
 //!
 //! ```console
 //! $ cargo run -p week03 --example swap
@@ -18,13 +18,13 @@ use week03::swap::Swap;
 
 const STORES: usize = 10_000;
 
-/// How long a request keeps its guard.
-const KEPT: Duration = Duration::from_millis(300);
+/// The time for which a slow request keeps its guard.
+const GUARD_TIME: Duration = Duration::from_millis(300);
 
-/// Values that have been made and not dropped.
+/// The number of configurations that are created and not dropped.
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// Every number in it is the same, or it is torn.
+/// All numbers are equal, unless a reader sees a torn value.
 struct Config {
     numbers: [usize; 64],
 }
@@ -43,7 +43,7 @@ impl Config {
 impl Drop for Config {
     fn drop(&mut self) {
         ALIVE.fetch_sub(1, Relaxed);
-        // What reads it now reads something else.
+        // A reader that reads a dropped value sees it as torn.
         self.numbers[32] = usize::MAX;
     }
 }
@@ -54,9 +54,9 @@ fn main() -> io::Result<()> {
     let kept = reader.load();
 
     println!(
-        "Two threads read a configuration as fast as they can. It is replaced \
-         {STORES} times.\nA third reader has taken a guard before that, and \
-         keeps it."
+        "Hazard pointers: two threads load a configuration as fast as they \
+         can, while it is\nreplaced {STORES} times. A third reader loaded a \
+         guard before that, and keeps it."
     );
     let guess = guess::ask(
         "\nHow many configurations are in memory after the last store?",
@@ -88,29 +88,30 @@ fn main() -> io::Result<()> {
     }
     let took = start.elapsed();
     done.store(true, Release);
-    let ended: Vec<_> =
+    let results: Vec<_> =
         readers.into_iter().map(|reader| reader.join()).collect();
-    // What the two readers looked at last.
+    // This store frees the values that the two readers loaded last.
     config.store(Config::new(STORES));
     let alive = ALIVE.load(Relaxed);
     println!(
-        "{alive}: the one that is kept, and the current one.{}",
+        "{alive}: the configuration that the guard shows, and the current \
+         one.{}",
         guess::remark(guess.as_deref(), alive)
     );
-    for ended in ended {
-        let (loads, torn, seen) = ended.expect("a reader does not panic");
+    for result in results {
+        let (loads, torn, seen) = result.expect("a reader does not panic");
         println!(
-            "A reader: {:.1} million loads a second, {seen} of the \
-             configurations, {torn} torn.",
+            "A reader: {:.1} million loads per second, {seen} configurations \
+             seen, {torn} torn.",
             loads as f64 / took.as_secs_f64() / 1e6
         );
     }
-    assert_eq!(kept.numbers[0], 0, "the guard shows what it showed");
+    assert_eq!(kept.numbers[0], 0, "the guard still shows configuration 0");
     drop(kept);
 
-    println!("\nBy epochs, a guard is kept beside 1000 stores.");
+    println!("\nEpochs: a guard is kept during 1000 stores.");
     let guess = guess::ask(
-        "How many configurations are in memory after the last one?",
+        "How many configurations are in memory after the last store?",
     )?;
     let before = ALIVE.load(Relaxed);
     let by_epochs = epoch::Swap::new(Config::new(0));
@@ -121,60 +122,63 @@ fn main() -> io::Result<()> {
     }
     let alive = ALIVE.load(Relaxed) - before;
     println!(
-        "{alive}: it says when it began, and not what it reads.{}",
+        "{alive}: an epoch guard keeps every value that is replaced after \
+         the guard began.{}",
         guess::remark(guess.as_deref(), alive)
     );
-    assert_eq!(kept.numbers[0], 0, "the guard shows what it showed");
+    assert_eq!(kept.numbers[0], 0, "the guard still shows configuration 0");
     drop(kept);
 
     println!(
-        "\nA request keeps its guard for {} ms, and meanwhile there is a store.",
-        KEPT.as_millis()
+        "\nA request keeps its guard for {} ms. Meanwhile, another thread \
+         stores.",
+        GUARD_TIME.as_millis()
     );
     let guess =
-        guess::ask("How many milliseconds does the store take, with a lock?")?;
+        guess::ask("How many milliseconds does the store take with a lock?")?;
     let locked = RwLock::new(Config::new(0));
-    let wait = store_while_kept(
-        |kept| {
-            let _kept = locked.read().expect("not poisoned");
-            kept.wait();
+    let wait = time_store_while_kept(
+        |ready| {
+            let _guard = locked.read().expect("not poisoned");
+            ready.wait();
             slow_query();
         },
         || *locked.write().expect("not poisoned") = Config::new(1),
     );
     println!(
-        "RwLock: {} ms.{}",
+        "With an RwLock: {} ms.{}",
         wait.as_millis(),
         guess::remark(guess.as_deref(), wait.as_millis())
     );
-    let wait = store_while_kept(
-        |kept| {
-            let _kept = reader.load();
-            kept.wait();
+    let wait = time_store_while_kept(
+        |ready| {
+            let _guard = reader.load();
+            ready.wait();
             slow_query();
         },
         || config.store(Config::new(1)),
     );
-    println!("Swap: {:.3} ms.", wait.as_secs_f64() * 1e3);
+    println!("With a Swap: {:.3} ms.", wait.as_secs_f64() * 1e3);
     Ok(())
 }
 
-/// How long `store` takes, once another thread has begun to keep the value.
-fn store_while_kept(
+/// Returns the time that `store` takes while another thread runs `keep`, which
+/// waits on the barrier once it has its guard.
+fn time_store_while_kept(
     keep: impl FnOnce(&Barrier) + Send,
     store: impl FnOnce(),
 ) -> Duration {
-    let kept = Barrier::new(2);
+    let ready = Barrier::new(2);
     thread::scope(|scope| {
-        scope.spawn(|| keep(&kept));
-        kept.wait();
+        scope.spawn(|| keep(&ready));
+        ready.wait();
         let start = Instant::now();
         store();
         start.elapsed()
     })
 }
 
-#[allow(clippy::disallowed_methods, reason = "somebody else takes this long")]
+#[allow(clippy::disallowed_methods, reason = "stands for a slow query")]
 fn slow_query() {
-    thread::sleep(KEPT);
+    thread::sleep(GUARD_TIME);
 }

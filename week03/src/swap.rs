@@ -1,28 +1,29 @@
-//! A value that many threads read and some replace, without a lock.
+//! A value that is read and replaced without a lock: hazard pointers.
 //!
-//! *Question.* Each request reads the configuration, on every core, and once a
-//! day it is replaced. How does a reader get it without waiting for anybody, and
-//! when may the old one be freed?
+//! *Question.* Every request, on every core, reads the configuration, and once
+//! a day it is replaced. How does a reader get the value without waiting for
+//! another thread, and when may the old value be freed?
 //!
-//! *Idea.* To publish is to swap a pointer. To free what it pointed to is the
-//! hard part: a reader may have loaded the pointer and not yet looked behind it.
-//! So a reader first **announces** what it is about to read, in a slot of its
-//! own, and then checks that this is still the current one. A writer replaces
-//! the pointer, then looks through the slots, and frees what is announced in
-//! none. These are hazard pointers (Michael, "Hazard Pointers: Safe Memory
-//! Reclamation for Lock-Free Objects", IEEE TPDS 15(6), 2004).
+//! *Idea.* A store publishes a value by swapping a pointer. To free the old
+//! value is the hard part: a reader may have loaded the pointer, but not
+//! dereferenced it yet. So a reader first **announces** the pointer, in a slot
+//! of its own, and then checks that the pointer is still the current one. A
+//! writer replaces the pointer, then scans the slots, and frees a value only if
+//! no slot announces it. These are hazard pointers (Michael, "Hazard Pointers:
+//! Safe Memory Reclamation for Lock-Free Objects", IEEE TPDS 15(6), 2004).
 //!
-//! *Guarantee.* A guard shows one value, whole, for as long as it lives. A load
-//! that begins after a store sees that value or a later one. Neither waits for
-//! anybody: not for a guard that is kept for an hour, and not for a thread that
-//! is not scheduled. Each value is dropped once, and a store that no other one
-//! overlaps leaves behind at most one value for each reader.
+//! *Guarantee.* A guard shows one complete value for as long as the guard
+//! lives. A load that begins after a store returns that store's value or a
+//! later one. `load` and `store` never wait: not for a guard that is kept for
+//! an hour, and not for a thread that is not scheduled. Each value is dropped
+//! once. After a store that no other store overlaps, at most one old value per
+//! reader is left.
 //!
-//! *Cost.* A load is one read-modify-write, of a word that apart from this reader
-//! only stores touch. A store allocates, and looks at every slot. What a guard
-//! still shows when it is replaced, a later store drops, and not the guard. Each
-//! thread or task needs a reader of its own, and how many there can be is said
-//! at the start.
+//! *Cost.* A load is one read-modify-write, of a word that only this reader and
+//! stores touch. A store allocates, and scans every slot. A value that a guard
+//! shows when it is replaced is dropped by a later store, not by the guard.
+//! Each thread or task needs its own reader, and the maximum number of readers
+//! is fixed at the start.
 //!
 //! ```
 //! use week03::swap::Swap;
@@ -46,20 +47,22 @@ use crate::model_checked::loom_atomics::{
     UnsafeCell,
 };
 
-/// A value that is replaced as a whole. A clone shares it.
+/// A shared value that is replaced as a whole. Clones share the same value.
 pub struct Swap<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// Reads the value of a [`Swap`], one guard at a time.
+/// Reads the value of a [`Swap`], through one guard at a time.
 pub struct Reader<T> {
     shared: Arc<Shared<T>>,
-    /// Its own among the slots.
+    /// The index of this reader's own slot.
     slot: usize,
 }
 
-/// A value that is not dropped while this lives. It stays in its thread, so that
-/// no task that may move to another one can keep it across an `.await`.
+/// Gives access to one value, which is not dropped while the guard lives.
+///
+/// A guard is not `Send`: a task that may move to another thread cannot keep it
+/// across an `.await`.
 pub struct Guard<'a, T> {
     slot: &'a Slot<T>,
     node: *const Node<T>,
@@ -68,52 +71,59 @@ pub struct Guard<'a, T> {
 struct Shared<T> {
     /// Never null.
     current: AtomicPtr<Node<T>>,
-    /// A list of nodes that were announced when they were replaced.
+    /// The replaced nodes that a slot still announced, as a linked list.
     retired: AtomicPtr<Node<T>>,
     slots: Box<[Slot<T>]>,
 }
 
 struct Node<T> {
     value: T,
-    /// After it in `retired`. Plain memory, and seen by the model checker.
+    /// The next node of the `retired` list. Plain memory; the model checker
+    /// reports a data race on it.
     next: UnsafeCell<*mut Node<T>>,
 }
 
-/// Alone on its two cache lines: on x86-64 they are fetched in pairs.
+/// A reader's slot. It has two cache lines to itself, since x86-64 fetches
+/// lines in pairs.
 #[repr(align(128))]
 struct Slot<T> {
-    /// What its reader may be looking at, or null.
+    /// The node that this slot's reader may be using, or null.
     announced: AtomicPtr<Node<T>>,
-    meeting: Meeting,
+    sync: SyncWord,
     taken: AtomicBool,
 }
 
-/// Of two threads that come here, the later one sees what the earlier one did.
+/// Orders a reader and a writer. Each calls `synchronize` between its two
+/// steps, and the later call sees what the thread of the earlier call did
+/// before it.
 ///
-/// Without it
+/// Without it, both threads of this program can act on their `if`:
 ///
 /// ```text
 ///     reader:  announced = node;  if current == node { read it }
 ///     writer:  current = new;     if announced != node { free it }
 /// ```
 ///
-/// may do both: each store waits in its core's buffer, and the load after it
-/// goes ahead. Read-modify-writes of one word come in an order, and each learns
-/// from those before it. It is tempting to use `announced` itself as that word,
-/// but the guard's last store to it would end the release sequence, and the
-/// reader would learn nothing from a writer that came before.
+/// Each store can wait in its core's store buffer while the load after it runs.
+/// Read-modify-writes of one word have an order. With `AcqRel`, each of them
+/// synchronizes with all earlier ones.
+///
+/// It is tempting to use `announced` itself as this word. But a guard ends with
+/// a plain store to `announced`, and that ends the release sequence: the
+/// reader's next swap would not synchronize with a writer that came before the
+/// store.
 #[derive(Default)]
-struct Meeting(AtomicUsize);
+struct SyncWord(AtomicUsize);
 
-impl Meeting {
-    fn attend(&self) {
+impl SyncWord {
+    fn synchronize(&self) {
         self.0.swap(0, AcqRel);
     }
 }
 
 impl<T: Send + Sync> Swap<T> {
-    /// Holds `value` until another one is stored, and allows at most `readers`
-    /// readers at a time.
+    /// Creates a `Swap` that holds `value` and allows at most `readers` readers
+    /// at a time.
     pub fn new(value: T, readers: usize) -> Self {
         let shared = Shared {
             current: AtomicPtr::new(Node::boxed(value)),
@@ -123,60 +133,70 @@ impl<T: Send + Sync> Swap<T> {
         Self { shared: Arc::new(shared) }
     }
 
-    /// A reader, for one thread or task, or none if all are taken. It may
-    /// outlive the `Swap`.
+    /// Returns a reader for one thread or task, or `None` if all readers are
+    /// taken. A reader may outlive the `Swap`.
     pub fn reader(&self) -> Option<Reader<T>> {
-        // Acquire: what its last reader announced comes before what this one
-        // does.
+        // Acquire pairs with the Release in `Reader::drop`: all announcements
+        // of the slot's last reader come before those of the new one.
         let free = |slot: &Slot<T>| !slot.taken.swap(true, Acquire);
         let slot = self.shared.slots.iter().position(free)?;
         Some(Reader { shared: Arc::clone(&self.shared), slot })
     }
 
-    /// Replaces the value. Never waits.
+    /// Replaces the value. Never waits for another thread.
     pub fn store(&self, value: T) {
         let Shared { current, retired, .. } = &*self.shared;
-        // Release: whoever loads the node sees its value. Acquire: the value of
-        // the old one may be another thread's.
+        // Release pairs with the Acquire in `load`: a reader of the new node
+        // sees its value. Acquire pairs with the Release of the store that
+        // published the old node: another thread may have written its value.
         let mut node = current.swap(Node::boxed(value), AcqRel);
-        // SAFETY: it was taken out of `current`, by this thread alone.
-        // Acquire: who took those out of `current`, and who has read them.
-        unsafe { Node::put(node, retired.swap(ptr::null_mut(), Acquire)) };
+        // Acquire pairs with the Release in `retire`: the stores that took the
+        // nodes of this list out of `current`, and the reads of the nodes that
+        // have ended, come before this store.
+        // SAFETY: only this thread took `node` out of `current`.
+        unsafe { Node::set_next(node, retired.swap(ptr::null_mut(), Acquire)) };
         let (mut kept, mut free) = (ptr::null_mut(), Vec::new());
         while !node.is_null() {
-            // SAFETY: as above; whole lists are taken out of `retired`.
+            // SAFETY: only this thread has the node: it took the node out of
+            // `current`, or out of `retired` with the whole list.
             let next = unsafe { Node::next(node) };
             if self.shared.is_announced(node) {
                 // SAFETY: as above.
-                unsafe { Node::put(node, kept) };
+                unsafe { Node::set_next(node, kept) };
                 kept = node;
             } else {
-                // SAFETY: no reader has it, and none will: it is current no
-                // more, and a reader looks at that last.
+                // SAFETY: as above. No reader uses the node, and no reader can
+                // start to: the node is no longer current, and a reader checks
+                // `current` after it has announced a node.
                 free.push(unsafe { Box::from_raw(node) });
             }
             node = next;
         }
         self.shared.retire(kept);
-        // `free` is dropped last: that may run anybody's code.
+        // `free` is dropped last: the values' `drop` may run any code.
     }
 }
 
 impl<T> Reader<T> {
-    /// The current value. Never waits, and tries again each time that a store
-    /// comes in between.
+    /// Returns a guard of the current value. Never waits for another thread,
+    /// and retries each time that a store replaces the value in between.
     pub fn load(&mut self) -> Guard<'_, T> {
         let slot = &self.shared.slots[self.slot];
-        // Relaxed: it is compared, and nothing else. It may be freed by now.
+        // Relaxed: this pointer is announced and compared, but never
+        // dereferenced. Its node may already have been freed.
         let mut node = self.shared.current.load(Relaxed);
         loop {
-            // Release: what the last guard showed has been read.
+            // Release pairs with the Acquire in `is_announced`: a writer that
+            // sees this announcement knows that the reads through this reader's
+            // last guard have ended.
             slot.announced.store(node, Release);
-            slot.meeting.attend();
-            // Acquire: the value of the node.
+            slot.sync.synchronize();
+            // Acquire pairs with the Release in `store`: the node's value is
+            // visible.
             let current = self.shared.current.load(Acquire);
             if current == node {
-                // Not `node`: of the same address, it may be one that is gone.
+                // Not `node`: that pointer has the same address, but it may be
+                // the pointer to an earlier node, which has been freed.
                 return Guard { slot, node: current };
             }
             node = current;
@@ -185,31 +205,37 @@ impl<T> Reader<T> {
 }
 
 impl<T> Shared<T> {
-    /// Whether a reader may be looking at `node`, which is current no more.
+    /// Returns whether a reader may be using `node`, which is no longer
+    /// current.
     fn is_announced(&self, node: *mut Node<T>) -> bool {
         self.slots.iter().any(|slot| {
-            slot.meeting.attend();
-            // Acquire: if it says something else by now, `node` has been read.
+            slot.sync.synchronize();
+            // Acquire pairs with the Release in `load` and in `Guard::drop`: if
+            // this slot announces another node or null, its reader's reads of
+            // `node` have ended.
             slot.announced.load(Acquire) == node
         })
     }
 
-    /// Leaves a list of nodes to the next store.
+    /// Leaves the list `nodes` to the next store.
     fn retire(&self, mut nodes: *mut Node<T>) {
         while !nodes.is_null() {
-            // Release: who replaced them, and who has read them.
+            // Release pairs with the Acquire here and in `store`: the stores
+            // that replaced these nodes, and the reads of the nodes that have
+            // ended, come before the next store frees one.
             let others = self.retired.swap(nodes, Release);
             if others.is_null() {
                 return;
             }
-            // Another store has left its own. It is tempting to push one upon
-            // the other by compare-and-swap, but an address says nothing of what
-            // lives there now: take both out, and try again with one list.
-            // Acquire: of the others, too. Each swap goes on with the release
-            // sequence of the one before.
+            // Another store has left its own list. It is tempting to push one
+            // list onto the other by compare-and-swap. But an equal address
+            // does not mean that the same node is still there. So take both
+            // lists out, join them, and try again.
+            // Acquire is for `others`, too, although a Release took them out:
+            // each swap continues the release sequence of the swap before it.
             nodes = self.retired.swap(ptr::null_mut(), Acquire);
-            // SAFETY: both lists are this thread's alone.
-            nodes = unsafe { Node::join(nodes, others) };
+            // SAFETY: only this thread has the two lists.
+            nodes = unsafe { Node::append(nodes, others) };
         }
     }
 }
@@ -220,39 +246,40 @@ impl<T> Node<T> {
         Box::into_raw(Box::new(Self { value, next }))
     }
 
-    /// Puts `node` before `next`.
+    /// Makes `next` the node after `node`.
     ///
     /// # Safety
     ///
-    /// It is not dropped, and no other thread puts it anywhere.
-    unsafe fn put(node: *mut Self, next: *mut Self) {
-        // SAFETY: by contract; readers do not look at it.
-        unsafe { (*node).next.with_mut(|below| *below = next) }
+    /// `node` has not been freed, and no other thread reads or writes its
+    /// `next`.
+    unsafe fn set_next(node: *mut Self, next: *mut Self) {
+        // SAFETY: the caller's promise; guards never access `next`.
+        unsafe { (*node).next.with_mut(|link| *link = next) }
     }
 
-    /// What comes after `node`.
+    /// Returns the node after `node`, or null.
     ///
     /// # Safety
     ///
-    /// As for `put`.
+    /// As for `set_next`.
     unsafe fn next(node: *mut Self) -> *mut Self {
-        // SAFETY: by contract.
-        unsafe { (*node).next.with(|below| *below) }
+        // SAFETY: the caller's promise.
+        unsafe { (*node).next.with(|link| *link) }
     }
 
-    /// `list`, and after its last node `rest`.
+    /// Puts `rest` after the last node of `list`, and returns `list`.
     ///
     /// # Safety
     ///
-    /// As for `put`, for each node of `list`.
-    unsafe fn join(list: *mut Self, rest: *mut Self) -> *mut Self {
+    /// As for `set_next`, for each node of `list`.
+    unsafe fn append(list: *mut Self, rest: *mut Self) -> *mut Self {
         let mut last = list;
-        // SAFETY: by contract.
+        // SAFETY: the caller's promise.
         while let Some(next) = NonNull::new(unsafe { Self::next(last) }) {
             last = next.as_ptr();
         }
-        // SAFETY: by contract.
-        unsafe { Self::put(last, rest) };
+        // SAFETY: the caller's promise.
+        unsafe { Self::set_next(last, rest) };
         list
     }
 }
@@ -261,7 +288,7 @@ impl<T> Slot<T> {
     fn new() -> Self {
         Self {
             announced: AtomicPtr::new(ptr::null_mut()),
-            meeting: Meeting::default(),
+            sync: SyncWord::default(),
             taken: AtomicBool::new(false),
         }
     }
@@ -271,35 +298,37 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: it is announced, and was current after that: a writer that
-        // has replaced it since keeps it.
+        // SAFETY: the node is announced, and was current after that. A writer
+        // that has replaced it since then sees the announcement and keeps it.
         unsafe { &(*self.node).value }
     }
 }
 
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
-        // Release: the value has been read.
+        // Release pairs with the Acquire in `is_announced`: the reads of the
+        // value have ended before a writer frees it.
         self.slot.announced.store(ptr::null_mut(), Release);
     }
 }
 
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
-        // Release: pairs with the next one to take it.
+        // Release pairs with the Acquire in `Swap::reader`, of the slot's next
+        // reader.
         self.shared.slots[self.slot].taken.store(false, Release);
     }
 }
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        // Relaxed: nobody else is left.
+        // Relaxed: no other thread can access `self` any more.
         let current = self.current.load(Relaxed);
-        // SAFETY: never null, and nobody else is left.
-        unsafe { Node::put(current, self.retired.load(Relaxed)) };
+        // SAFETY: `current` is never null, and no other thread has it.
+        unsafe { Node::set_next(current, self.retired.load(Relaxed)) };
         let mut node = current;
         while !node.is_null() {
-            // SAFETY: each is in one place alone.
+            // SAFETY: each node is in the list once, and nowhere else.
             let next = unsafe { Node::next(node) };
             // SAFETY: as above.
             drop(unsafe { Box::from_raw(node) });

@@ -1,49 +1,60 @@
-//! A value that many threads read and some replace, without a lock. Your turn.
+//! A value that is read without a lock: hazard pointers. Your turn.
 //!
 //! What is graded, and nothing else:
 //!
-//! - A load that begins after a store has ended sees that value, or a later one.
-//!   A clone of a `Swap` stores into the same value.
-//! - There are as many readers at a time as `new` was told, and no more. One that
-//!   is dropped makes room for another. A reader outlives the last `Swap`.
-//! - A guard shows what was current when it was loaded, for as long as it lives.
+//! - A load that begins after a store has returned sees that store's value or a
+//!   later one. All clones of a `Swap` share one value.
+//! - `new` gets the maximum number of readers. `reader` succeeds while fewer
+//!   readers exist, and returns `None` otherwise. Dropping a reader makes room
+//!   for another. A reader still works after the last `Swap` is dropped.
+//! - A guard shows the value that was current when it was loaded, for as long
+//!   as the guard lives.
 //! - Neither `load` nor `store` waits for a guard, however long it is kept.
-//! - While no other store and no load is under way: what is replaced, and no guard
-//!   shows, is dropped before the store returns, and what a guard has kept is
-//!   dropped by a later store. So what is left is at most a value for each reader,
-//!   and the current one. In the end each value has been dropped once.
-//! - All that holds for every interleaving of the threads and every value that a
-//!   load may return, as far as the model checker loom can see: the last rung runs
-//!   it on your file. So take `Arc`, what is atomic, and an `UnsafeCell` for plain
-//!   memory that threads hand to each other, from `crate::model_checked::loom_atomics` and not from `std`.
-//!   There is no lock in it, and none is needed: one of `std` that is held while
-//!   loom switches threads makes a model hang.
+//! - While no load and no other store is running, a store drops the value that
+//!   it replaces before it returns, unless a guard shows that value. A value
+//!   that a guard has kept is dropped by a later store. So at most one old
+//!   value per reader is left, beside the current one.
+//! - When the last `Swap` and the last reader have been dropped, each value has
+//!   been dropped exactly once.
+//! - All of this holds for every interleaving of the threads, and for every
+//!   value that a load may return, as far as the model checker loom can see.
+//!   The last rung runs your file under loom.
 //!
-//! What loom calls a *causality violation*: one thread uses memory that another
-//! one writes to or frees, and no release that an acquire has seen lies between
-//! the two. And loom takes a `SeqCst` *access* for `AcqRel`, so that it finds
-//! mistakes where there are none: order two threads by fences, or by
-//! read-modify-writes of a word to which nothing else is written. A fence of it
-//! orders more than a real one. So it overlooks two mistakes, of which the notes
-//! tell more: to return the pointer that was read before it was announced, or to
-//! read it the second time without `Acquire`, since another value may have got
-//! its address by then; and to push to a list by compare-and-swap where what it
-//! links to may have been freed.
+//! For loom, take these types from `crate::model_checked::loom_atomics`, not
+//! from `std`: `Arc`, the atomics, and `UnsafeCell` for plain memory that one
+//! thread hands to another. That module has no lock, and you need none. A lock
+//! of `std` that is held while loom switches threads makes a model hang.
 //!
-//! A way there, a rung at a time: first publish, and never drop anything. Then let
-//! a guard write into the slot of its reader what it shows, and a store drop what
-//! is in no slot. Then think of a reader that has loaded the pointer, and has not
-//! yet written it down.
+//! How to read loom's errors, and what loom cannot judge:
 //!
-//! What is here already: the parts, and how they are made and taken down in the
-//! end. Change them as you like. `unsafe` is allowed: say in each block why it
-//! holds.
+//! - A *causality violation* is a data race: one thread uses memory that
+//!   another thread writes or frees, and no release that an acquire has seen
+//!   lies between the two.
+//! - loom treats a `SeqCst` *access* as `AcqRel`, and reports errors in code
+//!   that is correct. Order two threads by `SeqCst` fences, or by
+//!   read-modify-writes of a word to which nothing else is written.
+//! - A `SeqCst` fence orders more in loom than it really does.
+//! - loom overlooks two mistakes with a reused address (see the notes). The
+//!   first is to return the pointer that was read before the announcement, or
+//!   to read the pointer for the second time without `Acquire`: another value
+//!   may have the same address by then. The second is to push to a list by
+//!   compare-and-swap when the node that the new one links to may have been
+//!   freed.
+//!
+//! One way to the answer, a rung at a time: first publish values, and never
+//! drop one. Then let `load` write the guard's pointer into its reader's slot,
+//! and let `store` drop each value that is in no slot. Then think of a reader
+//! that has loaded the pointer, but has not written it into the slot yet.
+//!
+//! The stub has the types, their constructors and the cleanup at the end.
+//! Change them as you like. `unsafe` is allowed: say in each block why it is
+//! sound.
 
 #![allow(
     dead_code,
     unsafe_code,
     unused_imports,
-    reason = "to reclaim memory is the exercise, and it has just begun"
+    reason = "memory reclamation is the exercise, and the code is unfinished"
 )]
 
 use std::fmt;
@@ -56,20 +67,22 @@ use crate::model_checked::loom_atomics::{
     UnsafeCell, fence,
 };
 
-/// A value that is replaced as a whole. A clone shares it.
+/// A shared value that is replaced as a whole. Clones share the same value.
 pub struct Swap<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// Reads the value of a [`Swap`], one guard at a time.
+/// Reads the value of a [`Swap`], through one guard at a time.
 pub struct Reader<T> {
     shared: Arc<Shared<T>>,
-    /// Its own among the slots.
+    /// The index of this reader's own slot.
     slot: usize,
 }
 
-/// A value that is not dropped while this lives. It stays in its thread, so that
-/// no task that may move to another one can keep it across an `.await`.
+/// Gives access to one value, which is not dropped while the guard lives.
+///
+/// A guard is not `Send`: a task that may move to another thread cannot keep it
+/// across an `.await`.
 pub struct Guard<'a, T> {
     slot: &'a Slot<T>,
     node: *const Node<T>,
@@ -78,28 +91,30 @@ pub struct Guard<'a, T> {
 struct Shared<T> {
     /// Never null.
     current: AtomicPtr<Node<T>>,
-    /// A list of nodes that were announced when they were replaced.
+    /// The replaced nodes that a slot still announced, as a linked list.
     retired: AtomicPtr<Node<T>>,
     slots: Box<[Slot<T>]>,
 }
 
 struct Node<T> {
     value: T,
-    /// After it in `retired`. Plain memory, and seen by the model checker.
+    /// The next node of the `retired` list. Plain memory; the model checker
+    /// reports a data race on it.
     next: UnsafeCell<*mut Node<T>>,
 }
 
-/// Alone on its two cache lines: on x86-64 they are fetched in pairs.
+/// A reader's slot. It has two cache lines to itself, since x86-64 fetches
+/// lines in pairs.
 #[repr(align(128))]
 struct Slot<T> {
-    /// What its reader may be looking at, or null.
+    /// The node that this slot's reader may be using, or null.
     announced: AtomicPtr<Node<T>>,
     taken: AtomicBool,
 }
 
 impl<T: Send + Sync> Swap<T> {
-    /// Holds `value` until another one is stored, and allows at most `readers`
-    /// readers at a time.
+    /// Creates a `Swap` that holds `value` and allows at most `readers` readers
+    /// at a time.
     pub fn new(value: T, readers: usize) -> Self {
         let shared = Shared {
             current: AtomicPtr::new(Node::boxed(value)),
@@ -109,23 +124,23 @@ impl<T: Send + Sync> Swap<T> {
         Self { shared: Arc::new(shared) }
     }
 
-    /// A reader, for one thread or task, or none if all are taken. It may
-    /// outlive the `Swap`.
+    /// Returns a reader for one thread or task, or `None` if all readers are
+    /// taken. A reader may outlive the `Swap`.
     pub fn reader(&self) -> Option<Reader<T>> {
-        todo!("two threads ask at once. Who gets the last slot?")
+        todo!("two threads call this at once: which one gets the last slot?")
     }
 
-    /// Replaces the value. Never waits.
+    /// Replaces the value. Never waits for another thread.
     pub fn store(&self, _value: T) {
-        todo!("who may still be looking at the old value?")
+        todo!("which readers may still use the old value?")
     }
 }
 
 impl<T> Reader<T> {
-    /// The current value. Never waits, and tries again each time that a store
-    /// comes in between.
+    /// Returns a guard of the current value. Never waits for another thread,
+    /// and retries each time that a store replaces the value in between.
     pub fn load(&mut self) -> Guard<'_, T> {
-        todo!("between loading the pointer and saying so, what can happen?")
+        todo!("what can a store do between the load and the announcement?")
     }
 }
 
@@ -135,24 +150,25 @@ impl<T> Node<T> {
         Box::into_raw(Box::new(Self { value, next }))
     }
 
-    /// Puts `node` before `next`.
+    /// Makes `next` the node after `node`.
     ///
     /// # Safety
     ///
-    /// It is not dropped, and no other thread puts it anywhere.
-    unsafe fn put(node: *mut Self, next: *mut Self) {
-        // SAFETY: by contract; readers do not look at it.
-        unsafe { (*node).next.with_mut(|below| *below = next) }
+    /// `node` has not been freed, and no other thread reads or writes its
+    /// `next`.
+    unsafe fn set_next(node: *mut Self, next: *mut Self) {
+        // SAFETY: the caller's promise; guards never access `next`.
+        unsafe { (*node).next.with_mut(|link| *link = next) }
     }
 
-    /// What comes after `node`.
+    /// Returns the node after `node`, or null.
     ///
     /// # Safety
     ///
-    /// As for `put`.
+    /// As for `set_next`.
     unsafe fn next(node: *mut Self) -> *mut Self {
-        // SAFETY: by contract.
-        unsafe { (*node).next.with(|below| *below) }
+        // SAFETY: the caller's promise.
+        unsafe { (*node).next.with(|link| *link) }
     }
 }
 
@@ -169,31 +185,32 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        todo!("why is it still there?")
+        todo!("why has the value not been freed?")
     }
 }
 
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
-        // What does it take back? (Not `todo!`: it would hide the one above.)
+        // What has to be undone? (This is no `todo!`, which would hide the
+        // panic of the one above.)
     }
 }
 
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
-        // And this one?
+        // And what has to be undone here?
     }
 }
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        // Relaxed: nobody else is left.
+        // Relaxed: no other thread can access `self` any more.
         let current = self.current.load(Relaxed);
-        // SAFETY: never null, and nobody else is left.
-        unsafe { Node::put(current, self.retired.load(Relaxed)) };
+        // SAFETY: `current` is never null, and no other thread has it.
+        unsafe { Node::set_next(current, self.retired.load(Relaxed)) };
         let mut node = current;
         while !node.is_null() {
-            // SAFETY: each is in one place alone.
+            // SAFETY: each node is in the list once, and nowhere else.
             let next = unsafe { Node::next(node) };
             // SAFETY: as above.
             drop(unsafe { Box::from_raw(node) });

@@ -8,7 +8,7 @@ pub(crate) use std::sync::atomic::{
     AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
-/// Plain memory that is shared. loom's looks whether two uses of it race.
+/// Plain memory that threads share. loom's version reports data races on it.
 #[derive(Debug)]
 pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 

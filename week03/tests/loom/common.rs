@@ -1,5 +1,5 @@
-//! How models are run: of threads by loom, of tasks by shuttle. And values that
-//! tell whether they are read while they may be.
+//! Runs models: of threads under loom, of tasks and locks under shuttle. Also
+//! has `Value`, which checks when it is read and dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -9,17 +9,18 @@ use loom::model::Builder;
 use shuttle::scheduler::RandomScheduler;
 use shuttle::{Config, Runner};
 
-/// Runs `model` once for each way in which its threads can interleave and each
-/// value that a load can return, and says how many there were. Where `switches`
-/// is given, threads are interrupted at most that many times: without it the
-/// larger models would take minutes.
+/// Runs `model` under loom, once for each interleaving of its threads and each
+/// value that a load can return, and prints the number of executions.
+///
+/// With `preemptions`, only executions with at most that many preemptions are
+/// run: without this limit, the larger models would take minutes.
 pub(crate) fn explore(
-    switches: Option<usize>,
+    preemptions: Option<usize>,
     model: impl Fn() + Send + Sync + 'static,
 ) {
     let executions = Arc::new(AtomicUsize::new(0));
     let mut builder = Builder::new();
-    builder.preemption_bound = switches;
+    builder.preemption_bound = preemptions;
     builder.location = true;
     builder.check({
         let executions = Arc::clone(&executions);
@@ -32,15 +33,16 @@ pub(crate) fn explore(
     println!("{executions} executions");
     assert!(
         executions > 1,
-        "loom sees nothing that threads share: take it from the modules of \
-         this crate that the stub names"
+        "loom ran {executions} execution: expected more than 1. It sees \
+         nothing that the threads share: take `Arc`, atomics and cells from \
+         the modules that the stub names"
     );
 }
 
-/// How many orders of its steps a model of tasks or of locks is run in.
+/// The number of random schedules in which a shuttle model is run.
 const SCHEDULES: usize = 2000;
 
-/// Runs `model`, which is async, as `shuffle_threads` does.
+/// Runs the async `model` under shuttle, as `shuffle_threads` does.
 pub(crate) fn shuffle<F>(model: impl Fn() -> F + Send + Sync + 'static)
 where
     F: Future<Output = ()> + 'static,
@@ -48,8 +50,8 @@ where
     shuffle_threads(move || shuttle::future::block_on(model()));
 }
 
-/// Runs `model`, which is made of shuttle's parts, in so many orders that are
-/// chosen at random, and are the same each time.
+/// Runs `model` under shuttle in `SCHEDULES` random schedules. The seed is
+/// fixed, so that the schedules are the same in each run.
 pub(crate) fn shuffle_threads(model: impl Fn() + Send + Sync + 'static) {
     let scheduler = RandomScheduler::new_from_seed(2026, SCHEDULES);
     let mut config = Config::new();
@@ -58,40 +60,50 @@ pub(crate) fn shuffle_threads(model: impl Fn() + Send + Sync + 'static) {
     println!("{schedules} schedules");
 }
 
-/// How many values a model has at most.
+/// The maximum number of values in a model.
 const VALUES: usize = 5;
 
 loom::lazy_static! {
-    /// What is known of each value, kept outside of it: a value that has been
-    /// freed tells nothing, and may tell it by crashing.
+    /// The state of each value. It is kept outside of the value, since reading
+    /// a freed value may crash.
     static ref LEDGER: [Entry; VALUES] = Default::default();
 }
 
-/// No lock guards these: loom objects where the code under test does not settle
-/// whether a read comes after the making, and before the drop.
+/// No lock protects these fields: loom reports an error if the code under test
+/// does not order a read after the creation and before the drop of the value.
 #[derive(Default)]
 struct Entry {
-    made: UnsafeCell<bool>,
+    created: UnsafeCell<bool>,
     dropped: UnsafeCell<bool>,
 }
 
-/// Tells who reads it, and who drops it.
+/// A value that checks its reads and its drop against `LEDGER`.
 pub(crate) struct Value {
     number: usize,
 }
 
 impl Value {
     pub(crate) fn new(number: usize) -> Self {
-        set(&LEDGER[number].made);
+        set(&LEDGER[number].created);
         Self { number }
     }
 
     #[track_caller]
     pub(crate) fn read(&self) -> usize {
         let number = self.number;
-        assert!(number < VALUES, "a reader sees memory that has been freed");
-        assert!(is_set(&LEDGER[number].made), "a reader sees what is not made");
-        assert!(!is_dropped(number), "a reader sees what has been dropped");
+        assert!(
+            number < VALUES,
+            "a reader sees freed memory: its number is {number}, expected less \
+             than {VALUES}"
+        );
+        assert!(
+            is_set(&LEDGER[number].created),
+            "a reader sees value {number} before it is fully written"
+        );
+        assert!(
+            !is_dropped(number),
+            "a reader sees value {number} after it was dropped"
+        );
         number
     }
 }
@@ -99,31 +111,40 @@ impl Value {
 impl Drop for Value {
     fn drop(&mut self) {
         let number = self.number;
-        assert!(number < VALUES, "memory is freed a second time");
-        let was = set(&LEDGER[number].dropped);
-        assert!(!was, "a value is dropped twice");
+        assert!(
+            number < VALUES,
+            "freed memory is dropped: its number is {number}, expected less \
+             than {VALUES}"
+        );
+        let was_dropped = set(&LEDGER[number].dropped);
+        assert!(!was_dropped, "value {number} is dropped twice");
     }
 }
 
 #[track_caller]
 fn set(flag: &UnsafeCell<bool>) -> bool {
-    // SAFETY: loom checks that nobody else looks at it at this time.
+    // SAFETY: loom checks that no other thread accesses the flag meanwhile.
     flag.with_mut(|flag| unsafe { flag.replace(true) })
 }
 
 #[track_caller]
 fn is_set(flag: &UnsafeCell<bool>) -> bool {
-    // SAFETY: loom checks that nobody writes to it at this time.
+    // SAFETY: loom checks that no other thread writes the flag meanwhile.
     flag.with(|flag| unsafe { *flag })
 }
 
+/// Returns whether the value `number` has been dropped.
 #[track_caller]
 pub(crate) fn is_dropped(number: usize) -> bool {
     is_set(&LEDGER[number].dropped)
 }
 
-pub(crate) fn all_are_dropped(values: usize) {
+/// Panics unless the first `values` values have been dropped.
+pub(crate) fn assert_all_dropped(values: usize) {
     for number in 0..values {
-        assert!(is_dropped(number), "value {number} is leaked");
+        assert!(
+            is_dropped(number),
+            "value {number} is leaked: expected each value to be dropped once"
+        );
     }
 }

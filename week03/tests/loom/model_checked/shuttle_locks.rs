@@ -14,11 +14,11 @@ pub(crate) use shuttle::sync::{
 };
 pub(crate) use shuttle::{thread, thread_local};
 
-/// arc-swap's own, and before each use of it, others may come first.
+/// The real `ArcSwap`. Shuttle may switch threads before each use.
 #[derive(Debug, Default)]
 pub(crate) struct ArcSwap<T>(arc_swap::ArcSwap<T>);
 
-/// The same, of what may be missing.
+/// The real `ArcSwapOption`. Shuttle may switch threads before each use.
 #[derive(Debug, Default)]
 pub(crate) struct ArcSwapOption<T>(arc_swap::ArcSwapOption<T>);
 
@@ -50,7 +50,7 @@ impl<T> Deref for ArcSwap<T> {
     type Target = arc_swap::ArcSwap<T>;
 
     fn deref(&self) -> &Self::Target {
-        others_may_come_first();
+        switch_point();
         &self.0
     }
 }
@@ -59,11 +59,12 @@ impl<T> Deref for ArcSwapOption<T> {
     type Target = arc_swap::ArcSwapOption<T>;
 
     fn deref(&self) -> &Self::Target {
-        others_may_come_first();
+        switch_point();
         &self.0
     }
 }
 
-fn others_may_come_first() {
+/// Lets shuttle switch threads: it can do so at each access to an atomic.
+fn switch_point() {
     AtomicBool::new(false).load(Ordering::SeqCst);
 }

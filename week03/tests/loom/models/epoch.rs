@@ -5,7 +5,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
-use crate::common::{Value, all_are_dropped, explore, is_dropped};
+use crate::common::{Value, assert_all_dropped, explore, is_dropped};
 use crate::epoch::Swap;
 
 #[test]
@@ -25,7 +25,7 @@ fn a_value_is_not_dropped_while_it_is_read() {
         swap.store(Value::new(2));
         readers.join().unwrap();
         drop(swap);
-        all_are_dropped(3);
+        assert_all_dropped(3);
     });
 }
 
@@ -88,7 +88,7 @@ fn a_guard_that_is_left_keeps_its_value() {
         drop(second);
         writer.join().unwrap();
         drop((reader, swap));
-        all_are_dropped(2);
+        assert_all_dropped(2);
     });
 }
 
@@ -106,6 +106,6 @@ fn two_writers_drop_each_value_once() {
             writer.join().unwrap();
         }
         drop((reader, swap));
-        all_are_dropped(3);
+        assert_all_dropped(3);
     });
 }

@@ -1,14 +1,15 @@
-//! What holds for every interleaving, and every value that a load can return.
+//! Models of `swap`: checked for every interleaving, and for every value that a
+//! load may return.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
-use crate::common::{Value, all_are_dropped, explore, is_dropped};
+use crate::common::{Value, assert_all_dropped, explore, is_dropped};
 use crate::swap::{Reader, Swap};
 
 fn reader(swap: &Swap<Value>) -> Reader<Value> {
-    swap.reader().expect("not all are taken")
+    swap.reader().expect("`reader` returned `None`: expected a free reader")
 }
 
 #[test]
@@ -19,75 +20,91 @@ fn a_value_is_not_dropped_while_it_is_read() {
         let readers = thread::spawn(move || {
             let first = reader.load().read();
             let second = reader.load().read();
-            assert!(first <= second, "value {second} is read after {first}");
+            assert!(
+                first <= second,
+                "a reader loaded value {first}, and then the older value \
+                 {second}"
+            );
         });
         swap.store(Value::new(1));
         swap.store(Value::new(2));
         readers.join().unwrap();
         drop(swap);
-        all_are_dropped(3);
+        assert_all_dropped(3);
     });
 }
 
 #[test]
-fn whoever_has_heard_of_a_store_sees_it() {
+fn a_load_that_happens_after_a_store_returns_its_value() {
     explore(None, || {
         let swap = Swap::new(Value::new(0), 1);
-        let heard = Arc::new(AtomicBool::new(false));
+        let stored = Arc::new(AtomicBool::new(false));
         let mut reader = reader(&swap);
         let readers = thread::spawn({
-            let heard = Arc::clone(&heard);
+            let stored = Arc::clone(&stored);
             move || {
                 let earlier = reader.load().read();
-                if heard.load(Ordering::Acquire) {
+                if stored.load(Ordering::Acquire) {
                     let seen = reader.load().read();
                     assert_eq!(
                         seen, 1,
-                        "seen after the store, before {earlier}"
+                        "`load` after the store of value 1: seen (left), \
+                         expected (right); the load before saw {earlier}"
                     );
                 }
             }
         });
         swap.store(Value::new(1));
-        heard.store(true, Ordering::Release);
+        stored.store(true, Ordering::Release);
         readers.join().unwrap();
     });
 }
 
 #[test]
-fn a_value_is_whole_when_it_is_seen() {
+fn load_returns_only_fully_written_values() {
     explore(None, || {
         let swap = Swap::new(Value::new(0), 2);
         let (mut keeper, mut reader) = (reader(&swap), reader(&swap));
-        // Nothing is dropped here: what is seen may still be half made.
+        // This guard keeps value 0, so the store drops nothing. A reader must
+        // still not see a value that is not fully written.
         let kept = keeper.load();
         let readers = thread::spawn(move || {
             reader.load().read();
         });
         swap.store(Value::new(1));
         readers.join().unwrap();
-        assert_eq!(kept.read(), 0);
+        assert_eq!(
+            kept.read(),
+            0,
+            "a guard loaded before the store: value shown (left), expected \
+             (right)"
+        );
     });
 }
 
 #[test]
-fn a_guard_may_end_while_a_store_looks() {
+fn dropping_a_guard_during_a_store_is_safe() {
     explore(None, || {
         let swap = Swap::new(Value::new(0), 1);
         let writer = swap.clone();
         let mut reader = reader(&swap);
         let seen = reader.load();
         let writer = thread::spawn(move || writer.store(Value::new(1)));
-        assert_eq!(seen.read(), 0);
+        assert_eq!(
+            seen.read(),
+            0,
+            "a guard loaded before the store: value shown (left), expected \
+             (right)"
+        );
         drop(seen);
         writer.join().unwrap();
         drop((reader, swap));
-        all_are_dropped(2);
+        assert_all_dropped(2);
     });
 }
 
 #[test]
-fn a_reader_that_takes_over_a_slot_is_as_safe() {
+fn a_reader_that_reuses_a_slot_protects_its_value() {
     explore(Some(3), || {
         let swap = Swap::new(Value::new(0), 1);
         let mut first = reader(&swap);
@@ -107,33 +124,33 @@ fn a_reader_that_takes_over_a_slot_is_as_safe() {
         writer.join().unwrap();
         second.join().unwrap();
         drop(swap);
-        all_are_dropped(2);
+        assert_all_dropped(2);
     });
 }
 
 #[test]
-fn two_readers_do_not_hide_each_other() {
+fn two_readers_of_one_value_both_protect_it() {
     explore(Some(2), || {
         let swap = Swap::new(Value::new(0), 2);
-        let mut mine = reader(&swap);
-        let mut theirs = reader(&swap);
+        let mut first = reader(&swap);
+        let mut second = reader(&swap);
         let reader = thread::spawn(move || {
-            theirs.load().read();
+            second.load().read();
         });
         let writer = thread::spawn({
             let swap = swap.clone();
             move || swap.store(Value::new(1))
         });
-        mine.load().read();
+        first.load().read();
         reader.join().unwrap();
         writer.join().unwrap();
-        drop((mine, swap));
-        all_are_dropped(2);
+        drop((first, swap));
+        assert_all_dropped(2);
     });
 }
 
 #[test]
-fn two_writers_drop_each_value_once() {
+fn concurrent_stores_drop_each_value_once() {
     explore(None, || {
         let swap = Swap::new(Value::new(0), 1);
         let mut reader = reader(&swap);
@@ -144,46 +161,63 @@ fn two_writers_drop_each_value_once() {
         });
         swap.store(Value::new(2));
         writer.join().unwrap();
-        assert_eq!(seen.read(), 0);
+        assert_eq!(
+            seen.read(),
+            0,
+            "a guard loaded before the stores: value shown (left), expected \
+             (right)"
+        );
         drop(seen);
-        // Two that are left behind meet a store that clears up.
+        // The two stores may have left nodes. This store has to drop them all.
         swap.store(Value::new(3));
         let last = reader.load().read();
-        assert_eq!(last, 3);
+        assert_eq!(
+            last, 3,
+            "`load` after the last store: value seen (left), stored (right)"
+        );
         for number in 0..3 {
-            assert!(is_dropped(number), "value {number} is kept for nobody");
+            assert!(
+                is_dropped(number),
+                "value {number} is not dropped: expected the last store to \
+                 drop it, since no guard shows it"
+            );
         }
         drop((reader, swap));
-        all_are_dropped(4);
+        assert_all_dropped(4);
     });
 }
 
 #[test]
-fn a_slot_is_not_given_to_two_readers() {
+fn two_threads_never_share_one_reader_slot() {
     explore(None, || {
         let swap = Swap::new(Value::new(0), 1);
         let other = thread::spawn({
             let swap = swap.clone();
             move || swap.reader()
         });
-        let mine = swap.reader();
-        let theirs = other.join().unwrap();
-        let given = usize::from(mine.is_some()) + usize::from(theirs.is_some());
-        assert_eq!(given, 1, "readers of a `Swap` that has one");
+        let first = swap.reader();
+        let second = other.join().unwrap();
+        let given =
+            usize::from(first.is_some()) + usize::from(second.is_some());
+        assert_eq!(
+            given, 1,
+            "two threads call `reader` on a `Swap` for one reader: readers \
+             returned (left), expected (right)"
+        );
     });
 }
 
 #[test]
-fn what_one_writer_leaves_another_may_drop() {
+fn a_value_retired_by_another_thread_is_dropped_safely() {
     explore(Some(2), || {
         let swap = Swap::new(Value::new(0), 2);
         let mut first = reader(&swap);
         let mut second = reader(&swap);
-        let both = thread::spawn({
+        let reader_and_writer = thread::spawn({
             let swap = swap.clone();
             move || {
                 let seen = first.load();
-                swap.store(Value::new(1)); // leaves what is seen
+                swap.store(Value::new(1)); // leaves the value that `seen` shows
                 seen.read();
             }
         });
@@ -191,33 +225,37 @@ fn what_one_writer_leaves_another_may_drop() {
             second.load().read();
         });
         swap.store(Value::new(2));
-        both.join().unwrap();
+        reader_and_writer.join().unwrap();
         reader.join().unwrap();
         drop(swap);
-        all_are_dropped(3);
+        assert_all_dropped(3);
     });
 }
 
 #[test]
-fn what_two_writers_leave_at_once_a_third_may_take() {
+fn values_retired_by_concurrent_stores_are_dropped_once() {
     explore(Some(3), || {
         let swap = Swap::new(Value::new(0), 2);
         let (mut first, mut second) = (reader(&swap), reader(&swap));
         let older = first.load();
         swap.store(Value::new(1));
         let newer = second.load();
-        // Each of the two has one of them to leave.
+        // Each of the two stores may have to leave one of the two values.
         let writers = [2, 3].map(|number| {
             let swap = swap.clone();
             thread::spawn(move || swap.store(Value::new(number)))
         });
         swap.store(Value::new(4));
-        assert_eq!((older.read(), newer.read()), (0, 1));
+        assert_eq!(
+            (older.read(), newer.read()),
+            (0, 1),
+            "values that the two guards show: seen (left), expected (right)"
+        );
         for writer in writers {
             writer.join().unwrap();
         }
         drop((older, newer));
         drop((first, second, swap));
-        all_are_dropped(5);
+        assert_all_dropped(5);
     });
 }

@@ -1,5 +1,5 @@
-//! A reader announces when it began, and not what it reads. What was replaced at
-//! some time may be dropped when every guard is from a later one.
+//! A reader announces the epoch in which its guard began, not the value that it
+//! reads. A replaced value is dropped when every guard began in a later epoch.
 
 use std::ops::Deref;
 use std::ptr;
@@ -27,27 +27,29 @@ pub struct Guard<'a, T> {
 struct Shared<T> {
     current: AtomicPtr<Node<T>>,
     retired: AtomicPtr<Node<T>>,
-    /// How many stores there have been, and one more.
+    /// The number of stores so far, plus one.
     epoch: AtomicUsize,
     slots: Box<[Slot]>,
 }
 
 struct Node<T> {
     value: T,
-    below: UnsafeCell<(*mut Node<T>, usize)>,
+    /// The next node of the `retired` list, and the epoch of this node's
+    /// replacement.
+    next: UnsafeCell<(*mut Node<T>, usize)>,
 }
 
 struct Slot {
-    /// The epoch in which its guard began, or 0.
+    /// The epoch in which its reader's guard began, or 0 without a guard.
     since: AtomicUsize,
-    meeting: AtomicUsize,
+    sync: AtomicUsize,
     taken: AtomicBool,
 }
 
 impl<T> Node<T> {
     fn boxed(value: T) -> *mut Self {
-        let below = UnsafeCell::new((ptr::null_mut(), 0));
-        Box::into_raw(Box::new(Self { value, below }))
+        let next = UnsafeCell::new((ptr::null_mut(), 0));
+        Box::into_raw(Box::new(Self { value, next }))
     }
 }
 
@@ -55,7 +57,7 @@ impl<T: Send + Sync> Swap<T> {
     pub fn new(value: T, readers: usize) -> Self {
         let slot = |_| Slot {
             since: AtomicUsize::new(0),
-            meeting: AtomicUsize::new(0),
+            sync: AtomicUsize::new(0),
             taken: AtomicBool::new(false),
         };
         let shared = Shared {
@@ -78,11 +80,11 @@ impl<T: Send + Sync> Swap<T> {
         let old = shared.current.swap(Node::boxed(value), AcqRel);
         let epoch = shared.epoch.fetch_add(1, AcqRel);
         let rest = shared.retired.swap(ptr::null_mut(), Acquire);
-        // SAFETY: this thread alone has taken it out.
-        unsafe { (*old).below.with_mut(|below| *below = (rest, epoch)) };
+        // SAFETY: only this thread took `old` out of `current`.
+        unsafe { (*old).next.with_mut(|next| *next = (rest, epoch)) };
 
         let since = |slot: &Slot| {
-            slot.meeting.swap(0, AcqRel);
+            slot.sync.swap(0, AcqRel);
             match slot.since.load(Acquire) {
                 0 => usize::MAX,
                 since => since,
@@ -92,21 +94,21 @@ impl<T: Send + Sync> Swap<T> {
         let oldest = oldest.unwrap_or(usize::MAX);
         let mut node = old;
         while !node.is_null() {
-            // SAFETY: whole stacks are taken.
-            let (next, epoch) = unsafe { (*node).below.with(|below| *below) };
+            // SAFETY: only this thread has the node: whole lists are taken.
+            let (next, epoch) = unsafe { (*node).next.with(|next| *next) };
             if epoch < oldest {
-                // SAFETY: all guards began after it was replaced.
+                // SAFETY: all guards began after the node was replaced.
                 drop(unsafe { Box::from_raw(node) });
             } else {
                 let push = |top| {
-                    let below = (top, epoch);
-                    // SAFETY: this thread's alone.
-                    unsafe { (*node).below.with_mut(|old| *old = below) };
+                    let next = (top, epoch);
+                    // SAFETY: only this thread has the node.
+                    unsafe { (*node).next.with_mut(|old| *old = next) };
                     Some(node)
                 };
                 let pushed =
                     shared.retired.fetch_update(Release, Relaxed, push);
-                pushed.expect("`push` never gives up");
+                pushed.expect("`push` always returns `Some`");
             }
             node = next;
         }
@@ -117,7 +119,7 @@ impl<T> Reader<T> {
     pub fn load(&mut self) -> Guard<'_, T> {
         let slot = &self.shared.slots[self.slot];
         slot.since.store(self.shared.epoch.load(Acquire), Release);
-        slot.meeting.swap(0, AcqRel);
+        slot.sync.swap(0, AcqRel);
         let node = self.shared.current.load(Acquire);
         Guard { slot, node }
     }
@@ -127,7 +129,8 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: it was replaced in this guard's epoch, or later, or never.
+        // SAFETY: the node was replaced in this guard's epoch or later, or not
+        // at all.
         unsafe { &(*self.node).value }
     }
 }
@@ -148,13 +151,13 @@ impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         let current = self.current.load(Relaxed);
         let rest = self.retired.load(Relaxed);
-        // SAFETY: nobody else is left.
-        unsafe { (*current).below.with_mut(|below| *below = (rest, 0)) };
+        // SAFETY: no other thread can access `self` any more.
+        unsafe { (*current).next.with_mut(|next| *next = (rest, 0)) };
         let mut node = current;
         while !node.is_null() {
             // SAFETY: as above.
-            let (next, _) = unsafe { (*node).below.with(|below| *below) };
-            // SAFETY: each is in one place alone.
+            let (next, _) = unsafe { (*node).next.with(|next| *next) };
+            // SAFETY: each node is in the list once, and nowhere else.
             drop(unsafe { Box::from_raw(node) });
             node = next;
         }

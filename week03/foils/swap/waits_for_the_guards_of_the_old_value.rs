@@ -1,6 +1,6 @@
-//! Two places for the value, each with a count of the guards that show it. A
-//! store fills the one that is free, switches over, and waits until nobody looks
-//! at the other any more.
+//! Two halves hold a value each, and a count of the guards that show it. A
+//! store fills the free half, switches over to it, and waits until the other
+//! half has no guard.
 
 use std::ops::Deref;
 
@@ -10,8 +10,8 @@ use crate::model_checked::loom_atomics::{
     UnsafeCell,
 };
 
-/// How often a store looks whether the guards are gone.
-const TRIES: usize = 100;
+/// How many times a store checks whether the guards are dropped.
+const ATTEMPTS: usize = 100;
 
 pub struct Swap<T> {
     shared: Arc<Shared<T>>,
@@ -19,7 +19,7 @@ pub struct Swap<T> {
 
 pub struct Reader<T> {
     shared: Arc<Shared<T>>,
-    place: usize,
+    slot: usize,
 }
 
 pub struct Guard<'a, T> {
@@ -38,7 +38,8 @@ struct Half<T> {
     guards: AtomicUsize,
 }
 
-// SAFETY: `value` is written where no guard is counted, by one thread at a time.
+// SAFETY: `value` is written by one thread at a time, and while no guard is
+// counted.
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Send for Shared<T> {}
@@ -49,12 +50,12 @@ impl<T> Half<T> {
     }
 
     fn wait(&self) {
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS {
             if self.guards.fetch_add(0, AcqRel) == 0 {
                 return;
             }
         }
-        panic!("the guards do not go");
+        panic!("a half still has guards after {ATTEMPTS} checks");
     }
 
     fn set(&self, value: Option<T>) {
@@ -76,17 +77,17 @@ impl<T: Send + Sync> Swap<T> {
 
     pub fn reader(&self) -> Option<Reader<T>> {
         let free = |taken: &AtomicBool| !taken.swap(true, Acquire);
-        let place = self.shared.taken.iter().position(free)?;
-        Some(Reader { shared: Arc::clone(&self.shared), place })
+        let slot = self.shared.taken.iter().position(free)?;
+        Some(Reader { shared: Arc::clone(&self.shared), slot })
     }
 
     pub fn store(&self, value: T) {
         let shared = &*self.shared;
-        let alone = (0..TRIES).any(|_| !shared.writing.swap(true, Acquire));
-        assert!(alone, "another store does not end");
+        let alone = (0..ATTEMPTS).any(|_| !shared.writing.swap(true, Acquire));
+        assert!(alone, "another store still runs after {ATTEMPTS} checks");
         let live = shared.live.load(Acquire);
         let (old, new) = (&shared.halves[live], &shared.halves[1 - live]);
-        new.wait(); // for readers that came here too late
+        new.wait(); // for readers that loaded `live` before the last switch
         new.set(Some(value));
         shared.live.swap(1 - live, AcqRel);
         old.wait();
@@ -113,7 +114,7 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: it is counted, so that nobody writes.
+        // SAFETY: this guard is counted, so no store writes the value.
         let value = self.half.value.with(|value| unsafe { &*value });
         value.as_ref().expect("the half is live")
     }
@@ -127,7 +128,7 @@ impl<T> Drop for Guard<'_, T> {
 
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
-        self.shared.taken[self.place].store(false, Release);
+        self.shared.taken[self.slot].store(false, Release);
     }
 }
 

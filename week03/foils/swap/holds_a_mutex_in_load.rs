@@ -1,4 +1,4 @@
-//! An `Arc` behind a lock that is held for as long as it takes to clone it.
+//! An `Arc` behind a mutex, which `load` holds while it clones the `Arc`.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
