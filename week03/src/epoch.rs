@@ -1,25 +1,26 @@
-//! The same value as in [`swap`](crate::swap), reclaimed by epochs.
+//! A value as in [`swap`](crate::swap), with epoch-based reclamation.
 //!
-//! *Question.* A load is to be as cheap as it can be, and guards are short. Who
-//! knows then that a value may be freed, if readers do not say what they read?
+//! *Question.* A load must be as cheap as possible, and guards are short-lived.
+//! How does a store know that a value may be freed, if readers do not announce
+//! which value they read?
 //!
-//! *Idea.* A guard says **when** it began: it pins its thread to the current
-//! epoch, a number. What is replaced is put aside with the epoch of that moment.
-//! The epoch moves on only when all that are pinned have seen it. Two steps later
-//! nobody is left who could have seen the old value. This is epoch-based
-//! reclamation (Fraser, "Practical lock-freedom", Cambridge 2004, section 5.2.3),
-//! and is left to crossbeam-epoch.
+//! *Idea.* A guard records **when** it began: it pins its thread to the current
+//! epoch, a number. A replaced value is put aside with the epoch of that
+//! moment. The epoch advances only when all pinned threads have seen the
+//! current one. Two epochs later, no guard is left that could have seen the old
+//! value. This is epoch-based reclamation (Fraser, "Practical lock-freedom",
+//! Cambridge 2004, section 5.2.3). crossbeam-epoch does it here.
 //!
-//! *Guarantee.* As for [`swap`](crate::swap), and a reader may have any number of
-//! guards. What is replaced is dropped within three more stores, if no guard is
-//! older than they are, and no load or other store gets in their way. What a
-//! guard has kept is dropped within as many stores as it has kept values, and
-//! the three.
+//! *Guarantee.* As for [`swap`](crate::swap), and a reader may have any number
+//! of guards. A replaced value is dropped within three more stores, if no guard
+//! is older than these stores, and no load or other store overlaps them. Once a
+//! guard is dropped, the values that it has kept are dropped within as many
+//! stores as there are such values, and three more.
 //!
-//! *Cost.* One guard that is kept keeps everything that is replaced after it
-//! began, without bound; guards of one reader that overlap count as one. A value
-//! is dropped late, and on any thread. And loom cannot look into crossbeam-epoch:
-//! what it checks here is how that is used.
+//! *Cost.* A guard keeps every value that is replaced after the guard began,
+//! without bound. Guards of one reader that overlap count as one. A value is
+//! dropped late, and on any thread. loom cannot look into crossbeam-epoch: it
+//! checks only how this file uses it.
 //!
 //! ```
 //! use week03::epoch::Swap;
@@ -44,23 +45,23 @@ use crate::model_checked::loom_epoch::{
     self, Atomic, Collector, LocalHandle, Owned, unprotected,
 };
 
-/// A value that is replaced as a whole. A clone shares it.
+/// A shared value that is replaced as a whole. Clones share the same value.
 pub struct Swap<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// Reads the value of a [`Swap`], in the thread that has made it.
+/// Reads the value of a [`Swap`], in the thread that created the reader.
 pub struct Reader<T> {
     handle: LocalHandle,
     shared: Arc<Shared<T>>,
 }
 
-/// A value that is not dropped while this lives.
+/// Gives access to one value, which is not dropped while the guard lives.
 pub struct Guard<'a, T> {
-    /// Not a reference: that would promise to be valid until a call returns
-    /// which is given the guard, and `drop` unpins before that.
+    /// A pointer, not a reference: a reference in an argument must be valid
+    /// until the call returns, and `drop(guard)` unpins before it returns.
     value: *const T,
-    /// Keeps the value.
+    /// Keeps the value from being dropped.
     _pinned: loom_epoch::Guard,
     reader: PhantomData<&'a Reader<T>>,
 }
@@ -68,44 +69,45 @@ pub struct Guard<'a, T> {
 struct Shared<T> {
     /// Never null.
     current: Atomic<T>,
-    /// Of its own: nobody else's guards hold it up.
+    /// The `Swap` has its own collector: only its own guards delay drops.
     collector: Collector,
 }
 
 impl<T: Send + Sync + 'static> Swap<T> {
-    /// Holds `value` until another one is stored.
+    /// Creates a `Swap` that holds `value`.
     pub fn new(value: T) -> Self {
         let current = Atomic::new(value);
         let shared = Shared { current, collector: Collector::new() };
         Self { shared: Arc::new(shared) }
     }
 
-    /// A reader for this thread. It may outlive the `Swap`.
+    /// Returns a reader for this thread. A reader may outlive the `Swap`.
     pub fn reader(&self) -> Reader<T> {
         let shared = Arc::clone(&self.shared);
         Reader { handle: shared.collector.register(), shared }
     }
 
-    /// Replaces the value. Never waits.
+    /// Replaces the value. Never waits for another thread.
     pub fn store(&self, value: T) {
         let handle = self.shared.collector.register();
         let pinned = handle.pin();
-        // Release: whoever loads it sees the value. Acquire: the old one may be
-        // another thread's.
+        // Release pairs with the Acquire in `load`: a reader of the pointer
+        // sees the value. Acquire pairs with the Release of the store that
+        // published the old value: another thread may have written it.
         let old = self.shared.current.swap(Owned::new(value), AcqRel, &pinned);
-        // SAFETY: taken out of `current`, by this thread alone. Who has it has
-        // loaded it before, and is pinned.
+        // SAFETY: only this thread took `old` out of `current`. A reader that
+        // has the pointer loaded it before that, and is pinned.
         unsafe { pinned.defer_destroy(old) };
-        // It collects, too: also what other stores have put aside.
+        // `flush` also collects garbage, including that of other stores.
         pinned.flush();
     }
 }
 
 impl<T> Reader<T> {
-    /// The current value. Never waits, and never repeats.
+    /// Returns a guard of the current value. Never waits and never retries.
     pub fn load(&self) -> Guard<'_, T> {
         let pinned = self.handle.pin();
-        // Acquire: the value behind the pointer.
+        // Acquire pairs with the Release in `store`: the value is visible.
         let current = self.shared.current.load(Acquire, &pinned);
         let value = current.as_raw();
         Guard { value, _pinned: pinned, reader: PhantomData }
@@ -116,15 +118,17 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: never null. What was replaced after this thread was pinned is
-        // kept while it is, and this guard keeps it pinned.
+        // SAFETY: the pointer is never null. A value that is replaced after
+        // this thread has pinned is kept until the thread unpins, and this
+        // guard keeps the thread pinned.
         unsafe { &*self.value }
     }
 }
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        // SAFETY: nobody else is left. What was replaced, the collector drops.
+        // SAFETY: no other thread can access `self` any more. The collector
+        // drops the values that were replaced.
         unsafe {
             let current = self.current.load(Relaxed, unprotected());
             drop(current.into_owned());

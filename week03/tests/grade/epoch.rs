@@ -4,97 +4,147 @@ use week03::epoch::Swap;
 
 use crate::common::{Ledger, soon};
 
-/// Stores after which what was replaced before them is gone.
+/// The number of later stores within which a replaced value is dropped.
 const STORES: usize = 3;
 
 mod publishes {
     use super::*;
 
     #[test]
-    fn a_reader_sees_what_it_was_made_with() {
+    fn load_returns_the_initial_value() {
         let swap = Swap::new("first");
-        assert_eq!(*swap.reader().load(), "first");
+        assert_eq!(
+            *swap.reader().load(),
+            "first",
+            "`load` before any store: seen (left), given to `new` (right)"
+        );
     }
 
     #[test]
-    fn a_reader_sees_the_last_store() {
+    fn load_returns_the_last_stored_value() {
         let swap = Swap::new(0);
         let readers: Vec<_> = (0..20).map(|_| swap.reader()).collect();
         for value in 1..=100 {
             swap.clone().store(value);
             for reader in &readers {
-                assert_eq!(*reader.load(), value, "seen after the store");
+                assert_eq!(
+                    *reader.load(),
+                    value,
+                    "`load` after a store to a clone: seen (left), stored \
+                     (right)"
+                );
             }
         }
     }
 
     #[test]
-    fn a_store_on_another_thread_is_seen() {
+    fn load_returns_a_value_stored_by_another_thread() {
         let swap = Swap::new(vec![1]);
         let reader = swap.reader();
         thread::spawn(move || swap.store(vec![2, 3])).join().unwrap();
-        assert_eq!(*reader.load(), [2, 3]);
+        assert_eq!(
+            *reader.load(),
+            [2, 3],
+            "`load` after a store on another thread: seen (left), stored \
+             (right)"
+        );
     }
 
     #[test]
-    fn a_reader_outlives_the_last_swap() {
+    fn a_reader_works_after_the_last_swap_is_dropped() {
         let swap = Swap::new(String::from("first"));
         let reader = swap.reader();
         swap.store(String::from("last"));
         drop(swap);
-        assert_eq!(*reader.load(), "last");
+        assert_eq!(
+            *reader.load(),
+            "last",
+            "`load` after the last `Swap` is dropped: seen (left), stored \
+             last (right)"
+        );
     }
 }
 
-mod holds {
+mod protects {
     use super::*;
 
     #[test]
-    fn a_reader_may_have_many_guards_each_with_its_value() {
+    fn ten_guards_of_one_reader_keep_ten_different_values() {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let reader = swap.reader();
         let guards: Vec<_> = (0..10)
             .map(|number| {
                 let guard = reader.load();
-                assert_eq!(guard.number, number, "seen after the store");
+                assert_eq!(
+                    guard.number, number,
+                    "`load` after {number} stores: number seen (left), \
+                     expected (right)"
+                );
                 swap.store(ledger.value());
                 guard
             })
             .collect();
-        // First: what has been dropped must not be looked at.
-        assert_eq!(ledger.drops(), [0; 11], "drops of what guards show");
+        // This comes first: a dropped value must not be read.
+        assert_eq!(
+            ledger.drops(),
+            [0; 11],
+            "drops of ten values with a guard, and of the current one: seen \
+             (left), expected (right)"
+        );
         for (number, guard) in guards.iter().enumerate() {
-            assert_eq!(guard.number, number);
+            assert_eq!(
+                guard.number, number,
+                "the value that a guard shows: number seen (left), number when \
+                 loaded (right)"
+            );
         }
     }
 
     #[test]
-    fn one_store_does_not_drop_what_a_guard_shows() {
+    fn one_store_does_not_drop_a_value_with_a_live_guard() {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let reader = swap.reader();
         let seen = reader.load();
         swap.store(ledger.value());
-        assert_eq!(ledger.drops()[0], 0, "drops of what the guard shows");
-        assert_eq!(seen.number, 0);
+        assert_eq!(
+            ledger.drops()[0],
+            0,
+            "drops of the value that a guard shows: seen (left), expected \
+             (right)"
+        );
+        assert_eq!(
+            seen.number, 0,
+            "the value that the guard shows: number seen (left), number when \
+             loaded (right)"
+        );
     }
 
     #[test]
-    fn what_a_guard_shows_is_not_dropped() {
+    fn many_stores_do_not_drop_a_value_with_a_live_guard() {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let reader = swap.reader();
         let seen = reader.load();
         for _ in 0..10 * STORES {
             swap.store(ledger.value());
-            assert_eq!(ledger.drops()[0], 0, "drops of what the guard shows");
+            assert_eq!(
+                ledger.drops()[0],
+                0,
+                "drops of the value that a guard shows: seen (left), expected \
+                 (right)"
+            );
         }
-        assert_eq!(seen.number, 0);
+        assert_eq!(
+            seen.number, 0,
+            "the value that the guard shows: number seen (left), number when \
+             loaded (right)"
+        );
     }
 
     #[test]
-    fn the_last_guard_counts_not_the_first_to_go() {
+    fn a_value_is_kept_until_its_last_guard_is_dropped() {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let reader = swap.reader();
@@ -102,13 +152,22 @@ mod holds {
         drop(first);
         for _ in 0..10 * STORES {
             swap.store(ledger.value());
-            assert_eq!(ledger.drops()[0], 0, "drops of what the other shows");
+            assert_eq!(
+                ledger.drops()[0],
+                0,
+                "drops of a value with two guards, of which one is dropped: \
+                 seen (left), expected (right)"
+            );
         }
-        assert_eq!(second.number, 0);
+        assert_eq!(
+            second.number, 0,
+            "the value that the second guard shows: number seen (left), number \
+             when loaded (right)"
+        );
     }
 
     #[test]
-    fn a_store_does_not_wait_for_a_guard() {
+    fn store_does_not_wait_for_a_guard() {
         let swap = Swap::new(0);
         let reader = swap.reader();
         let seen = reader.load();
@@ -124,34 +183,57 @@ mod frees {
     use super::*;
 
     #[test]
-    fn what_nobody_looks_at_is_dropped_within_three_stores() {
+    fn an_old_value_without_a_guard_is_dropped_within_three_stores() {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let reader = swap.reader();
-        assert_eq!(reader.load().number, 0);
+        assert_eq!(
+            reader.load().number,
+            0,
+            "`load` before any store: number seen (left), expected (right)"
+        );
         for _ in 0..100 {
             swap.store(ledger.value());
             let left = ledger.left();
-            assert!(left <= STORES + 1, "{left} values are left");
+            assert!(
+                left <= STORES + 1,
+                "{left} values are not dropped: expected at most {}, the \
+                 current one and those replaced by the last {STORES} stores",
+                STORES + 1
+            );
         }
     }
 
     #[test]
-    fn a_reader_without_a_guard_keeps_nothing() {
+    fn a_reader_without_a_guard_keeps_no_value() {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
-        let (idle, gone) = (swap.reader(), swap.reader());
-        assert_eq!(idle.load().number, 0);
-        drop(gone);
+        let (idle, dropped) = (swap.reader(), swap.reader());
+        assert_eq!(
+            idle.load().number,
+            0,
+            "`load` before any store: number seen (left), expected (right)"
+        );
+        drop(dropped);
         for _ in 0..STORES + 1 {
             swap.store(ledger.value());
         }
-        assert_eq!(ledger.drops()[0], 1, "drops of what was replaced first");
-        assert_eq!(idle.load().number, STORES + 1);
+        assert_eq!(
+            ledger.drops()[0],
+            1,
+            "drops of the first value after {} stores, while a reader has no \
+             guard: seen (left), expected (right)",
+            STORES + 1
+        );
+        assert_eq!(
+            idle.load().number,
+            STORES + 1,
+            "`load` after the last store: number seen (left), expected (right)"
+        );
     }
 
     #[test]
-    fn what_a_guard_has_kept_is_dropped_by_as_many_stores() {
+    fn fifty_values_kept_by_a_guard_are_dropped_by_fifty_stores() {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let reader = swap.reader();
@@ -164,11 +246,17 @@ mod frees {
             swap.store(ledger.value());
         }
         let left = ledger.left();
-        assert!(left <= STORES + 1, "{left} values are left");
+        assert!(
+            left <= STORES + 1,
+            "{left} values are not dropped by 50 stores after the guard: \
+             expected at most {}, the current one and those replaced by the \
+             last {STORES} stores",
+            STORES + 1
+        );
     }
 
     #[test]
-    fn one_value_does_not_keep_another() {
+    fn a_guard_of_another_swap_does_not_delay_drops() {
         let ledger = Ledger::default();
         let (swap, other) = (Swap::new(ledger.value()), Swap::new(0));
         let reader = other.reader();
@@ -176,12 +264,22 @@ mod frees {
         for _ in 0..STORES + 1 {
             swap.store(ledger.value());
         }
-        assert_eq!(ledger.drops()[0], 1, "a guard of another `Swap` is held");
-        assert_eq!(*seen, 0);
+        assert_eq!(
+            ledger.drops()[0],
+            1,
+            "drops of the first value after {} stores, while a guard of \
+             another `Swap` lives: seen (left), expected (right)",
+            STORES + 1
+        );
+        assert_eq!(
+            *seen, 0,
+            "the value that the other `Swap`'s guard shows: seen (left), \
+             expected (right)"
+        );
     }
 
     #[test]
-    fn in_the_end_each_value_has_been_dropped_once() {
+    fn dropping_the_swap_and_its_readers_drops_each_value_once() {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let readers = [swap.reader(), swap.reader()];
@@ -193,8 +291,17 @@ mod frees {
         drop(guards);
         let [first, second] = readers;
         drop((second, swap));
-        assert!(ledger.left() > 0, "a reader is left, and what is current");
+        assert!(
+            ledger.left() > 0,
+            "every value is dropped while a reader is left: expected the \
+             current value to be kept"
+        );
         drop(first);
-        assert_eq!(ledger.drops(), [1; 3], "drops of each value");
+        assert_eq!(
+            ledger.drops(),
+            [1; 3],
+            "drops of each value after the last reader was dropped: seen \
+             (left), expected (right)"
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! The pointer leads to an `Arc`, and what is put off is to drop that one. A guard
-//! could be kept as an `Arc` beyond its epoch: the count then is one of the two
-//! that keep the value.
+//! The pointer leads to an `Arc`, and a store defers the drop of that `Arc`. So
+//! a reader could clone the `Arc` and keep the value without a pin: the
+//! reference count keeps it then.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,23 +14,23 @@ use crate::model_checked::loom_epoch::{
     self, Atomic, Collector, LocalHandle, Owned, unprotected,
 };
 
-/// A value that is replaced as a whole. A clone shares it.
+/// A shared value that is replaced as a whole. Clones share the same value.
 pub struct Swap<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// Reads the value of a [`Swap`], in the thread that has made it.
+/// Reads the value of a [`Swap`], in the thread that created the reader.
 pub struct Reader<T> {
     handle: LocalHandle,
     shared: Arc<Shared<T>>,
 }
 
-/// A value that is not dropped while this lives.
+/// Gives access to one value, which is not dropped while the guard lives.
 pub struct Guard<'a, T> {
-    /// Not a reference: that would promise to be valid until a call returns
-    /// which is given the guard, and `drop` unpins before that.
+    /// A pointer, not a reference: a reference in an argument must be valid
+    /// until the call returns, and `drop(guard)` unpins before it returns.
     arc: *const Arc<T>,
-    /// Keeps the value.
+    /// Keeps the value from being dropped.
     _pinned: loom_epoch::Guard,
     reader: PhantomData<&'a Reader<T>>,
 }
@@ -38,48 +38,49 @@ pub struct Guard<'a, T> {
 struct Shared<T> {
     /// Never null.
     current: Atomic<Arc<T>>,
-    /// Of its own: nobody else's guards hold it up.
+    /// The `Swap` has its own collector: only its own guards delay drops.
     collector: Collector,
 }
 
 impl<T: Send + Sync + 'static> Swap<T> {
-    /// Holds `value` until another one is stored.
+    /// Creates a `Swap` that holds `value`.
     pub fn new(value: T) -> Self {
         let current = Atomic::new(Arc::new(value));
         let shared = Shared { current, collector: Collector::new() };
         Self { shared: Arc::new(shared) }
     }
 
-    /// A reader for this thread. It may outlive the `Swap`.
+    /// Returns a reader for this thread. A reader may outlive the `Swap`.
     pub fn reader(&self) -> Reader<T> {
         let shared = Arc::clone(&self.shared);
         Reader { handle: shared.collector.register(), shared }
     }
 
-    /// Replaces the value. Never waits.
+    /// Replaces the value. Never waits for another thread.
     pub fn store(&self, value: T) {
         let handle = self.shared.collector.register();
         let pinned = handle.pin();
-        // Release: whoever loads it sees the value. Acquire: the old one may be
-        // another thread's.
+        // Release pairs with the Acquire in `load`: a reader of the pointer
+        // sees the value. Acquire pairs with the Release of the store that
+        // published the old value: another thread may have written it.
         let old = self.shared.current.swap(
             Owned::new(Arc::new(value)),
             AcqRel,
             &pinned,
         );
-        // SAFETY: taken out of `current`, by this thread alone. Who has it has
-        // loaded it before, and is pinned.
+        // SAFETY: only this thread took `old` out of `current`. A reader that
+        // has the pointer loaded it before that, and is pinned.
         unsafe { pinned.defer_destroy(old) };
-        // It collects, too: also what other stores have put aside.
+        // `flush` also collects garbage, including that of other stores.
         pinned.flush();
     }
 }
 
 impl<T> Reader<T> {
-    /// The current value. Never waits, and never repeats.
+    /// Returns a guard of the current value. Never waits and never retries.
     pub fn load(&self) -> Guard<'_, T> {
         let pinned = self.handle.pin();
-        // Acquire: the value behind the pointer.
+        // Acquire pairs with the Release in `store`: the value is visible.
         let current = self.shared.current.load(Acquire, &pinned);
         let arc = current.as_raw();
         Guard { arc, _pinned: pinned, reader: PhantomData }
@@ -90,15 +91,17 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: never null. What was replaced after this thread was pinned is
-        // kept while it is, and this guard keeps it pinned.
+        // SAFETY: the pointer is never null. A value that is replaced after
+        // this thread has pinned is kept until the thread unpins, and this
+        // guard keeps the thread pinned.
         unsafe { &*self.arc }
     }
 }
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        // SAFETY: nobody else is left. What was replaced, the collector drops.
+        // SAFETY: no other thread can access `self` any more. The collector
+        // drops the values that were replaced.
         unsafe {
             let current = self.current.load(Relaxed, unprotected());
             drop(current.into_owned());

@@ -1,8 +1,12 @@
-//! `crate::model_checked::loom_epoch` under the model checker: what crossbeam-epoch promises, and
-//! as little more as loom can say. Nothing is counted in epochs here: what is put
-//! off knows who was pinned by then, and is done as soon as the last of them has
-//! gone. crossbeam's fences say that who pins later does not load what was put
-//! off before. loom can only say that all of it happened before, which is more.
+//! `loom_epoch` under loom: a stand-in that keeps the promises of
+//! crossbeam-epoch, and promises as little more as loom can express.
+//!
+//! It counts no epochs. A deferred function has a list of the pins that existed
+//! when it was deferred, and runs as soon as the last of them has ended.
+//!
+//! It is stronger in one place. crossbeam's fences promise that a thread that
+//! pins later does not load what was deferred before. loom can only express
+//! that everything before the `defer` happens before that pin, which is more.
 
 #![allow(dead_code, reason = "an attempt may need more than the answer")]
 
@@ -25,29 +29,32 @@ pub(crate) struct Collector(Arc<Global>);
 
 #[derive(Debug)]
 struct Global {
-    /// Each step adds to it, so that loom tries the steps in each order.
+    /// Each step adds to it, so that loom runs the steps in every order.
     steps: AtomicUsize,
-    /// Orders what is put off before who pins later.
-    deferred: AtomicUsize,
-    /// Orders what was done while pinned before what waited for it.
-    gone: AtomicUsize,
+    /// Makes each `defer` happen before all later pins.
+    defers: AtomicUsize,
+    /// Makes all that is done under a pin happen before what waited for the
+    /// pin.
+    unpins: AtomicUsize,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     pins: usize,
-    /// The numbers of the pins that have not ended.
+    /// The numbers of the active pins.
     pinned: Vec<usize>,
     garbage: Vec<Garbage>,
 }
 
+/// A deferred function.
 struct Garbage {
+    /// The pins that it still waits for.
     waits_for: Vec<usize>,
     run: Box<dyn FnOnce()>,
 }
 
-// SAFETY: who puts it off, promises that any thread may do it.
+// SAFETY: the caller of `defer_unchecked` promises that any thread may run it.
 unsafe impl Send for Garbage {}
 
 #[derive(Debug)]
@@ -60,7 +67,7 @@ struct Local {
     pin: Cell<usize>,
 }
 
-/// Of nobody where it is `unprotected`.
+/// A pin of its thread. `None` is the guard of `unprotected`.
 #[derive(Debug)]
 pub(crate) struct Guard(Option<Rc<Local>>);
 
@@ -68,8 +75,8 @@ impl Collector {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Global {
             steps: AtomicUsize::new(0),
-            deferred: AtomicUsize::new(0),
-            gone: AtomicUsize::new(0),
+            defers: AtomicUsize::new(0),
+            unpins: AtomicUsize::new(0),
             state: Mutex::default(),
         }))
     }
@@ -84,8 +91,9 @@ impl Collector {
 
     fn pin(&self) -> usize {
         self.0.steps.fetch_add(1, Relaxed);
-        // What has been put off by now, it does not keep, and must not load.
-        self.0.deferred.fetch_add(1, Acquire);
+        // Acquire pairs with the Release in `defer`: the new pin keeps nothing
+        // that was deferred earlier, and so its thread must not load it.
+        self.0.defers.fetch_add(1, Acquire);
         let mut state = self.0.state.lock().unwrap();
         state.pins += 1;
         let pin = state.pins;
@@ -94,24 +102,25 @@ impl Collector {
     }
 
     fn unpin(&self, pin: usize) {
-        self.0.gone.fetch_add(1, Release);
+        self.0.unpins.fetch_add(1, Release);
         self.0.steps.fetch_add(1, Relaxed);
         let mut state = self.0.state.lock().unwrap();
         state.pinned.retain(|other| *other != pin);
-        let nobody = |garbage: &mut Garbage| {
+        let waits_for_none = |garbage: &mut Garbage| {
             garbage.waits_for.retain(|other| *other != pin);
             garbage.waits_for.is_empty()
         };
-        let ripe: Vec<_> = state.garbage.extract_if(.., nobody).collect();
+        let ready: Vec<_> =
+            state.garbage.extract_if(.., waits_for_none).collect();
         drop(state);
-        if !ripe.is_empty() {
-            self.0.gone.fetch_add(1, Acquire);
+        if !ready.is_empty() {
+            self.0.unpins.fetch_add(1, Acquire);
         }
-        ripe.into_iter().for_each(|garbage| (garbage.run)());
+        ready.into_iter().for_each(|garbage| (garbage.run)());
     }
 
     fn defer(&self, run: Box<dyn FnOnce()>) {
-        self.0.deferred.fetch_add(1, Release);
+        self.0.defers.fetch_add(1, Release);
         self.0.steps.fetch_add(1, Relaxed);
         let mut state = self.0.state.lock().unwrap();
         let waits_for = state.pinned.clone();
@@ -122,7 +131,9 @@ impl Collector {
 impl Drop for Global {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap();
-        mem::take(&mut state.garbage).into_iter().for_each(|it| (it.run)());
+        mem::take(&mut state.garbage)
+            .into_iter()
+            .for_each(|garbage| (garbage.run)());
     }
 }
 
@@ -155,20 +166,20 @@ impl Guard {
     where
         F: FnOnce() -> R + Send + 'static,
     {
-        // SAFETY: it is `Send` and borrows nothing.
+        // SAFETY: `run` is `Send` and borrows nothing.
         unsafe { self.defer_unchecked(run) }
     }
 
     /// # Safety
     ///
-    /// Any thread may do it, and as late as it will be done.
+    /// Any thread may call `run`, and `run` is valid until it is called.
     pub(crate) unsafe fn defer_unchecked<F, R>(&self, run: F)
     where
         F: FnOnce() -> R,
     {
         let Some(local) = &self.0 else { return drop(run()) };
         let run: Box<dyn FnOnce() + '_> = Box::new(move || drop(run()));
-        // SAFETY: as promised. Only the lifetime is another one.
+        // SAFETY: the caller's promise. Only the lifetime changes.
         local.collector.defer(unsafe {
             mem::transmute::<Box<dyn FnOnce() + '_>, Box<dyn FnOnce()>>(run)
         });
@@ -176,13 +187,13 @@ impl Guard {
 
     /// # Safety
     ///
-    /// Nobody can load it any more, and nobody else drops it.
+    /// No thread that pins later can load `shared`, and nothing else drops it.
     pub(crate) unsafe fn defer_destroy<T>(&self, shared: Shared<'_, T>) {
-        // SAFETY: as promised.
+        // SAFETY: the caller's promise.
         unsafe { self.defer_unchecked(move || drop(shared.into_owned())) }
     }
 
-    /// Everything is done as early as it may be.
+    /// Does nothing: each deferred function already runs as early as possible.
     pub(crate) fn flush(&self) {}
 
     pub(crate) fn repin(&mut self) {
@@ -203,6 +214,7 @@ impl Guard {
     }
 }
 
+/// Pins again on drop, also if the function of `repin_after` panics.
 struct Repins<'a>(&'a Local);
 
 impl Drop for Repins<'_> {
@@ -224,28 +236,28 @@ impl Drop for Guard {
 }
 
 loom::lazy_static! {
-    static ref EVERYBODY: Collector = Collector::new();
+    static ref DEFAULT: Collector = Collector::new();
 }
 
 pub(crate) fn default_collector() -> &'static Collector {
-    &EVERYBODY
+    &DEFAULT
 }
 
 pub(crate) fn pin() -> Guard {
-    EVERYBODY.register().pin()
+    DEFAULT.register().pin()
 }
 
-struct Nobody(Guard);
+struct Unprotected(Guard);
 
-// SAFETY: there is nothing in it.
-unsafe impl Sync for Nobody {}
+// SAFETY: the guard is always `None`.
+unsafe impl Sync for Unprotected {}
 
 /// # Safety
 ///
-/// Nobody else uses what is loaded and deferred with it.
+/// No other thread uses what is loaded or deferred with this guard.
 pub(crate) unsafe fn unprotected() -> &'static Guard {
-    static NOBODY: Nobody = Nobody(Guard(None));
-    &NOBODY.0
+    static UNPROTECTED: Unprotected = Unprotected(Guard(None));
+    &UNPROTECTED.0
 }
 
 #[derive(Debug)]
@@ -262,8 +274,8 @@ pub(crate) trait Pointer<T> {
 
     /// # Safety
     ///
-    /// It has come from `into_raw`, and comes back once.
-    unsafe fn back(raw: *mut T) -> Self;
+    /// `raw` comes from `into_raw`, and is passed to this function only once.
+    unsafe fn from_raw(raw: *mut T) -> Self;
 }
 
 #[derive(Debug)]
@@ -315,8 +327,8 @@ impl<T> Atomic<T> {
             Ok(_) => Ok(Shared::from(new.cast_const())),
             Err(now) => Err(CompareExchangeError {
                 current: Shared::from(now.cast_const()),
-                // SAFETY: it has just come from there, and was not stored.
-                new: unsafe { P::back(new) },
+                // SAFETY: `new` comes from `into_raw`, and was not stored.
+                new: unsafe { P::from_raw(new) },
             }),
         }
     }
@@ -334,10 +346,10 @@ impl<T> Atomic<T> {
 
     /// # Safety
     ///
-    /// Nobody else has it, and it is not null.
+    /// The pointer is not null, and no other thread has it.
     pub(crate) unsafe fn into_owned(self) -> Owned<T> {
-        // SAFETY: as promised.
-        unsafe { Owned::back(self.0.into_inner()) }
+        // SAFETY: the caller's promise.
+        unsafe { Owned::from_raw(self.0.into_inner()) }
     }
 }
 
@@ -388,8 +400,8 @@ impl<T> Pointer<T> for Owned<T> {
         Box::into_raw(self.0)
     }
 
-    unsafe fn back(raw: *mut T) -> Self {
-        // SAFETY: as promised.
+    unsafe fn from_raw(raw: *mut T) -> Self {
+        // SAFETY: the caller's promise.
         Self(unsafe { Box::from_raw(raw) })
     }
 }
@@ -433,7 +445,7 @@ impl<T> Pointer<T> for Shared<'_, T> {
         self.0.cast_mut()
     }
 
-    unsafe fn back(raw: *mut T) -> Self {
+    unsafe fn from_raw(raw: *mut T) -> Self {
         Shared::from(raw.cast_const())
     }
 }
@@ -453,33 +465,33 @@ impl<'g, T> Shared<'g, T> {
 
     /// # Safety
     ///
-    /// It is not null, and is kept as long as the guard.
+    /// The pointer is not null, and its value lives as long as the guard.
     pub(crate) unsafe fn deref(&self) -> &'g T {
-        // SAFETY: as promised.
+        // SAFETY: the caller's promise.
         unsafe { &*self.0 }
     }
 
     /// # Safety
     ///
-    /// It is null, or kept as long as the guard.
+    /// The pointer is null, or its value lives as long as the guard.
     pub(crate) unsafe fn as_ref(&self) -> Option<&'g T> {
-        // SAFETY: as promised.
+        // SAFETY: the caller's promise.
         unsafe { self.0.as_ref() }
     }
 
     /// # Safety
     ///
-    /// It is not null, and nobody else has it.
+    /// The pointer is not null, and no other thread has it.
     pub(crate) unsafe fn into_owned(self) -> Owned<T> {
-        // SAFETY: as promised.
-        unsafe { Owned::back(self.0.cast_mut()) }
+        // SAFETY: the caller's promise.
+        unsafe { Owned::from_raw(self.0.cast_mut()) }
     }
 
     /// # Safety
     ///
-    /// It is null, or nobody else has it.
+    /// The pointer is null, or no other thread has it.
     pub(crate) unsafe fn try_into_owned(self) -> Option<Owned<T>> {
-        // SAFETY: as promised.
+        // SAFETY: the caller's promise.
         (!self.is_null()).then(|| unsafe { self.into_owned() })
     }
 }

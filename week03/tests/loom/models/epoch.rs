@@ -1,5 +1,5 @@
-//! What holds for every interleaving, every value that a load can return, and
-//! whatever is dropped as early as a collector may.
+//! Models of `epoch`: checked for every interleaving and for every value that a
+//! load may return, with a collector that drops each value as early as it may.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,11 @@ fn a_value_is_not_dropped_while_it_is_read() {
                 let reader = swap.reader();
                 let first = reader.load().read();
                 let second = reader.load().read();
-                assert!(first <= second, "value {second} after {first}");
+                assert!(
+                    first <= second,
+                    "a reader loaded value {first}, and then the older value \
+                     {second}"
+                );
             }
         });
         swap.store(Value::new(1));
@@ -30,11 +34,12 @@ fn a_value_is_not_dropped_while_it_is_read() {
 }
 
 #[test]
-fn a_value_is_whole_when_it_is_seen() {
+fn load_returns_only_fully_written_values() {
     explore(Some(3), || {
         let swap = Swap::new(Value::new(0));
         let keeper = swap.reader();
-        // Nothing is dropped here: what is seen may still be half made.
+        // This guard keeps value 0, so nothing is dropped. A reader must still
+        // not see a value that is not fully written.
         let kept = keeper.load();
         let readers = thread::spawn({
             let swap = swap.clone();
@@ -44,35 +49,44 @@ fn a_value_is_whole_when_it_is_seen() {
         });
         swap.store(Value::new(1));
         readers.join().unwrap();
-        assert_eq!(kept.read(), 0);
+        assert_eq!(
+            kept.read(),
+            0,
+            "a guard loaded before the store: value shown (left), expected \
+             (right)"
+        );
     });
 }
 
 #[test]
-fn whoever_has_heard_of_a_store_sees_it() {
+fn a_load_that_happens_after_a_store_returns_its_value() {
     explore(Some(3), || {
         let swap = Swap::new(Value::new(0));
-        let heard = Arc::new(AtomicBool::new(false));
+        let stored = Arc::new(AtomicBool::new(false));
         let readers = thread::spawn({
-            let (swap, heard) = (swap.clone(), Arc::clone(&heard));
+            let (swap, stored) = (swap.clone(), Arc::clone(&stored));
             move || {
                 let reader = swap.reader();
                 let earlier = reader.load();
-                if heard.load(Ordering::Acquire) {
+                if stored.load(Ordering::Acquire) {
                     let seen = reader.load().read();
-                    assert_eq!(seen, 1, "seen after the store");
+                    assert_eq!(
+                        seen, 1,
+                        "`load` after the store of value 1: seen (left), \
+                         expected (right)"
+                    );
                 }
                 earlier.read();
             }
         });
         swap.store(Value::new(1));
-        heard.store(true, Ordering::Release);
+        stored.store(true, Ordering::Release);
         readers.join().unwrap();
     });
 }
 
 #[test]
-fn a_guard_that_is_left_keeps_its_value() {
+fn dropping_one_of_two_guards_does_not_drop_the_value() {
     explore(Some(3), || {
         let swap = Swap::new(Value::new(0));
         let reader = swap.reader();
@@ -81,10 +95,12 @@ fn a_guard_that_is_left_keeps_its_value() {
             let swap = swap.clone();
             move || swap.store(Value::new(1))
         });
-        assert_eq!(first.read(), 0);
+        let expected = "a guard loaded before the store: value shown (left), \
+                        expected (right)";
+        assert_eq!(first.read(), 0, "{expected}");
         drop(first);
-        assert_eq!(second.read(), 0);
-        assert!(!is_dropped(0), "a guard still shows it");
+        assert_eq!(second.read(), 0, "{expected}");
+        assert!(!is_dropped(0), "value 0 is dropped while a guard shows it");
         drop(second);
         writer.join().unwrap();
         drop((reader, swap));
@@ -93,7 +109,7 @@ fn a_guard_that_is_left_keeps_its_value() {
 }
 
 #[test]
-fn two_writers_drop_each_value_once() {
+fn concurrent_stores_drop_each_value_once() {
     explore(Some(3), || {
         let swap = Swap::new(Value::new(0));
         let writers = [1, 2].map(|number| {
