@@ -13,7 +13,9 @@ use shuttle::{Config, Runner};
 /// value that a load can return, and prints the number of executions.
 ///
 /// With `preemptions`, only executions with at most that many preemptions are
-/// run: without this limit, the larger models would take minutes.
+/// run: without this limit, the larger models would take minutes. After
+/// `EXECUTIONS` executions the search ends, so that a correct attempt of another
+/// shape than the answer does not run into the deadline.
 pub(crate) fn explore(
     preemptions: Option<usize>,
     model: impl Fn() + Send + Sync + 'static,
@@ -21,6 +23,7 @@ pub(crate) fn explore(
     let executions = Arc::new(AtomicUsize::new(0));
     let mut builder = Builder::new();
     builder.preemption_bound = preemptions;
+    builder.max_permutations = Some(EXECUTIONS);
     builder.location = true;
     builder.check({
         let executions = Arc::clone(&executions);
@@ -38,6 +41,10 @@ pub(crate) fn explore(
          the modules that the stub names"
     );
 }
+
+/// The largest number of executions of one model. The answer has at most half as
+/// many.
+const EXECUTIONS: usize = 40_000;
 
 /// The number of random schedules in which a shuttle model is run.
 const SCHEDULES: usize = 2000;

@@ -191,9 +191,10 @@ impl<T> Shared<T> {
             // lists out, join them, and try again.
             // Acquire is for `others`, too, although a Release took them out:
             // each swap continues the release sequence of the swap before it.
-            nodes = self.retired.swap(ptr::null_mut(), Acquire);
-            // SAFETY: only this thread has the two lists.
-            nodes = unsafe { Node::append(nodes, others) };
+            let rest = self.retired.swap(ptr::null_mut(), Acquire);
+            // `rest` is null if a third store has taken our list meanwhile.
+            // SAFETY: `others` is not null, and only this thread has both lists.
+            nodes = unsafe { Node::append(others, rest) };
         }
     }
 }
@@ -226,11 +227,12 @@ impl<T> Node<T> {
         unsafe { (*node).next.with(|link| *link) }
     }
 
-    /// Puts `rest` after the last node of `list`, and returns `list`.
+    /// Puts `rest`, which may be null, after the last node of `list`, and returns
+    /// `list`.
     ///
     /// # Safety
     ///
-    /// As for `set_next`, for each node of `list`.
+    /// `list` is not null. As for `set_next`, for each node of `list`.
     unsafe fn append(list: *mut Self, rest: *mut Self) -> *mut Self {
         let mut last = list;
         // SAFETY: the caller's promise.

@@ -234,7 +234,7 @@ fn a_value_retired_by_another_thread_is_dropped_safely() {
 
 #[test]
 fn values_retired_by_concurrent_stores_are_dropped_once() {
-    explore(Some(3), || {
+    explore(Some(4), || {
         let swap = Swap::new(Value::new(0), 2);
         let (mut first, mut second) = (reader(&swap), reader(&swap));
         let older = first.load();
