@@ -1,5 +1,5 @@
-//! What it costs to start ten thousand tasks and wait for all of them: in a
-//! group, in a `JoinSet`, and behind a `TaskTracker`.
+//! Measures the time to spawn ten thousand tasks and to wait for all of them: in
+//! a `Group`, in a `JoinSet`, and with a `TaskTracker`.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -17,7 +17,7 @@ criterion_main!(benches);
 
 const TASKS: usize = 10_000;
 
-fn in_a_group(runtime: &Runtime) {
+fn spawn_in_group(runtime: &Runtime) {
     runtime.block_on(async {
         let mut group = Group::<Infallible>::new(&CancellationToken::new());
         for _ in 0..TASKS {
@@ -27,7 +27,7 @@ fn in_a_group(runtime: &Runtime) {
     });
 }
 
-fn in_a_join_set(runtime: &Runtime) {
+fn spawn_in_join_set(runtime: &Runtime) {
     runtime.block_on(async {
         let mut tasks = JoinSet::new();
         for _ in 0..TASKS {
@@ -39,7 +39,7 @@ fn in_a_join_set(runtime: &Runtime) {
     });
 }
 
-fn behind_a_tracker(runtime: &Runtime) {
+fn spawn_in_tracker(runtime: &Runtime) {
     runtime.block_on(async {
         let tasks = TaskTracker::new();
         for _ in 0..TASKS {
@@ -63,13 +63,13 @@ fn spawn_to_join(criterion: &mut Criterion) {
     for (threads, runtime) in runtimes() {
         let mut group = criterion.benchmark_group(threads);
         group.bench_function("Group", |bencher| {
-            bencher.iter(|| in_a_group(&runtime));
+            bencher.iter(|| spawn_in_group(&runtime));
         });
         group.bench_function("JoinSet", |bencher| {
-            bencher.iter(|| in_a_join_set(&runtime));
+            bencher.iter(|| spawn_in_join_set(&runtime));
         });
         group.bench_function("TaskTracker", |bencher| {
-            bencher.iter(|| behind_a_tracker(&runtime));
+            bencher.iter(|| spawn_in_tracker(&runtime));
         });
         group.finish();
     }
@@ -79,11 +79,11 @@ fn ratios(_: &mut Criterion) {
     let plan = Plan { rounds: 101, sample: Duration::from_millis(20) };
     for (threads, runtime) in runtimes() {
         for (peer, run) in [
-            ("JoinSet", in_a_join_set as fn(&Runtime)),
-            ("TaskTracker", behind_a_tracker),
+            ("JoinSet", spawn_in_join_set as fn(&Runtime)),
+            ("TaskTracker", spawn_in_tracker),
         ] {
             let ratio =
-                measure(plan, || in_a_group(&runtime), || run(&runtime));
+                measure(plan, || spawn_in_group(&runtime), || run(&runtime));
             println!("{threads}: Group / {peer} = {ratio}");
         }
     }

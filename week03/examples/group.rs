@@ -1,4 +1,4 @@
-//! One of three tasks fails: what the other two still finish, in a group and with `try_join!`.
+//! One of three tasks fails: how many orders the other two finish, in a group and with `try_join!`.
 //!
 //! ```console
 //! $ cargo run -p week03 --example group
@@ -14,22 +14,22 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use week03::group::Group;
 
-/// How long an order takes to be written, once it has come in.
+/// The time that it takes to write one order.
 const WRITE: Duration = Duration::from_millis(300);
 
-/// When the metrics port turns out to be taken.
+/// The time after which the metrics task fails.
 const FAILURE: Duration = Duration::from_millis(100);
 
-/// How many orders were written to the end.
+/// The number of orders that were written completely.
 #[derive(Debug, Default, Clone)]
 struct Written(Arc<AtomicU32>);
 
-/// Takes one order after another until it is told to stop, and writes each.
+/// Writes one order after another until `cancel` is cancelled.
 async fn take_orders(
     written: Written,
-    stop: CancellationToken,
+    cancel: CancellationToken,
 ) -> Result<(), &'static str> {
-    while !stop.is_cancelled() {
+    while !cancel.is_cancelled() {
         sleep(WRITE).await;
         written.0.fetch_add(1, Relaxed);
     }
@@ -38,14 +38,14 @@ async fn take_orders(
 
 async fn serve_metrics() -> Result<(), &'static str> {
     sleep(FAILURE).await;
-    Err("the metrics port is taken")
+    Err("the metrics port is in use")
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
     println!(
-        "Two tasks take orders: each writes one in {} ms, and then looks if it \
-         should stop.\nA third fails after {} ms.",
+        "Two tasks take orders. Each writes an order in {} ms, and then checks \
+         its token.\nA third task fails after {} ms.",
         WRITE.as_millis(),
         FAILURE.as_millis()
     );
@@ -57,9 +57,11 @@ async fn main() -> io::Result<()> {
         take_orders(written.clone(), never.clone()),
         serve_metrics(),
     );
-    let failed = ended.expect_err("the port is taken");
+    let failed = ended.expect_err("the metrics task fails");
     report("try_join!", failed, start, &written, guess.as_deref());
-    println!("It drops what is not done: two orders are lost halfway.");
+    println!(
+        "It drops the unfinished futures: two half-written orders are lost."
+    );
 
     let guess = guess::ask("\nAnd in a group?")?;
     let (start, written) = (Instant::now(), Written::default());
@@ -68,17 +70,18 @@ async fn main() -> io::Result<()> {
         group.spawn(take_orders(written.clone(), group.token()));
     }
     group.spawn(serve_metrics());
-    let failed = group.wait().await.expect_err("the port is taken");
+    let failed = group.wait().await.expect_err("the metrics task fails");
     report("Group", failed, start, &written, guess.as_deref());
     println!(
-        "It asks them to stop, and waits: {} ms longer, and nothing is lost.",
+        "It cancels the other tasks and waits for them: this takes {} ms more, \
+         and no order is lost.",
         (WRITE - FAILURE).as_millis()
     );
     Ok(())
 }
 
 fn report(
-    what: &str,
+    method: &str,
     failed: &str,
     start: Instant,
     written: &Written,
@@ -87,5 +90,7 @@ fn report(
     let after = start.elapsed().as_millis();
     let written = written.0.load(Relaxed);
     let guess = guess::remark(guess, written);
-    println!("{what}: {failed:?} after {after} ms, {written} written.{guess}");
+    println!(
+        "{method}: {failed:?} after {after} ms, {written} orders written.{guess}"
+    );
 }

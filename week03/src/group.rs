@@ -1,22 +1,22 @@
-//! An error group: tasks that end together.
+//! An error group: tasks that fail as one.
 //!
-//! *Question.* A server, its metrics port and a signal handler run side by side.
-//! One of them fails. How do the others learn of it, and how does the process
-//! not exit before they have ended?
+//! *Question.* A server, its metrics port and a signal handler run side by
+//! side. One of them fails. How are the others cancelled, and how does the
+//! process wait for them before it exits?
 //!
-//! *Idea.* Structured concurrency: a task belongs to a scope, and the scope ends
-//! when its last task does. The first one to fail asks the others to stop, by a
-//! token that all of them can see, and is what the whole is said to have failed
-//! with. (In Go: `errgroup`.)
+//! *Idea.* Structured concurrency: each task belongs to a scope, and the scope
+//! ends when its last task has ended. The first task that fails cancels a token
+//! that all tasks share, and its error becomes the error of the group. (In Go:
+//! `errgroup`.)
 //!
-//! *Guarantee.* [`wait`](Group::wait) returns when no task is left, with the
-//! error that came first in time. A panic counts as a failure, and is raised
-//! again from `wait`, after that. A group that is dropped leaves nothing running
-//! beyond the next `.await`.
+//! *Guarantee.* [`wait`](Group::wait) returns when every task has ended, with
+//! the error that occurred first in time. A panic counts as a failure: `wait`
+//! raises it again once every task has ended. When a group is dropped, each of
+//! its tasks ends at its next `.await`.
 //!
-//! *Cost.* A task is asked and not forced: one that does not look at its token
-//! is waited for, however long it takes. Errors after the first are dropped.
-//! What blocks a thread cannot be ended at all.
+//! *Cost.* Cancellation is cooperative: `wait` waits for a task that ignores
+//! its token, however long that task runs. Errors after the first are dropped.
+//! Code that blocks a thread cannot be stopped at all.
 //!
 //! ```
 //! use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@
 //! let mut group = Group::new(&CancellationToken::new());
 //! let token = group.token();
 //! group.spawn(async move {
-//!     token.cancelled().await; // until another one fails
+//!     token.cancelled().await; // until another task fails
 //!     Ok(())
 //! });
 //! group.spawn(async { Err("no such port") });
@@ -41,76 +41,83 @@ use std::sync::{Arc, OnceLock};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Tasks that end together. Dropping it aborts them at their next `.await`, and
-/// cancels the token: a task on a blocking thread can only be told.
+/// A group of tasks that fail as one.
+///
+/// Dropping the group cancels its token and aborts its tasks at their next
+/// `.await`. A task on a blocking thread cannot be aborted: it can only check
+/// the token.
 #[derive(Debug)]
 pub struct Group<E> {
     tasks: JoinSet<()>,
     shared: Arc<Shared<E>>,
-    /// Cancels the token when the group is gone, however it goes.
-    _gone: DropGuard,
+    /// Cancels the token when the group is dropped, and so when `wait` ends.
+    _cancel_on_drop: DropGuard,
 }
 
-/// What a task tells the others.
+/// The state that the tasks of a group share.
 #[derive(Debug)]
 struct Shared<E> {
-    /// The error that came first. Written before the token is cancelled.
+    /// The first error. It is set before the token is cancelled.
     first: OnceLock<E>,
     token: CancellationToken,
 }
 
 impl<E: Send + Sync + 'static> Group<E> {
-    /// A group that is told to stop when `parent` is cancelled. What happens in
-    /// it does not reach the parent.
+    /// Creates an empty group that is cancelled when `parent` is.
+    ///
+    /// The group never cancels `parent`.
     pub fn new(parent: &CancellationToken) -> Self {
         let token = parent.child_token();
-        let _gone = token.clone().drop_guard();
+        let _cancel_on_drop = token.clone().drop_guard();
         let shared = Arc::new(Shared { first: OnceLock::new(), token });
-        Self { tasks: JoinSet::new(), shared, _gone }
+        Self { tasks: JoinSet::new(), shared, _cancel_on_drop }
     }
 
-    /// Is cancelled as soon as a task fails or panics, the parent is cancelled,
-    /// or the group has ended.
+    /// Returns the token of the group.
+    ///
+    /// It is cancelled as soon as a task fails or panics, the parent is
+    /// cancelled, or the group has ended.
     pub fn token(&self) -> CancellationToken {
         self.shared.token.clone()
     }
 
-    /// Starts `task`, also when the group is cancelled by now.
+    /// Spawns `task`, even if the group is already cancelled.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics if it is called outside of a tokio runtime.
     pub fn spawn<F>(&mut self, task: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn(async move {
-            // Armed until the task ends well, so that a panic needs no code.
-            let failed = shared.token.drop_guard_ref();
+            // Cancels the token unless the task returns `Ok`, so a panic needs
+            // no code of its own.
+            let guard = shared.token.drop_guard_ref();
             match task.await {
-                Ok(()) => drop(failed.disarm()),
-                // Before the others are told: what they fail with because they
-                // were told to stop comes later, and is not kept.
+                Ok(()) => drop(guard.disarm()),
+                // Recorded before `guard` cancels the token. An error that the
+                // cancellation causes comes later, and `set` rejects it.
                 Err(error) => drop(shared.first.set(error)),
             }
         });
     }
 
-    /// Waits until no task is left.
+    /// Waits until every task has ended.
     ///
     /// # Errors
     ///
-    /// The error that came first in time.
+    /// Returns the error that occurred first in time.
     ///
     /// # Panics
     ///
-    /// With what a task panicked with, also when another task failed: a bug is
-    /// not hidden by an error.
+    /// Raises the panic of a task again, even if another task failed: an error
+    /// does not hide a bug.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped drops the group.
+    /// Dropping the future drops the group, which aborts its tasks.
     pub async fn wait(mut self) -> Result<(), E> {
         let mut panicked = None;
         while let Some(ended) = self.tasks.join_next().await {
@@ -121,7 +128,7 @@ impl<E: Send + Sync + 'static> Group<E> {
         if let Some(payload) = panicked {
             panic::resume_unwind(payload);
         }
-        let shared = Arc::into_inner(self.shared).expect("no task is left");
+        let shared = Arc::into_inner(self.shared).expect("all tasks ended");
         shared.first.into_inner().map_or(Ok(()), Err)
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use week03::group::Group;
 
-/// A group of its own, of tasks that fail with a word.
+/// Creates a group that no other token can cancel.
 fn group() -> Group<&'static str> {
     Group::new(&CancellationToken::new())
 }
@@ -20,10 +20,12 @@ const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// Longer than any test, and shorter than for ever.
+/// A timeout that no correct answer reaches. The clock is paused, so it costs
+/// no real time.
 const TOO_LONG: Duration = seconds(3600);
 
-/// Counts what is dropped, as everything in a task is when it ends.
+/// Counts the [`End`]s that have been dropped: a task drops its own when it
+/// ends.
 #[derive(Clone, Default)]
 struct Ends(Arc<AtomicUsize>);
 
@@ -49,9 +51,13 @@ mod joins {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_without_tasks_has_ended_well() {
+    async fn wait_on_an_empty_group_returns_ok_at_once() {
         let ended = timeout(TOO_LONG, group().wait()).await;
-        assert_eq!(ended, Ok(Ok(())), "Err(Elapsed): it waits for ever");
+        assert_eq!(
+            ended,
+            Ok(Ok(())),
+            "expected `wait` to return at once without tasks"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -67,35 +73,55 @@ mod joins {
             });
         }
         let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Ok(())), "three tasks that end well");
-        assert_eq!(ends.count(), 3, "tasks that had ended by then");
-        assert_eq!(start.elapsed(), seconds(5), "the longest takes 5 s");
+        assert_eq!(
+            ended,
+            Ok(Ok(())),
+            "expected `Ok`: three tasks returned `Ok`"
+        );
+        assert_eq!(
+            ends.count(),
+            3,
+            "tasks that had ended when `wait` returned"
+        );
+        assert_eq!(
+            start.elapsed(),
+            seconds(5),
+            "time until `wait` returned: the longest task takes 5 s"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_ends_well_stops_nobody() {
+    async fn a_task_that_returns_ok_does_not_cancel_the_others() {
         let mut group = group();
         let token = group.token();
         group.spawn(ready(Ok(())));
         group.spawn(async move {
             sleep(seconds(1)).await;
             match token.is_cancelled() {
-                true => Err("cancelled by a success"),
+                true => Err(
+                    "the token is cancelled after another task returned `Ok`",
+                ),
                 false => Ok(()),
             }
         });
         let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Ok(())), "the other one ran on for 1 s");
+        assert_eq!(ended, Ok(Ok(())), "expected both tasks to return `Ok`");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_that_has_ended_is_cancelled() {
+    async fn the_group_token_is_cancelled_once_wait_returns() {
         let mut group = group();
         let token = group.token();
         group.spawn(ready(Ok(())));
-        assert!(!token.is_cancelled(), "before anything has happened");
+        assert!(
+            !token.is_cancelled(),
+            "the token is cancelled before any task has ended"
+        );
         let _ = timeout(TOO_LONG, group.wait()).await;
-        assert!(token.is_cancelled(), "after the wait");
+        assert!(
+            token.is_cancelled(),
+            "the token is not cancelled after `wait` has returned"
+        );
     }
 }
 
@@ -103,7 +129,7 @@ mod errors {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_error_in_time_is_the_groups() {
+    async fn wait_returns_the_first_error_in_any_spawn_order() {
         for order in [[1, 2, 3], [3, 1, 2], [2, 3, 1]] {
             let mut group = group();
             for n in order {
@@ -113,12 +139,16 @@ mod errors {
                 });
             }
             let ended = timeout(TOO_LONG, group.wait()).await;
-            assert_eq!(ended, Ok(Err("first")), "spawned in order {order:?}");
+            assert_eq!(
+                ended,
+                Ok(Err("first")),
+                "tasks that fail after {order:?} seconds, in spawn order"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_is_told_to_the_others_at_once() {
+    async fn an_error_cancels_the_token_before_wait_is_called() {
         let mut group = group();
         let token = group.token();
         group.spawn(async {
@@ -126,39 +156,54 @@ mod errors {
             Err("broken")
         });
         group.spawn(pending());
-        // Nobody waits for the group yet.
+        // `wait` is not called.
         let start = Instant::now();
-        let told = timeout(TOO_LONG, token.cancelled()).await;
-        assert!(told.is_ok(), "the token is not cancelled before `wait`");
-        assert_eq!(start.elapsed(), seconds(1), "the failure comes after 1 s");
+        let cancelled = timeout(TOO_LONG, token.cancelled()).await;
+        assert!(
+            cancelled.is_ok(),
+            "expected a failure to cancel the token before `wait` is called"
+        );
+        assert_eq!(
+            start.elapsed(),
+            seconds(1),
+            "time until the token was cancelled: the task fails after 1 s"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn wait_returns_an_error_when_the_others_have_ended() {
+    async fn wait_returns_an_error_only_after_all_tasks_have_ended() {
         let (mut group, ends, start) =
             (group(), Ends::default(), Instant::now());
         let (token, end) = (group.token(), ends.one());
         group.spawn(async move {
             let _end = end;
             token.cancelled().await;
-            sleep(seconds(4)).await; // to finish what it was doing
+            sleep(seconds(4)).await; // to finish its work
             Ok(())
         });
         group.spawn(ready(Err("broken")));
         let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Err("broken")));
-        assert_eq!(ends.count(), 1, "the other one had ended by then");
-        assert_eq!(start.elapsed(), seconds(4), "it takes 4 s to end");
+        assert_eq!(ended, Ok(Err("broken")), "expected the first error");
+        assert_eq!(
+            ends.count(),
+            1,
+            "other tasks that had ended when `wait` finished"
+        );
+        assert_eq!(
+            start.elapsed(),
+            seconds(4),
+            "time until `wait` finished: the other task takes 4 s to end"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_others_fail_with_then_is_not_the_groups() {
+    async fn an_error_caused_by_the_first_failure_is_not_returned() {
         let mut group = group();
         for _ in 0..3 {
             let token = group.token();
             group.spawn(async move {
                 token.cancelled().await;
-                Err("was told to stop")
+                Err("failed because the token was cancelled")
             });
         }
         group.spawn(async {
@@ -166,73 +211,85 @@ mod errors {
             Err("broken")
         });
         let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Err("broken")));
+        assert_eq!(ended, Ok(Err("broken")), "expected the first error");
     }
 
     #[test]
-    fn an_error_is_kept_before_the_others_are_told() {
-        // Two threads: one tells, and is kept in it until the other one, which
-        // was told and has failed, has nothing left to do.
-        let told_on = Arc::new(OnceLock::new());
-        let (leave, gone) = mpsc::channel();
-        let leaves = {
-            let told_on = Arc::clone(&told_on);
+    fn an_error_is_recorded_before_the_token_is_cancelled() {
+        // Two threads. The first cancels the token, and a waker holds it there.
+        // Meanwhile the second thread's task sees the cancellation, fails, and
+        // records its error. When the second thread parks, it releases the
+        // first.
+        let follower = Arc::new(OnceLock::new());
+        let (release, released) = mpsc::channel();
+        let on_park = {
+            let follower = Arc::clone(&follower);
             move || {
-                if told_on.get() == Some(&thread::current().id()) {
-                    let _ = leave.send(());
+                if follower.get() == Some(&thread::current().id()) {
+                    let _ = release.send(());
                 }
             }
         };
-        let threads = Builder::new_multi_thread()
+        let runtime = Builder::new_multi_thread()
             .worker_threads(2)
-            .on_thread_park(leaves)
+            .on_thread_park(on_park)
             .build()
             .expect("a runtime");
-        let _on_them = threads.enter();
+        let _entered = runtime.enter();
         let mut group = group();
-        let mut cancelled = Box::pin(group.token().cancelled_owned());
-        let (tell, told) = mpsc::channel();
-        let telling =
-            Waker::from(Arc::new(Telling { tell, gone: gone.into() }));
+        let mut cancellation = Box::pin(group.token().cancelled_owned());
+        let (cancel, cancelled) = mpsc::channel();
+        let waker = Waker::from(Arc::new(HoldCanceller {
+            cancel,
+            released: released.into(),
+        }));
         let polled =
-            cancelled.as_mut().poll(&mut Context::from_waker(&telling));
-        assert!(polled.is_pending(), "the token of a new group is cancelled");
+            cancellation.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(
+            polled.is_pending(),
+            "the token of a new group is already cancelled"
+        );
         let (begin, begun) = mpsc::channel();
-        group.spawn(Told { begin, told, told_on });
-        // So that it has a thread before the other one needs one.
+        group.spawn(FailWhenCancelled { begin, cancelled, follower });
+        // The first task occupies its thread before the second one starts.
         let _ = begun.recv_timeout(PATIENCE);
         group.spawn(async { Err("broken") });
-        assert_eq!(threads.block_on(group.wait()), Err("broken"));
+        assert_eq!(
+            runtime.block_on(group.wait()),
+            Err("broken"),
+            "expected the error that cancelled the token"
+        );
     }
 
-    /// Far longer than a thread needs to be heard.
+    /// Far longer than one thread needs to signal another.
     const PATIENCE: Duration = seconds(3);
 
-    /// Is woken where the token is cancelled, and returns when what the other
-    /// task has failed with is wherever it is kept. Or after a while: whoever
-    /// tells under a lock lets nothing be kept before.
-    struct Telling {
-        tell: mpsc::Sender<()>,
-        gone: Mutex<mpsc::Receiver<()>>,
+    /// A waker that runs inside the call that cancels the token. It returns
+    /// when the other task's error has been recorded, or after 1 s: an answer
+    /// that cancels under a lock lets no other error be recorded meanwhile.
+    struct HoldCanceller {
+        cancel: mpsc::Sender<()>,
+        released: Mutex<mpsc::Receiver<()>>,
     }
 
-    impl Wake for Telling {
+    impl Wake for HoldCanceller {
         fn wake(self: Arc<Self>) {
-            // It fails where that task has ended before.
-            let _ = self.tell.send(());
-            let _ = self.gone.lock().unwrap().recv_timeout(seconds(1));
+            // This fails if the other task has already ended.
+            let _ = self.cancel.send(());
+            let _ = self.released.lock().unwrap().recv_timeout(seconds(1));
         }
     }
 
-    /// Fails as soon as it is told, on a thread of its own.
-    struct Told {
+    /// A task that blocks its thread and fails as soon as the token is
+    /// cancelled.
+    struct FailWhenCancelled {
         begin: mpsc::Sender<()>,
-        told: mpsc::Receiver<()>,
-        /// The thread that it fails on.
-        told_on: Arc<OnceLock<ThreadId>>,
+        cancelled: mpsc::Receiver<()>,
+        /// The thread on which this task fails.
+        follower: Arc<OnceLock<ThreadId>>,
     }
 
-    impl Future for Told {
+    impl Future for FailWhenCancelled {
         type Output = Result<(), &'static str>;
 
         fn poll(
@@ -240,39 +297,54 @@ mod errors {
             _: &mut Context<'_>,
         ) -> Poll<Self::Output> {
             let _ = self.begin.send(());
-            let told = self.told.recv_timeout(PATIENCE);
-            let _ = self.told_on.set(thread::current().id());
-            match told {
-                Ok(()) => Poll::Ready(Err("was told to stop")),
-                Err(_) => Poll::Ready(Err("was not told to stop")),
+            let cancelled = self.cancelled.recv_timeout(PATIENCE);
+            let _ = self.follower.set(thread::current().id());
+            match cancelled {
+                Ok(()) => {
+                    Poll::Ready(Err("failed because the token was cancelled"))
+                }
+                Err(_) => {
+                    Poll::Ready(Err("the token was not cancelled in 3 s"))
+                }
             }
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_is_started_after_a_failure_runs_all_the_same() {
+    async fn a_task_spawned_after_a_failure_runs_and_is_waited_for() {
         let (mut group, ends) = (group(), Ends::default());
         group.spawn(ready(Err("broken")));
-        let told = timeout(TOO_LONG, group.token().cancelled()).await;
-        assert!(told.is_ok(), "the token is not cancelled before `wait`");
+        let cancelled = timeout(TOO_LONG, group.token().cancelled()).await;
+        assert!(
+            cancelled.is_ok(),
+            "expected a failure to cancel the token before `wait` is called"
+        );
         let end = ends.one();
         group.spawn(async move {
-            sleep(seconds(1)).await; // to say goodbye
+            sleep(seconds(1)).await; // to clean up
             drop(end);
             Err("too late")
         });
         let start = Instant::now();
         let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Err("broken")));
-        assert_eq!(ends.count(), 1, "tasks that had ended by then");
-        assert_eq!(start.elapsed(), seconds(1), "it takes 1 s");
+        assert_eq!(ended, Ok(Err("broken")), "expected the first error");
+        assert_eq!(
+            ends.count(),
+            1,
+            "tasks that had ended when `wait` returned"
+        );
+        assert_eq!(
+            start.elapsed(),
+            seconds(1),
+            "time until `wait` returned: the late task takes 1 s"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_hears_its_parent() {
-        for is_late in [false, true] {
+    async fn a_cancelled_parent_cancels_the_group_without_an_error() {
+        for already_cancelled in [false, true] {
             let parent = CancellationToken::new();
-            if is_late {
+            if already_cancelled {
                 parent.cancel();
             }
             let mut group = Group::<&str>::new(&parent);
@@ -283,12 +355,16 @@ mod errors {
             });
             parent.cancel();
             let ended = timeout(TOO_LONG, group.wait()).await;
-            assert_eq!(ended, Ok(Ok(())), "to be told to stop is no failure");
+            assert_eq!(
+                ended,
+                Ok(Ok(())),
+                "expected `Ok`: the parent was cancelled, and no task failed"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_fails_after_the_parent_is_cancelled_has_failed() {
+    async fn an_error_after_the_parent_is_cancelled_is_returned() {
         let parent = CancellationToken::new();
         let mut group = Group::new(&parent);
         let token = group.token();
@@ -299,17 +375,24 @@ mod errors {
         });
         parent.cancel();
         let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Err("the disk is full")));
+        assert_eq!(
+            ended,
+            Ok(Err("the disk is full")),
+            "expected the error that the task returned after the cancellation"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_parent_hears_nothing_of_its_group() {
+    async fn a_failed_group_does_not_cancel_its_parent() {
         let parent = CancellationToken::new();
         let mut group = Group::new(&parent);
         group.spawn(ready(Err("broken")));
         let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Err("broken")));
-        assert!(!parent.is_cancelled(), "whoever has it goes on");
+        assert_eq!(ended, Ok(Err("broken")), "expected the first error");
+        assert!(
+            !parent.is_cancelled(),
+            "the parent is cancelled after a task of its group failed"
+        );
     }
 }
 
@@ -320,40 +403,40 @@ mod panics {
 
     use super::*;
 
-    /// More than a text: it has to come back as it is.
+    /// A payload that is not a string: `wait` must raise this very value.
     #[derive(Debug, PartialEq)]
     struct Bug(u32);
 
     #[derive(Debug, PartialEq)]
-    enum Ended {
+    enum Outcome {
         Returned(Result<(), &'static str>),
         Raised(Option<Bug>),
         Never,
     }
 
-    /// What becomes of `wait`.
-    async fn ended(group: Group<&'static str>) -> Ended {
+    /// Returns how `wait` ends.
+    async fn outcome(group: Group<&'static str>) -> Outcome {
         let local = LocalSet::new();
         let wait = local.spawn_local(timeout(TOO_LONG, group.wait()));
         match local.run_until(wait).await {
-            Ok(Ok(returned)) => Ended::Returned(returned),
-            Ok(Err(_elapsed)) => Ended::Never,
+            Ok(Ok(returned)) => Outcome::Returned(returned),
+            Ok(Err(_elapsed)) => Outcome::Never,
             Err(raised) => {
                 let payload = raised.into_panic().downcast();
-                Ended::Raised(payload.ok().map(|bug| *bug))
+                Outcome::Raised(payload.ok().map(|bug| *bug))
             }
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_panic_is_raised_again_from_wait() {
+    async fn wait_raises_a_panic_again_with_the_same_payload() {
         let mut group = group();
         group.spawn(async { panic_any(Bug(7)) });
-        assert_eq!(ended(group).await, Ended::Raised(Some(Bug(7))));
+        assert_eq!(outcome(group).await, Outcome::Raised(Some(Bug(7))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_panic_is_told_to_the_others_at_once() {
+    async fn a_panic_cancels_the_token_before_wait_is_called() {
         let (mut group, start) = (group(), Instant::now());
         let token = group.token();
         group.spawn(async {
@@ -361,30 +444,45 @@ mod panics {
             panic_any(Bug(1))
         });
         group.spawn(pending());
-        // Nobody waits for the group yet.
-        let told = timeout(TOO_LONG, token.cancelled()).await;
-        assert!(told.is_ok(), "the token is not cancelled before `wait`");
-        assert_eq!(start.elapsed(), seconds(1), "the panic comes after 1 s");
+        // `wait` is not called.
+        let cancelled = timeout(TOO_LONG, token.cancelled()).await;
+        assert!(
+            cancelled.is_ok(),
+            "expected a failure to cancel the token before `wait` is called"
+        );
+        assert_eq!(
+            start.elapsed(),
+            seconds(1),
+            "time until the token was cancelled: the task panics after 1 s"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_panic_is_raised_when_the_others_have_ended() {
+    async fn wait_raises_a_panic_only_after_all_tasks_have_ended() {
         let (mut group, ends, start) =
             (group(), Ends::default(), Instant::now());
         let end = ends.one();
         group.spawn(async move {
             let _end = end;
-            sleep(seconds(4)).await; // and looks at no token
+            sleep(seconds(4)).await; // ignores the token
             Ok(())
         });
         group.spawn(async { panic_any(Bug(1)) });
-        assert_eq!(ended(group).await, Ended::Raised(Some(Bug(1))));
-        assert_eq!(ends.count(), 1, "the other one had ended by then");
-        assert_eq!(start.elapsed(), seconds(4), "it takes 4 s to end");
+        assert_eq!(outcome(group).await, Outcome::Raised(Some(Bug(1))));
+        assert_eq!(
+            ends.count(),
+            1,
+            "other tasks that had ended when `wait` finished"
+        );
+        assert_eq!(
+            start.elapsed(),
+            seconds(4),
+            "time until `wait` finished: the other task takes 4 s to end"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_does_not_hide_a_panic() {
+    async fn wait_raises_a_panic_even_if_another_task_failed() {
         for panics_after in [1, 3] {
             let mut group = group();
             group.spawn(async {
@@ -396,8 +494,8 @@ mod panics {
                 panic_any(Bug(2))
             });
             assert_eq!(
-                ended(group).await,
-                Ended::Raised(Some(Bug(2))),
+                outcome(group).await,
+                Outcome::Raised(Some(Bug(2))),
                 "an error after 2 s, and a panic after {panics_after} s"
             );
         }
@@ -407,8 +505,9 @@ mod panics {
 mod drops {
     use super::*;
 
-    /// A group with a task that has begun and looks at no token.
-    async fn of_one_for_ever(ends: &Ends) -> Group<&'static str> {
+    /// Returns a group with one task, which has started and never ends by
+    /// itself.
+    async fn with_an_endless_task(ends: &Ends) -> Group<&'static str> {
         let (mut group, end) = (group(), ends.one());
         group.spawn(async move {
             let _end = end;
@@ -419,26 +518,32 @@ mod drops {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_that_is_dropped_leaves_nothing() {
+    async fn dropping_the_group_cancels_the_token_and_ends_its_tasks() {
         let ends = Ends::default();
-        let group = of_one_for_ever(&ends).await;
+        let group = with_an_endless_task(&ends).await;
         let token = group.token();
-        assert_eq!(ends.count(), 0, "it runs for ever");
+        assert_eq!(ends.count(), 0, "tasks that had ended before the drop");
         drop(group);
-        assert!(token.is_cancelled(), "what cannot be aborted is not told");
+        assert!(
+            token.is_cancelled(),
+            "the token is not cancelled after the drop"
+        );
         sleep(seconds(1)).await;
-        assert_eq!(ends.count(), 1, "tasks that have ended");
+        assert_eq!(ends.count(), 1, "tasks that had ended 1 s after the drop");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_that_is_given_up_leaves_nothing() {
+    async fn dropping_the_wait_future_cancels_the_token_and_ends_tasks() {
         let ends = Ends::default();
-        let group = of_one_for_ever(&ends).await;
+        let group = with_an_endless_task(&ends).await;
         let token = group.token();
         let ended = timeout(seconds(1), group.wait()).await;
-        assert!(ended.is_err(), "there is nothing to return: {ended:?}");
-        assert!(token.is_cancelled(), "what cannot be aborted is not told");
+        assert!(ended.is_err(), "expected `wait` to be pending: {ended:?}");
+        assert!(
+            token.is_cancelled(),
+            "the token is not cancelled after the drop"
+        );
         sleep(seconds(1)).await;
-        assert_eq!(ends.count(), 1, "tasks that have ended");
+        assert_eq!(ends.count(), 1, "tasks that had ended 1 s after the drop");
     }
 }

@@ -1,5 +1,5 @@
-//! An error group: tasks that end together. Here a tracker counts them, each
-//! races a token that ends it, and a panic is caught where it happens.
+//! An error group: tasks that fail as one. A tracker counts the tasks, a second
+//! token aborts them, and each task catches its own panic.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -13,14 +13,14 @@ use tokio_util::task::TaskTracker;
 
 type Panic = Box<dyn Any + Send>;
 
-/// Tasks that end together.
+/// A group of tasks that fail as one.
 #[derive(Debug)]
 pub struct Group<E> {
     tasks: TaskTracker,
     failures: Arc<Mutex<Failures<E>>>,
     token: DropGuard,
-    /// Ends the tasks where they wait.
-    end: DropGuard,
+    /// Aborts the tasks at their next `.await`.
+    abort: DropGuard,
 }
 
 #[derive(Debug)]
@@ -30,35 +30,36 @@ struct Failures<E> {
 }
 
 impl<E: Send + Sync + 'static> Group<E> {
-    /// A group below `parent`.
+    /// Creates an empty group that is cancelled when `parent` is.
     pub fn new(parent: &CancellationToken) -> Self {
         let failures = Failures { error: None, panic: None };
         Self {
             tasks: TaskTracker::new(),
             failures: Arc::new(Mutex::new(failures)),
             token: parent.child_token().drop_guard(),
-            end: CancellationToken::new().drop_guard(),
+            abort: CancellationToken::new().drop_guard(),
         }
     }
 
-    /// Is cancelled when the tasks should stop.
+    /// Returns the token that cancels the tasks.
     pub fn token(&self) -> CancellationToken {
         self.token.token().clone()
     }
 
-    /// Starts `task`.
+    /// Spawns `task`.
     pub fn spawn<F>(&mut self, task: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
-        let (token, end) = (self.token(), self.end.token().clone());
+        let (token, abort) = (self.token(), self.abort.token().clone());
         let failures = Arc::clone(&self.failures);
         self.tasks.spawn(async move {
-            let Some(ended) = end.run_until_cancelled(caught(task)).await
+            let Some(ended) =
+                abort.run_until_cancelled(catch_panic(task)).await
             else {
                 return;
             };
-            let mut failures = failures.lock().expect("nobody panics in it");
+            let mut failures = failures.lock().expect("no panic while locked");
             match ended {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => drop(failures.error.get_or_insert(error)),
@@ -68,11 +69,11 @@ impl<E: Send + Sync + 'static> Group<E> {
         });
     }
 
-    /// Waits until no task is left.
+    /// Waits until every task has ended.
     pub async fn wait(self) -> Result<(), E> {
         self.tasks.close();
         self.tasks.wait().await;
-        let mut failures = self.failures.lock().expect("nobody panics in it");
+        let mut failures = self.failures.lock().expect("no panic while locked");
         if let Some(panic) = failures.panic.take() {
             drop(failures);
             resume_unwind(panic);
@@ -81,8 +82,8 @@ impl<E: Send + Sync + 'static> Group<E> {
     }
 }
 
-/// What a future returns, or panics with.
-async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
+/// Returns the output of `future`, or the payload of its panic.
+async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Panic> {
     let mut future = pin!(future);
     poll_fn(|context| {
         let poll = || future.as_mut().poll(context);

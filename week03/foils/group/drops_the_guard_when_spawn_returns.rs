@@ -1,4 +1,4 @@
-//! An error group: tasks that end together.
+//! An error group: tasks that fail as one.
 
 use std::any::Any;
 use std::panic;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Tasks that end together.
+/// A group of tasks that fail as one.
 #[derive(Debug)]
 pub struct Group<E> {
     tasks: Vec<Task>,
@@ -15,9 +15,15 @@ pub struct Group<E> {
     token: CancellationToken,
 }
 
-/// Goes on when this is dropped.
+/// Aborts its task on drop.
 #[derive(Debug)]
 struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 impl<E> Drop for Group<E> {
     fn drop(&mut self) {
@@ -25,45 +31,46 @@ impl<E> Drop for Group<E> {
     }
 }
 
-/// Cancels the token unless its task ends well.
-struct Alarm {
+/// Cancels the token on drop, unless the task has succeeded.
+struct CancelOnFailure {
     token: CancellationToken,
-    is_well: bool,
+    succeeded: bool,
 }
 
-impl Drop for Alarm {
+impl Drop for CancelOnFailure {
     fn drop(&mut self) {
-        if !self.is_well {
+        if !self.succeeded {
             self.token.cancel();
         }
     }
 }
 
 impl<E: Send + Sync + 'static> Group<E> {
-    /// A group below `parent`.
+    /// Creates an empty group that is cancelled when `parent` is.
     pub fn new(parent: &CancellationToken) -> Self {
         let token = parent.child_token();
         Self { tasks: Vec::new(), first: Arc::default(), token }
     }
 
-    /// Is cancelled when the tasks should stop.
+    /// Returns the token that cancels the tasks.
     pub fn token(&self) -> CancellationToken {
         self.token.clone()
     }
 
-    /// Starts `task`.
+    /// Spawns `task`.
     pub fn spawn<F>(&mut self, task: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
         let first = Arc::clone(&self.first);
-        let token = self.token.clone();
+        let mut guard =
+            CancelOnFailure { token: self.token.clone(), succeeded: false };
         let task = async move {
-            let mut alarm = Alarm { token, is_well: false };
             match task.await {
-                Ok(()) => alarm.is_well = true,
+                Ok(()) => guard.succeeded = true,
                 Err(error) => {
-                    let mut first = first.lock().expect("nobody panics in it");
+                    let mut first =
+                        first.lock().expect("no panic while locked");
                     first.get_or_insert(error);
                 }
             }
@@ -71,7 +78,7 @@ impl<E: Send + Sync + 'static> Group<E> {
         self.tasks.push(Task(tokio::spawn(task)));
     }
 
-    /// Waits until no task is left.
+    /// Waits until every task has ended.
     pub async fn wait(mut self) -> Result<(), E> {
         let mut panicked: Option<Box<dyn Any + Send>> = None;
         for Task(task) in &mut self.tasks {
@@ -82,7 +89,7 @@ impl<E: Send + Sync + 'static> Group<E> {
         if let Some(payload) = panicked {
             panic::resume_unwind(payload);
         }
-        let mut first = self.first.lock().expect("nobody panics in it");
+        let mut first = self.first.lock().expect("no panic while locked");
         first.take().map_or(Ok(()), Err)
     }
 }

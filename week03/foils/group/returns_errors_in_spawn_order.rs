@@ -1,4 +1,4 @@
-//! An error group: tasks that end together.
+//! An error group: tasks that fail as one.
 
 use std::any::Any;
 use std::panic;
@@ -6,14 +6,14 @@ use std::panic;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Tasks that end together.
+/// A group of tasks that fail as one.
 #[derive(Debug)]
 pub struct Group<E> {
     tasks: Vec<Task<E>>,
     token: CancellationToken,
 }
 
-/// Aborted on drop.
+/// Aborts its task on drop.
 #[derive(Debug)]
 struct Task<E>(JoinHandle<Result<(), E>>);
 
@@ -29,48 +29,48 @@ impl<E> Drop for Group<E> {
     }
 }
 
-/// Cancels the token unless its task ends well.
-struct Alarm {
+/// Cancels the token on drop, unless the task has succeeded.
+struct CancelOnFailure {
     token: CancellationToken,
-    is_well: bool,
+    succeeded: bool,
 }
 
-impl Drop for Alarm {
+impl Drop for CancelOnFailure {
     fn drop(&mut self) {
-        if !self.is_well {
+        if !self.succeeded {
             self.token.cancel();
         }
     }
 }
 
 impl<E: Send + Sync + 'static> Group<E> {
-    /// A group below `parent`.
+    /// Creates an empty group that is cancelled when `parent` is.
     pub fn new(parent: &CancellationToken) -> Self {
         let token = parent.child_token();
         Self { tasks: Vec::new(), token }
     }
 
-    /// Is cancelled when the tasks should stop.
+    /// Returns the token that cancels the tasks.
     pub fn token(&self) -> CancellationToken {
         self.token.clone()
     }
 
-    /// Starts `task`.
+    /// Spawns `task`.
     pub fn spawn<F>(&mut self, task: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
         let token = self.token.clone();
         let task = async move {
-            let mut alarm = Alarm { token, is_well: false };
+            let mut guard = CancelOnFailure { token, succeeded: false };
             let ended = task.await;
-            alarm.is_well = ended.is_ok();
+            guard.succeeded = ended.is_ok();
             ended
         };
         self.tasks.push(Task(tokio::spawn(task)));
     }
 
-    /// Waits until no task is left.
+    /// Waits until every task has ended.
     pub async fn wait(mut self) -> Result<(), E> {
         let mut panicked: Option<Box<dyn Any + Send>> = None;
         let mut first = Ok(());
