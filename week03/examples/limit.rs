@@ -1,4 +1,4 @@
-//! A hundred downloads, ten at a time, and one that fails: how many of them were begun.
+//! A hundred downloads, ten at a time, and one of them fails: how many downloads start.
 //!
 //! ```console
 //! $ cargo run -p week03 --example limit
@@ -20,28 +20,28 @@ use week03::limit::{Group, Refused};
 const FILES: usize = 100;
 const AT_A_TIME: usize = 10;
 
-/// How long a download takes.
+/// The time that one download takes.
 const DOWNLOAD: Duration = Duration::from_millis(50);
 
-/// The one that is not there.
-const BROKEN: usize = 35;
+/// The number of the file that is missing.
+const MISSING: usize = 35;
 
-/// Downloads that have begun, and that were under way at a time, at most.
+/// Counts the downloads that have started, and the most that ran at a time.
 #[derive(Clone, Default)]
-struct Seen {
-    begun: Arc<AtomicUsize>,
-    now: Arc<AtomicUsize>,
+struct Stats {
+    started: Arc<AtomicUsize>,
+    running: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
 }
 
-async fn download(file: usize, seen: Seen) -> Result<(), String> {
-    seen.begun.fetch_add(1, Relaxed);
-    let now = seen.now.fetch_add(1, Relaxed) + 1;
-    seen.most.fetch_max(now, Relaxed);
+async fn download(file: usize, stats: Stats) -> Result<(), String> {
+    stats.started.fetch_add(1, Relaxed);
+    let running = stats.running.fetch_add(1, Relaxed) + 1;
+    stats.most.fetch_max(running, Relaxed);
     sleep(DOWNLOAD).await;
-    seen.now.fetch_sub(1, Relaxed);
-    match file == BROKEN {
-        true => Err(format!("file {file} is not there")),
+    stats.running.fetch_sub(1, Relaxed);
+    match file == MISSING {
+        true => Err(format!("file {file} is missing")),
         false => Ok(()),
     }
 }
@@ -49,58 +49,60 @@ async fn download(file: usize, seen: Seen) -> Result<(), String> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
     println!(
-        "{FILES} files, {} ms each, {AT_A_TIME} at a time. File {BROKEN} is not \
-         there.",
+        "{FILES} files, {} ms each, {AT_A_TIME} at a time. File {MISSING} is \
+         missing.",
         DOWNLOAD.as_millis()
     );
 
     let guess = guess::ask(
-        "\nA task is spawned for each, and waits inside for a permit. The error \
-         is returned\nwhen the last one is joined. How many downloads begin?",
+        "\nOne task is spawned for each file, and each task waits for a permit. The \
+         error is\nreturned when all tasks are joined. How many downloads start?",
     )?;
-    let (start, seen) = (Instant::now(), Seen::default());
+    let (start, stats) = (Instant::now(), Stats::default());
     let permits = Arc::new(Semaphore::new(AT_A_TIME));
     let mut tasks = JoinSet::new();
     for file in 0..FILES {
-        let (permits, seen) = (Arc::clone(&permits), seen.clone());
+        let (permits, stats) = (Arc::clone(&permits), stats.clone());
         tasks.spawn(async move {
             let _permit = permits.acquire().await;
-            download(file, seen).await
+            download(file, stats).await
         });
     }
-    let waiting = tasks.len();
+    let spawned = tasks.len();
     while tasks.join_next().await.is_some() {}
-    report("JoinSet and a semaphore", start, &seen, guess.as_deref());
-    println!("{waiting} tasks were in memory at once, most of them to wait.");
+    report("JoinSet and a semaphore", start, &stats, guess.as_deref());
+    println!(
+        "{spawned} tasks were in memory at once, and most of them waited."
+    );
 
     let guess = guess::ask("\nAnd in a group with a limit?")?;
-    let (start, seen) = (Instant::now(), Seen::default());
-    let limit = NonZero::new(AT_A_TIME).expect("it is not 0");
+    let (start, stats) = (Instant::now(), Stats::default());
+    let limit = NonZero::new(AT_A_TIME).expect("the limit is not 0");
     let group = Group::new(&CancellationToken::new(), limit);
     let spawner = group.spawner();
-    let mut left = None;
+    let mut not_started = None;
     for file in 0..FILES {
-        let download = download(file, seen.clone());
+        let download = download(file, stats.clone());
         if let Err(Refused::Cancelled(_)) = spawner.spawn(download).await {
-            left = Some(FILES - file);
+            not_started = Some(FILES - file);
             break;
         }
     }
     let ended = group.wait().await;
-    report("limit::Group", start, &seen, guess.as_deref());
+    report("limit::Group", start, &stats, guess.as_deref());
     println!(
-        "{ended:?}, and {} files were never asked for.",
-        left.unwrap_or_default()
+        "{ended:?}, and {} downloads were not started.",
+        not_started.unwrap_or_default()
     );
     Ok(())
 }
 
-fn report(what: &str, start: Instant, seen: &Seen, guess: Option<&str>) {
-    let begun = seen.begun.load(Relaxed);
+fn report(method: &str, start: Instant, stats: &Stats, guess: Option<&str>) {
+    let started = stats.started.load(Relaxed);
     println!(
-        "{what}: {begun} begun, {} at a time, after {} ms.{}",
-        seen.most.load(Relaxed),
+        "{method}: {started} started, at most {} at a time, after {} ms.{}",
+        stats.most.load(Relaxed),
         start.elapsed().as_millis(),
-        guess::remark(guess, begun)
+        guess::remark(guess, started)
     );
 }

@@ -1,36 +1,41 @@
-//! An error group with a bound on how many of its tasks run at a time. Your turn.
+//! An error group with a limit on how many tasks run at a time. Your turn.
 //!
 //! What is graded, and nothing else:
 //!
-//! - No more than `limit` tasks run at any time, and a task runs until it and all
-//!   that it holds is dropped.
-//! - `spawn` starts the task as soon as there is a slot. Of those who wait, the
-//!   first is served first. `try_spawn` never waits.
-//! - A slot comes back from each task: from one that returns, fails, panics, or
-//!   is dropped. Whoever goes away waiting takes none along, also if its turn had
-//!   just come.
-//! - A member of the group that spawns never waits: if no slot is free, it is
-//!   refused with `Full`. A member of another group waits like everybody else.
-//! - Once the group is cancelled, `spawn` refuses with `Cancelled`: whoever
-//!   waits, at once, even if a slot comes free in the same moment; and whoever
-//!   comes later, members as well. A task that fails or panics cancels it before
-//!   its slot is free. `try_spawn` still gives a slot that is free, to clean up.
-//! - When the group has ended, by `wait` or by being dropped, `spawn` and
-//!   `try_spawn` refuse with `Cancelled`. A task is either refused or waited for.
-//! - What is refused is given back.
-//! - As in `group`: the first error in time is what `wait` returns, and it is kept
-//!   before the others are told; a panic tells the others, too, and `wait` raises
-//!   it, also when another task has failed before; a group that is dropped drops
-//!   its tasks; what happens in it does not cancel the parent.
-//! - All that holds in whichever order the steps of tasks come: the last rung
-//!   runs your file under shuttle. So take what tasks are made of from
-//!   `crate::model_checked::shuttle_tasks`: `Semaphore` and its permits, `spawn`, `task_local`,
-//!   `try_id`, `Mutex`, `Notify`, `oneshot`, and tokens. tokio's own are not seen
-//!   there, or find no runtime.
+//! - No more than `limit` tasks run at any time. A task counts as running until
+//!   it, and every value that it holds, is dropped.
+//! - `spawn` starts the task as soon as a slot is free. Waiting spawns get a
+//!   slot in order of arrival. `try_spawn` never waits.
+//! - Every task releases its slot, whether it returns, fails, panics, or is
+//!   dropped. A `spawn` that is dropped while it waits leaks no slot, even if
+//!   one had just been assigned to it.
+//! - A member, which is a task of this group, never waits in `spawn`: if no
+//!   slot is free, `spawn` returns `Full`. A member of another group waits like
+//!   any other caller.
+//! - Once the group is cancelled, every `spawn` returns `Cancelled`: those
+//!   already waiting, later ones, and those of members. A waiting `spawn`
+//!   returns at once, even if a slot is released at the same moment.
+//! - A task that fails or panics cancels the group before its slot is released.
+//! - After a cancellation, `try_spawn` still starts a task if a slot is free,
+//!   so that tasks can clean up.
+//! - Once the group has ended, through `wait` or because it was dropped,
+//!   `spawn` and `try_spawn` return `Cancelled`. Every task is either refused
+//!   or waited for.
+//! - `Full` and `Cancelled` give the task back.
+//! - As in `group`: `wait` returns the first error in time, which is recorded
+//!   before the group is cancelled. A panic cancels the group, too, and `wait`
+//!   raises it again, even if another task failed before. A group that is
+//!   dropped drops its tasks. The group never cancels its parent.
+//! - All this holds in every interleaving of the tasks: the last rung runs your
+//!   file under shuttle. So import what tasks use from
+//!   `crate::model_checked::shuttle_tasks`: `Semaphore` and its permits,
+//!   `spawn`, `task_local`, `try_id`, `Mutex`, `Notify`, `oneshot`, and tokens.
+//!   shuttle does not see tokio's own types, or they find no runtime there.
 //!
-//! `Group`, `wait` and the count of tasks are here already. What is missing are
-//! the slots, `spawn`, `try_spawn`, and what a task does around its own work: it
-//! is in a `Running`, which `wait` waits for. `select!` may be tokio's own.
+//! `Group`, `wait` and the count of tasks are given. You write the slots,
+//! `spawn`, `try_spawn`, and the code around each task: it holds a `Running`,
+//! and `wait` waits until all of these are dropped. You may use tokio's own
+//! `select!`.
 
 #![allow(dead_code, reason = "you will use it")]
 
@@ -43,96 +48,106 @@ use crate::model_checked::shuttle_tasks::{
     Arc, CancellationToken, DropGuard, Mutex, Notify,
 };
 
-/// Tasks that end together, so many at a time. Dropping it aborts them at their
-/// next `.await`, cancels the token, and refuses whoever still waits.
+/// A group of tasks that fail as one, with a limit on how many run at a time.
+///
+/// Dropping the group cancels its token, aborts its tasks at their next
+/// `.await`, and refuses every waiting `spawn`.
 pub struct Group<E> {
     spawner: Spawner<E>,
-    _gone: [DropGuard; 2],
+    _cancel_on_drop: [DropGuard; 2],
 }
 
-/// Starts tasks in a [`Group`]. Members may keep one; it may outlive the group.
+/// Spawns tasks into a [`Group`].
+///
+/// A member of the group may hold a spawner, and a spawner may outlive the
+/// group.
 pub struct Spawner<E> {
     shared: Arc<Shared<E>>,
 }
 
-/// A task that was not started.
+/// A task that was not started, given back to the caller.
 pub enum Refused<F> {
-    /// All slots are taken, and who asks must not wait.
+    /// No slot is free, and the caller must not wait for one.
     Full(F),
-    /// The group was cancelled before there was a slot, or has ended.
+    /// The group was cancelled before a slot was free, or has ended.
     Cancelled(F),
 }
 
 struct Shared<E> {
-    /// A lock, since one decision needs all of it: whether this was the last
-    /// task, and whether another one may begin.
+    /// One lock, because "no task is running" and "no task may start" have to
+    /// be decided in one step.
     tasks: Mutex<Tasks<E>>,
-    /// Told when no task is left.
+    /// Notified when the last task has ended.
     idle: Notify,
     token: CancellationToken,
-    /// Cancelled when the group is gone: then members are dropped.
-    gone: CancellationToken,
+    /// Cancelled when the group is dropped, to abort its tasks.
+    abort: CancellationToken,
 }
 
 struct Tasks<E> {
     running: usize,
-    has_ended: bool,
-    /// The error that came first.
+    /// Set when the group has ended: no task may start any more.
+    closed: bool,
+    /// The first error.
     error: Option<E>,
     panic: Option<Box<dyn Any + Send>>,
 }
 
 impl<E: Send + 'static> Group<E> {
-    /// A group of `limit` tasks at a time, that is told to stop when `parent` is
-    /// cancelled.
+    /// Creates an empty group that runs at most `limit` tasks at a time.
+    ///
+    /// It is cancelled when `parent` is, and never cancels `parent`.
     pub fn new(parent: &CancellationToken, _limit: NonZero<usize>) -> Self {
-        let (token, gone) = (parent.child_token(), CancellationToken::new());
-        let _gone = [token.clone().drop_guard(), gone.clone().drop_guard()];
+        let (token, abort) = (parent.child_token(), CancellationToken::new());
+        let _cancel_on_drop =
+            [token.clone().drop_guard(), abort.clone().drop_guard()];
         let tasks =
-            Tasks { running: 0, has_ended: false, error: None, panic: None };
+            Tasks { running: 0, closed: false, error: None, panic: None };
         let shared = Arc::new(Shared {
             tasks: Mutex::new(tasks),
             idle: Notify::new(),
             token,
-            gone,
+            abort,
         });
-        Self { spawner: Spawner { shared }, _gone }
+        Self { spawner: Spawner { shared }, _cancel_on_drop }
     }
 
-    /// Is cancelled as soon as a task fails or panics, the parent is cancelled,
-    /// or the group has ended.
+    /// Returns the token of the group.
+    ///
+    /// It is cancelled as soon as a task fails or panics, the parent is
+    /// cancelled, or the group has ended.
     pub fn token(&self) -> CancellationToken {
         self.spawner.shared.token.clone()
     }
 
-    /// Starts tasks in this group, from wherever it is taken to.
+    /// Returns a spawner for this group, which can be moved into other tasks.
     pub fn spawner(&self) -> Spawner<E> {
         self.spawner.clone()
     }
 
-    /// Waits until no task is left. From then on all are refused.
+    /// Waits until every task has ended. From then on, every task is refused.
     ///
     /// # Errors
     ///
-    /// The error that came first in time.
+    /// Returns the error that occurred first in time.
     ///
     /// # Panics
     ///
-    /// With what a task panicked with, also when another task failed.
+    /// Raises the panic of a task again, even if another task failed.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped drops the group.
+    /// Dropping the future drops the group, which aborts its tasks.
     pub async fn wait(self) -> Result<(), E> {
         let shared = &self.spawner.shared;
         loop {
             let idle = shared.idle.notified();
-            if shared.end_if_idle() {
+            if shared.close_if_idle() {
                 break;
             }
             idle.await;
         }
-        let mut tasks = shared.tasks.lock().expect("nobody panics with it");
+        let mut tasks = shared.tasks.lock().expect("no panic while locked");
         let (error, panic) = (tasks.error.take(), tasks.panic.take());
         drop(tasks);
         if let Some(payload) = panic {
@@ -143,52 +158,54 @@ impl<E: Send + 'static> Group<E> {
 }
 
 impl<E: Send + 'static> Spawner<E> {
-    /// Waits for a slot, and starts `task` in it. A member of the group never
-    /// waits.
+    /// Waits for a slot, and starts `task` in it.
+    ///
+    /// A member, which is a task of this group, never waits.
     ///
     /// # Errors
     ///
-    /// `Full` to a member when no slot is free, `Cancelled` when the group is
-    /// cancelled, before or meanwhile, or has ended.
+    /// Returns `Full` to a member when no slot is free. Returns `Cancelled`
+    /// when the group is cancelled, before or during the wait, or has ended.
     pub async fn spawn<F>(&self, _task: F) -> Result<(), Refused<F>>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
-        todo!("who must not wait? What ends the wait of the others?")
+        todo!("which callers must not wait? What ends the wait of the others?")
     }
 
-    /// Starts `task` if there is a slot, also when the group is cancelled.
+    /// Starts `task` if a slot is free, even if the group is cancelled.
     ///
     /// # Errors
     ///
-    /// `Full` when no slot is free, `Cancelled` when the group has ended.
+    /// Returns `Full` when no slot is free, and `Cancelled` when the group has
+    /// ended.
     pub fn try_spawn<F>(&self, _task: F) -> Result<(), Refused<F>>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
-        todo!("what does the task hold while it runs, and who takes it back?")
+        todo!("what does the task hold while it runs? What releases it?")
     }
 }
 
 impl<E> Shared<E> {
-    fn has_ended(&self) -> bool {
-        self.tasks.lock().expect("nobody panics with it").has_ended
+    fn is_closed(&self) -> bool {
+        self.tasks.lock().expect("no panic while locked").closed
     }
 
-    fn end_if_idle(&self) -> bool {
-        let mut tasks = self.tasks.lock().expect("nobody panics with it");
-        tasks.has_ended |= tasks.running == 0;
-        tasks.has_ended
+    fn close_if_idle(&self) -> bool {
+        let mut tasks = self.tasks.lock().expect("no panic while locked");
+        tasks.closed |= tasks.running == 0;
+        tasks.closed
     }
 }
 
-/// One of those that run.
+/// Counts one running task until it is dropped.
 struct Running<E>(Arc<Shared<E>>);
 
 impl<E> Running<E> {
     fn begin(shared: &Arc<Shared<E>>) -> Option<Self> {
-        let mut tasks = shared.tasks.lock().expect("nobody panics with it");
-        if tasks.has_ended {
+        let mut tasks = shared.tasks.lock().expect("no panic while locked");
+        if tasks.closed {
             return None;
         }
         tasks.running += 1;
@@ -198,7 +215,7 @@ impl<E> Running<E> {
 
 impl<E> Drop for Running<E> {
     fn drop(&mut self) {
-        let mut tasks = self.0.tasks.lock().expect("nobody panics with it");
+        let mut tasks = self.0.tasks.lock().expect("no panic while locked");
         tasks.running -= 1;
         if tasks.running == 0 {
             self.0.idle.notify_one();
@@ -211,7 +228,7 @@ impl<E> Drop for Group<E> {
         let tasks = self.spawner.shared.tasks.lock();
         // Not `expect`: this may run while a panic unwinds.
         if let Ok(mut tasks) = tasks {
-            tasks.has_ended = true;
+            tasks.closed = true;
         }
     }
 }

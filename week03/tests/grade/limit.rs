@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use week03::limit::{Group, Refused, Spawner};
 
-/// Nobody waits longer for what has to happen. The clock is paused: it passes
-/// at once, when nothing else can happen.
+/// The longest wait for an event that must happen. The clock is paused: when no
+/// task can run, the deadline passes at once.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 fn group(limit: usize) -> Group<&'static str> {
@@ -22,21 +22,25 @@ fn group(limit: usize) -> Group<&'static str> {
     Group::new(&CancellationToken::new(), limit)
 }
 
-/// Lets all tasks run that can.
+/// Runs all tasks until none can make progress.
 async fn settle() {
     for _ in 0..100 {
         yield_now().await;
     }
 }
 
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+/// Returns the output of `future`, or panics after the deadline.
+async fn with_deadline<T>(
+    operation: &str,
+    future: impl Future<Output = T>,
+) -> T {
     match timeout(DEADLINE, future).await {
         Ok(result) => result,
-        Err(_) => panic!("{what} takes for ever"),
+        Err(_) => panic!("{operation} has not completed in {DEADLINE:?}"),
     }
 }
 
-/// What tasks do, and how many of them do it.
+/// Counts the tasks that run now, and the most that ran at a time.
 #[derive(Clone, Default)]
 struct Work {
     running: Arc<AtomicUsize>,
@@ -58,21 +62,21 @@ impl Work {
         Running(Arc::clone(&self.running))
     }
 
-    /// Works until it is let go.
+    /// Returns a task that runs until the sender is used or dropped.
     fn task(
         &self,
     ) -> (
         oneshot::Sender<()>,
         impl Future<Output = Result<(), &'static str>> + use<>,
     ) {
-        let (let_go, go) = oneshot::channel();
+        let (finish, finished) = oneshot::channel();
         let work = self.clone();
         let task = async move {
             let _running = work.begin();
-            let _ = go.await;
+            let _ = finished.await;
             Ok(())
         };
-        (let_go, task)
+        (finish, task)
     }
 
     fn running(&self) -> usize {
@@ -80,8 +84,8 @@ impl Work {
     }
 }
 
-/// A spawn, on a task of its own, that says whether it was accepted.
-fn spawning<F>(
+/// Calls `spawn` on a task of its own, whose handle returns the result.
+fn spawn_in_background<F>(
     spawner: &Spawner<&'static str>,
     task: F,
 ) -> JoinHandle<Result<(), Refused<F>>>
@@ -92,37 +96,49 @@ where
     tokio::spawn(async move { spawner.spawn(task).await })
 }
 
-async fn accepted<F>(spawner: &Spawner<&'static str>, task: F)
+/// Spawns `task`, and fails if the group refuses it.
+async fn spawn_accepted<F>(spawner: &Spawner<&'static str>, task: F)
 where
     F: Future<Output = Result<(), &'static str>> + Send + 'static,
 {
-    let spawned = soon("a spawn with a free slot", spawner.spawn(task)).await;
-    assert!(spawned.is_ok(), "{spawned:?}, and a slot is free");
+    let spawned =
+        with_deadline("`spawn` with a free slot", spawner.spawn(task)).await;
+    assert!(spawned.is_ok(), "expected `Ok` with a free slot, saw {spawned:?}");
 }
 
 mod bounds {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_runs_its_tasks_and_waits_for_them() {
+    async fn wait_returns_only_after_all_tasks_have_ended() {
         let (group, work) = (group(3), Work::default());
         let spawner = group.spawner();
         let tasks = [work.task(), work.task()];
-        let tasks = tasks.map(|(go, task)| (go, spawning(&spawner, task)));
+        let tasks = tasks.map(|(finish, task)| {
+            (finish, spawn_in_background(&spawner, task))
+        });
         settle().await;
-        assert_eq!(work.running(), 2, "tasks run");
+        assert_eq!(
+            work.running(),
+            2,
+            "running tasks, of the two that were spawned"
+        );
         let mut wait = tokio::spawn(group.wait());
         settle().await;
-        assert!(!wait.is_finished(), "`wait` returns while tasks run");
-        for (go, spawned) in tasks {
-            assert!(spawned.await.unwrap().is_ok(), "of three slots");
-            go.send(()).unwrap();
+        assert!(!wait.is_finished(), "`wait` has returned while two tasks run");
+        for (finish, spawned) in tasks {
+            let spawned = spawned.await.unwrap();
+            assert!(
+                spawned.is_ok(),
+                "expected `Ok` with a free slot, saw {spawned:?}"
+            );
+            finish.send(()).unwrap();
         }
-        assert_eq!(soon("`wait`", &mut wait).await.unwrap(), Ok(()));
+        assert_eq!(with_deadline("`wait`", &mut wait).await.unwrap(), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_tasks_run_than_the_limit() {
+    async fn no_more_tasks_run_at_a_time_than_the_limit() {
         let (group, work) = (group(3), Work::default());
         let spawner = group.spawner();
         for _ in 0..20 {
@@ -132,209 +148,279 @@ mod bounds {
                 settle().await;
                 Ok(())
             };
-            assert!(soon("a spawn", spawner.spawn(task)).await.is_ok());
+            let spawned = with_deadline("`spawn`", spawner.spawn(task)).await;
+            assert!(
+                spawned.is_ok(),
+                "expected `Ok` with a slot, saw {spawned:?}"
+            );
         }
-        assert_eq!(soon("`wait`", group.wait()).await, Ok(()));
-        assert_eq!(work.most.load(Relaxed), 3, "tasks at a time, of three");
+        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
+        let most = work.most.load(Relaxed);
+        assert_eq!(most, 3, "the most tasks at a time, with a limit of 3");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_spawn_at_the_limit_waits_for_a_slot() {
+    async fn spawn_at_the_limit_waits_for_a_free_slot() {
         let (group, work) = (group(1), Work::default());
         let spawner = group.spawner();
-        let (go, task) = work.task();
-        accepted(&spawner, task).await;
-        let (_go, second) = work.task();
-        let waiting = spawning(&spawner, second);
+        let (finish, task) = work.task();
+        spawn_accepted(&spawner, task).await;
+        let (_finish, second) = work.task();
+        let waiting = spawn_in_background(&spawner, second);
         settle().await;
-        assert!(!waiting.is_finished(), "a spawn returns without a slot");
-        assert_eq!(work.running(), 1, "tasks run, with one slot");
-        go.send(()).unwrap();
-        let spawned = soon("a spawn with a free slot", waiting).await;
-        assert!(spawned.unwrap().is_ok());
+        assert!(
+            !waiting.is_finished(),
+            "`spawn` has returned with no free slot"
+        );
+        assert_eq!(work.running(), 1, "running tasks, with a limit of 1");
+        finish.send(()).unwrap();
+        let spawned =
+            with_deadline("`spawn` with a free slot", waiting).await.unwrap();
+        assert!(
+            spawned.is_ok(),
+            "expected `Ok` with a free slot, saw {spawned:?}"
+        );
         settle().await;
-        assert_eq!(work.running(), 1, "tasks run, with one slot");
+        assert_eq!(work.running(), 1, "running tasks, with a limit of 1");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_that_wait_are_served_in_their_order() {
+    async fn waiting_spawns_get_a_slot_in_order_of_arrival() {
         let (group, work) = (group(1), Work::default());
         let spawner = group.spawner();
-        let (go, task) = work.task();
-        accepted(&spawner, task).await;
+        let (finish, task) = work.task();
+        spawn_accepted(&spawner, task).await;
         let order = Arc::new(std::sync::Mutex::new(Vec::new()));
         for number in 0..5 {
             let order = Arc::clone(&order);
-            spawning(&spawner, async move {
+            spawn_in_background(&spawner, async move {
                 order.lock().unwrap().push(number);
                 Ok(())
             });
             settle().await;
         }
-        go.send(()).unwrap();
+        finish.send(()).unwrap();
         settle().await;
-        assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4], "served");
+        assert_eq!(
+            *order.lock().unwrap(),
+            [0, 1, 2, 3, 4],
+            "order of the starts"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn try_spawn_at_the_limit_gives_the_task_back() {
+    async fn try_spawn_at_the_limit_returns_full_with_the_task() {
         let (group, work) = (group(1), Work::default());
         let spawner = group.spawner();
-        let (_go, task) = work.task();
-        assert!(spawner.try_spawn(task).is_ok(), "a slot is free");
+        let (_finish, task) = work.task();
+        let spawned = spawner.try_spawn(task);
+        assert!(
+            spawned.is_ok(),
+            "expected `Ok` with a free slot, saw {spawned:?}"
+        );
         match spawner.try_spawn(async { Err("ran") }) {
-            Err(Refused::Full(task)) => assert_eq!(task.await, Err("ran")),
-            other => panic!("{other:?}, with no slot free"),
+            Err(Refused::Full(task)) => {
+                assert_eq!(
+                    task.await,
+                    Err("ran"),
+                    "output of the refused task"
+                );
+            }
+            other => panic!("expected `Full` with no free slot, saw {other:?}"),
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_error_is_told_and_returned() {
+    async fn the_first_error_cancels_the_group_and_is_returned_by_wait() {
         let parent = CancellationToken::new();
         let two = NonZero::new(2).unwrap();
         let group = Group::<&str>::new(&parent, two);
         let (spawner, token) = (group.spawner(), group.token());
-        accepted(&spawner, {
+        spawn_accepted(&spawner, {
             let token = group.token();
             async move {
                 token.cancelled().await;
-                Err("told to stop")
+                Err("cancelled")
             }
         })
         .await;
-        assert!(!token.is_cancelled());
-        accepted(&spawner, ready(Err("first"))).await;
-        soon("the token", token.cancelled()).await;
-        assert_eq!(soon("`wait`", group.wait()).await, Err("first"));
-        assert!(!parent.is_cancelled(), "what happens in it stays in it");
+        assert!(!token.is_cancelled(), "cancelled before a task has failed");
+        spawn_accepted(&spawner, ready(Err("first"))).await;
+        with_deadline("the cancellation after an error", token.cancelled())
+            .await;
+        assert_eq!(with_deadline("`wait`", group.wait()).await, Err("first"));
+        assert!(
+            !parent.is_cancelled(),
+            "a failed task has cancelled the parent"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn wait_also_waits_for_what_members_start() {
+    async fn wait_also_waits_for_tasks_that_members_spawn() {
         let (group, work) = (group(2), Work::default());
         let spawner = group.spawner();
-        let (go, task) = work.task();
-        let (go_on, went_on) = oneshot::channel::<()>();
-        accepted(&group.spawner(), async move {
-            went_on.await.unwrap();
-            assert!(spawner.spawn(task).await.is_ok(), "one of two slots");
+        let (finish, task) = work.task();
+        let (start, started) = oneshot::channel::<()>();
+        spawn_accepted(&group.spawner(), async move {
+            started.await.unwrap();
+            let spawned = spawner.spawn(task).await;
+            assert!(
+                spawned.is_ok(),
+                "expected `Ok` with a free slot, saw {spawned:?}"
+            );
             Ok(())
         })
         .await;
         let mut wait = tokio::spawn(group.wait());
         settle().await;
-        go_on.send(()).unwrap();
+        start.send(()).unwrap();
         settle().await;
-        assert_eq!(work.running(), 1, "the member's task runs");
-        assert!(!wait.is_finished(), "`wait` returns while a task runs");
-        go.send(()).unwrap();
-        assert_eq!(soon("`wait`", &mut wait).await.unwrap(), Ok(()));
+        assert_eq!(work.running(), 1, "running tasks that the member spawned");
+        assert!(!wait.is_finished(), "`wait` has returned while a task runs");
+        finish.send(()).unwrap();
+        assert_eq!(with_deadline("`wait`", &mut wait).await.unwrap(), Ok(()));
     }
 }
 
-mod frees {
+mod releases {
     use super::*;
 
-    /// One slot, which `task` takes. Then it is free, also for what `try_spawn`
-    /// starts in a group that is cancelled by now.
-    async fn frees_its_slot<F>(group: &Group<&'static str>, task: F)
+    /// Runs `task` in the only slot of `group`. Then checks that `try_spawn`
+    /// gets the slot three times, even if `task` has cancelled the group.
+    async fn assert_releases_its_slot<F>(group: &Group<&'static str>, task: F)
     where
         F: Future<Output = Result<(), &'static str>> + Send + 'static,
     {
         let spawner = group.spawner();
-        accepted(&spawner, task).await;
+        spawn_accepted(&spawner, task).await;
         settle().await;
         for _ in 0..3 {
             let spawned = spawner.try_spawn(ready(Ok(())));
-            assert!(spawned.is_ok(), "{spawned:?}, and a slot is free");
+            assert!(
+                spawned.is_ok(),
+                "expected `Ok` with a free slot, saw {spawned:?}"
+            );
             settle().await;
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_returns_frees_its_slot() {
+    async fn a_task_that_returns_ok_releases_its_slot() {
         let group = group(1);
-        frees_its_slot(&group, ready(Ok(()))).await;
-        assert_eq!(soon("`wait`", group.wait()).await, Ok(()));
+        assert_releases_its_slot(&group, ready(Ok(()))).await;
+        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_fails_frees_its_slot() {
+    async fn a_task_that_fails_releases_its_slot() {
         let group = group(1);
-        frees_its_slot(&group, ready(Err("failed"))).await;
-        assert_eq!(soon("`wait`", group.wait()).await, Err("failed"));
+        assert_releases_its_slot(&group, ready(Err("failed"))).await;
+        assert_eq!(with_deadline("`wait`", group.wait()).await, Err("failed"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_frees_its_slot_and_is_raised_by_wait() {
+    async fn a_task_that_panics_cancels_the_group_and_releases_its_slot() {
         let group = group(1);
-        frees_its_slot(&group, async { panic!("on purpose") }).await;
+        assert_releases_its_slot(&group, async { panic!("on purpose") }).await;
         let token = group.token();
-        assert!(token.is_cancelled(), "the others are told of a panic");
+        assert!(
+            token.is_cancelled(),
+            "the token is not cancelled after a panic"
+        );
         let wait = AssertUnwindSafe(group.wait()).catch_unwind();
-        let raised = soon("`wait`", wait).await.expect_err("a panic");
-        assert_eq!(raised.downcast_ref(), Some(&"on purpose"));
+        let raised = with_deadline("`wait`", wait)
+            .await
+            .expect_err("expected `wait` to panic");
+        assert_eq!(
+            raised.downcast_ref(),
+            Some(&"on purpose"),
+            "payload of the panic"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_does_not_hide_a_panic() {
+    async fn wait_raises_a_panic_even_if_another_task_failed() {
         let group = group(2);
         let spawner = group.spawner();
-        accepted(&spawner, ready(Err("failed"))).await;
+        spawn_accepted(&spawner, ready(Err("failed"))).await;
         settle().await;
         let spawned = spawner.try_spawn(async { panic!("on purpose") });
-        assert!(spawned.is_ok(), "{spawned:?}, and a slot is free");
+        assert!(
+            spawned.is_ok(),
+            "expected `Ok` with a free slot, saw {spawned:?}"
+        );
         let wait = AssertUnwindSafe(group.wait()).catch_unwind();
-        let raised = soon("`wait`", wait).await.expect_err("a panic");
-        assert_eq!(raised.downcast_ref(), Some(&"on purpose"));
+        let raised = with_deadline("`wait`", wait)
+            .await
+            .expect_err("expected `wait` to panic");
+        assert_eq!(
+            raised.downcast_ref(),
+            Some(&"on purpose"),
+            "payload of the panic"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_goes_away_waiting_takes_no_slot() {
+    async fn a_spawn_dropped_while_it_waits_leaks_no_slot() {
         let (group, work) = (group(1), Work::default());
         let spawner = group.spawner();
-        let (go, task) = work.task();
-        accepted(&spawner, task).await;
-        let gone = spawning(&spawner, pending());
-        let waiting = spawning(&spawner, ready(Ok(())));
+        let (finish, task) = work.task();
+        spawn_accepted(&spawner, task).await;
+        let dropped = spawn_in_background(&spawner, pending());
+        let waiting = spawn_in_background(&spawner, ready(Ok(())));
         settle().await;
-        gone.abort();
+        dropped.abort();
         settle().await;
-        go.send(()).unwrap();
-        let spawned = soon("the next one that waits", waiting).await;
-        assert!(spawned.unwrap().is_ok());
+        finish.send(()).unwrap();
+        let spawned =
+            with_deadline("the next waiting `spawn`", waiting).await.unwrap();
+        assert!(
+            spawned.is_ok(),
+            "expected `Ok` with a free slot, saw {spawned:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_goes_away_as_a_slot_is_freed_takes_no_slot() {
+    async fn a_spawn_dropped_after_a_slot_was_assigned_leaks_no_slot() {
         let (group, work) = (group(1), Work::default());
         let spawner = group.spawner();
-        let (go, task) = work.task();
-        accepted(&spawner, task).await;
+        let (finish, task) = work.task();
+        spawn_accepted(&spawner, task).await;
         {
             let mut waiting = Box::pin(spawner.spawn(pending()));
             let mut context = std::task::Context::from_waker(Waker::noop());
             let polled = waiting.as_mut().poll(&mut context);
-            assert!(matches!(polled, Poll::Pending), "no slot is free");
-            go.send(()).unwrap();
+            assert!(
+                matches!(polled, Poll::Pending),
+                "`spawn` has returned with no free slot"
+            );
+            finish.send(()).unwrap();
             settle().await;
-            // Its turn has come, and it goes without having looked.
+            // The slot is assigned to `waiting`, which is dropped before it is
+            // polled again.
         }
-        accepted(&spawner, ready(Ok(()))).await;
+        spawn_accepted(&spawner, ready(Ok(()))).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_that_is_dropped_drops_its_tasks() {
+    async fn dropping_the_group_drops_its_tasks() {
         let (group, work) = (group(2), Work::default());
         let (spawner, token) = (group.spawner(), group.token());
-        let (_go, task) = work.task();
-        accepted(&spawner, task).await;
+        let (_finish, task) = work.task();
+        spawn_accepted(&spawner, task).await;
         settle().await;
-        assert_eq!(work.running(), 1);
+        assert_eq!(work.running(), 1, "running tasks before the drop");
         drop(group);
         settle().await;
-        assert_eq!(work.running(), 0, "tasks run, and their group is gone");
-        assert!(token.is_cancelled(), "the token of a group that is gone");
+        assert_eq!(
+            work.running(),
+            0,
+            "running tasks after the drop of the group"
+        );
+        assert!(
+            token.is_cancelled(),
+            "the token is not cancelled after the drop"
+        );
     }
 }
 
@@ -342,164 +428,215 @@ mod refuses {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_member_at_the_limit_gets_its_task_back() {
+    async fn spawn_by_a_member_at_the_limit_returns_full_with_the_task() {
         let group = group(1);
-        let (spawner, (told, seen)) = (group.spawner(), oneshot::channel());
-        accepted(&group.spawner(), async move {
-            let refused = spawner.spawn(async { Err("ran by hand") }).await;
+        let (spawner, (report, reported)) =
+            (group.spawner(), oneshot::channel());
+        spawn_accepted(&group.spawner(), async move {
+            let refused =
+                spawner.spawn(async { Err("run by the caller") }).await;
             let is_full = match refused {
                 Err(Refused::Full(task)) => {
-                    assert_eq!(task.await, Err("ran by hand"));
+                    assert_eq!(
+                        task.await,
+                        Err("run by the caller"),
+                        "output of the refused task"
+                    );
                     true
                 }
                 _ => false,
             };
-            told.send(is_full).unwrap();
+            report.send(is_full).unwrap();
             Ok(())
         })
         .await;
-        let is_full = soon("a spawn by a member", seen).await.unwrap();
+        let is_full =
+            with_deadline("`spawn` by a member", reported).await.unwrap();
         assert!(
             is_full,
-            "a member that has the only slot is refused as `Full`"
+            "expected `Full` for a member that holds the only slot"
         );
-        assert_eq!(soon("`wait`", group.wait()).await, Ok(()));
+        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_member_is_one_after_each_await() {
+    async fn spawn_by_a_member_after_an_await_returns_full_at_the_limit() {
         let group = group(2);
-        let both = Arc::new(Barrier::new(2));
+        let barrier = Arc::new(Barrier::new(2));
         for _ in 0..2 {
-            let (spawner, both) = (group.spawner(), Arc::clone(&both));
-            accepted(&group.spawner(), async move {
-                both.wait().await;
+            let (spawner, barrier) = (group.spawner(), Arc::clone(&barrier));
+            spawn_accepted(&group.spawner(), async move {
+                barrier.wait().await;
                 let spawned = spawner.spawn(ready(Ok(()))).await;
-                both.wait().await;
+                barrier.wait().await;
                 match spawned {
                     Err(Refused::Full(_)) => Ok(()),
-                    _ => Err("not refused"),
+                    _ => Err("expected `Full`"),
                 }
             })
             .await;
         }
-        assert_eq!(soon("`wait`", group.wait()).await, Ok(()));
+        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_member_of_another_group_waits() {
+    async fn spawn_by_a_member_of_another_group_waits_for_a_slot() {
         let (outer, inner) = (group(1), group(1));
         let work = Work::default();
-        let (go, task) = work.task();
-        accepted(&inner.spawner(), task).await;
+        let (finish, task) = work.task();
+        spawn_accepted(&inner.spawner(), task).await;
         let spawner = inner.spawner();
-        accepted(&outer.spawner(), async move {
+        spawn_accepted(&outer.spawner(), async move {
             match spawner.spawn(ready(Ok(()))).await {
                 Ok(()) => Ok(()),
-                Err(_) => Err("refused"),
+                Err(_) => Err("expected `Ok` after a wait"),
             }
         })
         .await;
         settle().await;
-        go.send(()).unwrap();
-        assert_eq!(soon("`wait`", outer.wait()).await, Ok(()));
-        assert_eq!(soon("`wait`", inner.wait()).await, Ok(()));
+        finish.send(()).unwrap();
+        assert_eq!(with_deadline("`wait`", outer.wait()).await, Ok(()));
+        assert_eq!(with_deadline("`wait`", inner.wait()).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_is_refused_when_the_group_is_cancelled() {
+    async fn waiting_and_later_spawns_are_refused_after_a_cancellation() {
         let parent = CancellationToken::new();
         let one = NonZero::new(1).unwrap();
         let group = Group::<&str>::new(&parent, one);
         let spawner = group.spawner();
-        accepted(&spawner, pending()).await;
-        let waiting = spawning(&spawner, async { Err("ran by hand") });
+        spawn_accepted(&spawner, pending()).await;
+        let waiting =
+            spawn_in_background(&spawner, async { Err("run by the caller") });
         settle().await;
         parent.cancel();
-        match soon("a spawn in a cancelled group", waiting).await.unwrap() {
+        match with_deadline("a waiting `spawn` after the cancellation", waiting)
+            .await
+            .unwrap()
+        {
             Err(Refused::Cancelled(task)) => {
-                assert_eq!(task.await, Err("ran by hand"));
+                assert_eq!(
+                    task.await,
+                    Err("run by the caller"),
+                    "output of the refused task"
+                );
             }
-            other => panic!("{other:?}, and the group is cancelled"),
+            other => panic!("expected `Cancelled`, saw {other:?}"),
         }
-        let late = soon("another one", spawner.spawn(ready(Ok(())))).await;
-        assert!(matches!(late, Err(Refused::Cancelled(_))), "{late:?}");
+        let late =
+            with_deadline("a later `spawn`", spawner.spawn(ready(Ok(()))))
+                .await;
+        assert!(
+            matches!(late, Err(Refused::Cancelled(_))),
+            "expected `Cancelled`, saw {late:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_is_refused_when_another_task_fails() {
+    async fn waiting_spawns_are_refused_when_a_task_fails() {
         let group = group(2);
         let spawner = group.spawner();
         let (fail, failed) = oneshot::channel::<()>();
-        accepted(&spawner, pending()).await;
-        accepted(&spawner, async move {
+        spawn_accepted(&spawner, pending()).await;
+        spawn_accepted(&spawner, async move {
             let _ = failed.await;
-            // Its slot is still taken while the others are told.
+            // The group is cancelled while this task still holds its slot.
             Err("failed")
         })
         .await;
-        let waiting = [(); 3].map(|()| spawning(&spawner, pending()));
+        let waiting =
+            [(); 3].map(|()| spawn_in_background(&spawner, pending()));
         settle().await;
         fail.send(()).unwrap();
         for waiting in waiting {
-            // Also the first, whose turn it would be: there is a free slot.
-            let answer = soon("who waits", waiting).await.unwrap();
-            assert!(matches!(answer, Err(Refused::Cancelled(_))), "{answer:?}");
+            // The first one, too, although a slot is free for it.
+            let answer =
+                with_deadline("a waiting `spawn`", waiting).await.unwrap();
+            assert!(
+                matches!(answer, Err(Refused::Cancelled(_))),
+                "expected `Cancelled`, saw {answer:?}"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn in_a_cancelled_group_spawn_refuses_and_try_spawn_does_not() {
+    async fn a_cancelled_group_refuses_spawn_and_accepts_try_spawn() {
         let group = group(1);
         let spawner = group.spawner();
         group.token().cancel();
-        let refused = soon("a spawn", spawner.spawn(ready(Ok(())))).await;
-        assert!(matches!(refused, Err(Refused::Cancelled(_))), "{refused:?}");
-        let cleanup = spawner.try_spawn(ready(Err("it ran")));
-        assert!(cleanup.is_ok(), "{cleanup:?}, and a slot is free");
-        assert_eq!(soon("`wait`", group.wait()).await, Err("it ran"));
+        let refused =
+            with_deadline("`spawn`", spawner.spawn(ready(Ok(())))).await;
+        assert!(
+            matches!(refused, Err(Refused::Cancelled(_))),
+            "expected `Cancelled`, saw {refused:?}"
+        );
+        let cleanup = spawner.try_spawn(ready(Err("the cleanup ran")));
+        assert!(
+            cleanup.is_ok(),
+            "expected `Ok` with a free slot, saw {cleanup:?}"
+        );
+        assert_eq!(
+            with_deadline("`wait`", group.wait()).await,
+            Err("the cleanup ran")
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_member_of_a_cancelled_group_is_refused_too() {
+    async fn spawn_by_a_member_of_a_cancelled_group_is_refused() {
         let group = group(2);
         let (spawner, token) = (group.spawner(), group.token());
-        accepted(&group.spawner(), async move {
+        spawn_accepted(&group.spawner(), async move {
             token.cancel();
             match spawner.spawn(ready(Ok(()))).await {
                 Err(Refused::Cancelled(_)) => Ok(()),
-                _ => Err("not refused"),
+                _ => Err("expected `Cancelled`"),
             }
         })
         .await;
-        assert_eq!(soon("`wait`", group.wait()).await, Ok(()));
+        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_that_has_ended_refuses_all() {
+    async fn spawn_and_try_spawn_are_refused_after_wait_has_returned() {
         let group = group(1);
         let spawner = group.spawner();
-        assert_eq!(soon("`wait`", group.wait()).await, Ok(()));
-        let late = soon("a spawn", spawner.spawn(ready(Ok(())))).await;
-        assert!(matches!(late, Err(Refused::Cancelled(_))), "{late:?}");
+        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
+        let late = with_deadline("`spawn`", spawner.spawn(ready(Ok(())))).await;
+        assert!(
+            matches!(late, Err(Refused::Cancelled(_))),
+            "expected `Cancelled`, saw {late:?}"
+        );
         let late = spawner.try_spawn(ready(Ok(())));
-        assert!(matches!(late, Err(Refused::Cancelled(_))), "{late:?}");
+        assert!(
+            matches!(late, Err(Refused::Cancelled(_))),
+            "expected `Cancelled`, saw {late:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_that_is_dropped_refuses_who_waits() {
+    async fn dropping_the_group_refuses_waiting_and_later_spawns() {
         let group = group(1);
         let spawner = group.spawner();
-        accepted(&spawner, pending()).await;
-        let waiting = spawning(&spawner, ready(Ok(())));
+        spawn_accepted(&spawner, pending()).await;
+        let waiting = spawn_in_background(&spawner, ready(Ok(())));
         settle().await;
         drop(group);
-        // Its task has not been dropped by now, and still has the slot.
+        // The task has not been dropped yet, and still holds the slot.
         let late = spawner.try_spawn(ready(Ok(())));
-        assert!(matches!(late, Err(Refused::Cancelled(_))), "{late:?}");
-        let refused = soon("who waits", waiting).await.unwrap();
-        assert!(matches!(refused, Err(Refused::Cancelled(_))), "{refused:?}");
+        assert!(
+            matches!(late, Err(Refused::Cancelled(_))),
+            "expected `Cancelled`, saw {late:?}"
+        );
+        let refused =
+            with_deadline("the waiting `spawn`", waiting).await.unwrap();
+        assert!(
+            matches!(refused, Err(Refused::Cancelled(_))),
+            "expected `Cancelled`, saw {refused:?}"
+        );
         let late = spawner.try_spawn(ready(Ok(())));
-        assert!(matches!(late, Err(Refused::Cancelled(_))), "{late:?}");
+        assert!(
+            matches!(late, Err(Refused::Cancelled(_))),
+            "expected `Cancelled`, saw {late:?}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What holds in whichever order the steps of tasks come. shuttle runs them.
+//! Models of `limit`. shuttle runs each one with its tasks' steps in many
+//! orders, and it must hold in all of them.
 
 use std::future::ready;
 use std::num::NonZero;
@@ -22,47 +23,52 @@ fn group(limit: usize) -> Group<Failed> {
     Group::new(&CancellationToken::new(), limit)
 }
 
-/// How many are inside, and have been.
+/// Counts the tasks that run, and those that have ended.
 #[derive(Clone, Default)]
 struct Count {
-    inside: Arc<AtomicUsize>,
-    been: Arc<AtomicUsize>,
+    running: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
 }
 
-/// Inside until it is dropped.
-struct Inside(Count);
+/// Counts as running until it is dropped.
+struct Running(Count);
 
 impl Count {
-    fn enter(&self, limit: usize) -> Inside {
-        let inside = self.inside.fetch_add(1, SeqCst) + 1;
-        assert!(inside <= limit, "{inside} run at a time, of {limit}");
-        Inside(self.clone())
+    fn begin(&self, limit: usize) -> Running {
+        let running = self.running.fetch_add(1, SeqCst) + 1;
+        assert!(
+            running <= limit,
+            "expected at most {limit} tasks at a time, saw {running}"
+        );
+        Running(self.clone())
     }
 
-    fn inside(&self) -> usize {
-        self.inside.load(SeqCst)
+    fn running(&self) -> usize {
+        self.running.load(SeqCst)
     }
 
-    fn been(&self) -> usize {
-        self.been.load(SeqCst)
+    fn ended(&self) -> usize {
+        self.ended.load(SeqCst)
     }
 }
 
-impl Drop for Inside {
+impl Drop for Running {
     fn drop(&mut self) {
-        self.0.been.fetch_add(1, SeqCst);
-        self.0.inside.fetch_sub(1, SeqCst);
+        self.0.ended.fetch_add(1, SeqCst);
+        self.0.running.fetch_sub(1, SeqCst);
     }
 }
 
-/// A task that stays for a moment.
-async fn visit(count: Count, limit: usize) -> Result<(), Failed> {
-    let _inside = count.enter(limit);
+/// A task that yields once.
+async fn yield_once(count: Count, limit: usize) -> Result<(), Failed> {
+    let _running = count.begin(limit);
     yield_now().await;
     Ok(())
 }
 
-fn spawning<F>(spawner: Spawner<Failed>, task: F) -> JoinHandle<bool>
+/// Calls `spawn` on a task of its own, which returns whether `task` was
+/// accepted.
+fn spawn_in_background<F>(spawner: Spawner<Failed>, task: F) -> JoinHandle<bool>
 where
     F: Future<Output = Result<(), Failed>> + Send + 'static,
 {
@@ -70,46 +76,53 @@ where
 }
 
 #[test]
-fn whoever_spawns_at_once_keeps_to_the_limit() {
+fn concurrent_spawns_keep_to_the_limit() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
-        let rivals = [(); 3]
-            .map(|()| spawning(group.spawner(), visit(count.clone(), 1)));
-        for rival in rivals {
-            assert!(rival.await.unwrap(), "nothing keeps it from a slot");
+        let spawned = [(); 3].map(|()| {
+            spawn_in_background(group.spawner(), yield_once(count.clone(), 1))
+        });
+        for spawned in spawned {
+            assert!(spawned.await.unwrap(), "`spawn` refused a task");
         }
         assert_eq!(group.wait().await, Ok(()));
-        assert_eq!(count.been(), 3, "of three tasks have run to their end");
+        assert_eq!(count.ended(), 3, "tasks that ended, of 3 accepted");
     });
 }
 
 #[test]
-fn a_slot_is_taken_until_the_task_is_gone() {
+fn a_slot_is_held_until_the_values_of_its_task_are_dropped() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
         let spawner = group.spawner();
         for _ in 0..3 {
-            // It is what the task holds that counts, and not its last line.
+            // The slot is held until `held` is dropped, after the last line of
+            // the task.
             let held = Held(count.clone());
-            let visit = visit(count.clone(), 1);
+            let work = yield_once(count.clone(), 1);
             let task = async move {
                 let _held = held;
-                visit.await
+                work.await
             };
-            assert!(spawner.spawn(task).await.is_ok(), "a slot comes free");
+            assert!(
+                spawner.spawn(task).await.is_ok(),
+                "`spawn` refused a task, although a slot is released"
+            );
         }
         assert_eq!(group.wait().await, Ok(()));
     });
 }
 
-/// Ends at its first step, and is there until it is dropped, which takes a moment.
-/// What a destructor panics with would go to the handle of the task.
-struct ByHand {
+/// A future that completes at its first poll, and whose destructor yields.
+///
+/// The destructor records a maximum and does not panic: its panic would only be
+/// seen through the handle of the task.
+struct SlowDrop {
     count: Count,
     most: Arc<AtomicUsize>,
 }
 
-impl Future for ByHand {
+impl Future for SlowDrop {
     type Output = Result<(), Failed>;
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
@@ -117,161 +130,181 @@ impl Future for ByHand {
     }
 }
 
-impl Drop for ByHand {
+impl Drop for SlowDrop {
     fn drop(&mut self) {
-        let inside = self.count.inside.fetch_add(1, SeqCst) + 1;
-        self.most.fetch_max(inside, SeqCst);
+        let running = self.count.running.fetch_add(1, SeqCst) + 1;
+        self.most.fetch_max(running, SeqCst);
         shuttle::thread::yield_now();
-        drop(Inside(self.count.clone()));
+        drop(Running(self.count.clone()));
     }
 }
 
 #[test]
-fn a_slot_is_taken_until_a_future_that_has_ended_is_gone() {
+fn a_slot_is_held_until_the_completed_future_is_dropped() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
         let (spawner, most) = (group.spawner(), Arc::default());
         for _ in 0..3 {
             let (count, most) = (count.clone(), Arc::clone(&most));
-            let task = ByHand { count, most };
-            assert!(spawner.spawn(task).await.is_ok(), "a slot comes free");
+            let task = SlowDrop { count, most };
+            assert!(
+                spawner.spawn(task).await.is_ok(),
+                "`spawn` refused a task, although a slot is released"
+            );
         }
         assert_eq!(group.wait().await, Ok(()));
-        assert_eq!(count.been(), 3, "of three are gone when `wait` returns");
-        assert_eq!(most.load(SeqCst), 1, "are there at a time, of 1");
+        assert_eq!(
+            count.ended(),
+            3,
+            "futures dropped when `wait` returned, of 3 accepted"
+        );
+        let most = most.load(SeqCst);
+        assert_eq!(most, 1, "the most futures at a time, with a limit of 1");
     });
 }
 
-/// Fails after a moment.
+/// A task that yields once and fails.
 async fn fails() -> Result<(), Failed> {
     yield_now().await;
     Err("broken")
 }
 
 #[test]
-fn a_slot_that_a_failure_frees_is_for_nobody_who_waits() {
+fn a_waiting_spawn_does_not_get_the_slot_of_a_failed_task() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
-        let taken = group.spawner().try_spawn(fails());
-        assert!(taken.is_ok(), "the only slot is free");
-        let late = spawning(group.spawner(), visit(count.clone(), 1));
-        assert!(!late.await.unwrap(), "a task starts after the failure");
+        let spawned = group.spawner().try_spawn(fails());
+        assert!(spawned.is_ok(), "`try_spawn` refused a task with a free slot");
+        let late =
+            spawn_in_background(group.spawner(), yield_once(count.clone(), 1));
+        assert!(
+            !late.await.unwrap(),
+            "a waiting `spawn` started a task after a failure"
+        );
         assert_eq!(group.wait().await, Err("broken"));
     });
 }
 
 #[test]
-fn a_slot_that_a_failure_frees_is_for_no_member() {
+fn a_member_does_not_get_the_slot_of_a_failed_task() {
     shuffle(async || {
-        let (group, members) = (group(2), Arc::new(AtomicUsize::new(0)));
-        let (spawner, accepted) = (group.spawner(), Arc::clone(&members));
+        let (group, accepted) = (group(2), Arc::new(AtomicUsize::new(0)));
+        let (spawner, count) = (group.spawner(), Arc::clone(&accepted));
         let member = async move {
             let is_accepted = spawner.spawn(ready(Ok(()))).await.is_ok();
-            accepted.fetch_add(usize::from(is_accepted), SeqCst);
+            count.fetch_add(usize::from(is_accepted), SeqCst);
             Ok(())
         };
-        assert!(group.spawner().try_spawn(fails()).is_ok(), "two are free");
-        assert!(group.spawner().try_spawn(member).is_ok(), "one is free");
+        let refused = "`try_spawn` refused a task with a free slot";
+        assert!(group.spawner().try_spawn(fails()).is_ok(), "{refused}");
+        assert!(group.spawner().try_spawn(member).is_ok(), "{refused}");
         assert_eq!(group.wait().await, Err("broken"));
-        let accepted = members.load(SeqCst);
+        let accepted = accepted.load(SeqCst);
         assert_eq!(
             accepted, 0,
-            "started by a member, with no slot before that"
+            "tasks that a member spawned into the slot of a failed task"
         );
     });
 }
 
-/// Takes a moment to be dropped, and nobody else may be inside meanwhile.
+/// A value whose destructor yields, and counts as running with a limit of 1.
 struct Held(Count);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // A second panic would end the process, and say less.
+        // A second panic would abort the process, and hide the first one.
         if !std::thread::panicking() {
-            let _inside = self.0.enter(1);
+            let _running = self.0.begin(1);
             shuttle::thread::yield_now();
         }
     }
 }
 
 #[test]
-fn no_slot_is_lost_to_whoever_goes_away_waiting() {
+fn an_aborted_spawn_leaks_no_slot() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
-        let (first, gone, last) = (
-            spawning(group.spawner(), visit(count.clone(), 1)),
-            spawning(group.spawner(), visit(count.clone(), 1)),
-            spawning(group.spawner(), visit(count.clone(), 1)),
+        let (first, aborted, last) = (
+            spawn_in_background(group.spawner(), yield_once(count.clone(), 1)),
+            spawn_in_background(group.spawner(), yield_once(count.clone(), 1)),
+            spawn_in_background(group.spawner(), yield_once(count.clone(), 1)),
         );
-        gone.abort();
-        assert!(first.await.unwrap() && last.await.unwrap());
-        drop(gone.await);
+        aborted.abort();
+        assert!(first.await.unwrap(), "the first `spawn` was refused");
+        assert!(last.await.unwrap(), "the last `spawn` was refused");
+        drop(aborted.await);
         assert_eq!(group.wait().await, Ok(()));
-        assert!(count.been() >= 2, "of two that did not go away");
+        let ended = count.ended();
+        assert!(ended >= 2, "expected at least 2 tasks to end, saw {ended}");
     });
 }
 
 #[test]
-fn a_task_is_waited_for_or_refused() {
+fn every_task_is_either_refused_or_waited_for() {
     shuffle(async || {
         let (group, count) = (group(2), Count::default());
         let spawner = group.spawner();
         let late = spawn({
             let count = count.clone();
             async move {
-                let visit = visit(count.clone(), 2);
-                let accepted = spawner.spawn(visit).await.is_ok();
-                (accepted, count.been())
+                let task = yield_once(count.clone(), 2);
+                let accepted = spawner.spawn(task).await.is_ok();
+                (accepted, count.ended())
             }
         });
         assert_eq!(group.wait().await, Ok(()));
-        let been = count.been();
+        let ended = count.ended();
         let (accepted, _) = late.await.unwrap();
         assert_eq!(
-            been,
+            ended,
             usize::from(accepted),
-            "accepted: {accepted}, and {been} have ended when `wait` returns"
+            "tasks that had ended when `wait` returned; accepted: {accepted}"
         );
         yield_now().await;
-        assert_eq!(count.been(), been, "a task runs after `wait`");
+        assert_eq!(count.ended(), ended, "a task ended after `wait` returned");
     });
 }
 
 #[test]
-fn the_error_that_is_kept_came_first() {
+fn wait_returns_the_error_that_cancelled_the_group() {
     shuffle(async || {
         let group = group(2);
         let token = group.token();
-        let follows = spawning(group.spawner(), async move {
+        let follows = spawn_in_background(group.spawner(), async move {
             token.cancelled().await;
-            Err("told to stop")
+            Err("cancelled")
         });
-        let fails = spawning(group.spawner(), ready(Err("the cause")));
-        // The first of them may be refused, as the other has failed by then.
+        let fails =
+            spawn_in_background(group.spawner(), ready(Err("the cause")));
+        // `follows` may be refused, if `fails` has already failed.
         follows.await.unwrap();
-        assert!(fails.await.unwrap(), "nothing has failed before");
+        assert!(
+            fails.await.unwrap(),
+            "`spawn` refused a task before any task had failed"
+        );
         assert_eq!(group.wait().await, Err("the cause"));
     });
 }
 
 #[test]
-fn nothing_runs_when_the_group_is_gone() {
+fn no_task_starts_or_runs_on_after_the_group_is_dropped() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
         let spawner = group.spawner();
-        let late = spawning(group.spawner(), visit(count.clone(), 1));
+        let late =
+            spawn_in_background(group.spawner(), yield_once(count.clone(), 1));
         drop(group);
         drop(late.await);
-        let refused = spawner.spawn(visit(count.clone(), 1)).await;
-        assert!(refused.is_err(), "a group that is gone starts a task");
-        let refused = spawner.try_spawn(visit(count.clone(), 1));
-        assert!(refused.is_err(), "a group that is gone starts a task");
-        // What was accepted before is dropped at its next step.
-        while count.inside() > 0 {
+        let refused = spawner.spawn(yield_once(count.clone(), 1)).await;
+        assert!(refused.is_err(), "`spawn` started a task after the drop");
+        let refused = spawner.try_spawn(yield_once(count.clone(), 1));
+        assert!(refused.is_err(), "`try_spawn` started a task after the drop");
+        // A task that was accepted before is dropped at its next step.
+        while count.running() > 0 {
             yield_now().await;
         }
-        let been = count.been();
+        let ended = count.ended();
         yield_now().await;
-        assert_eq!(count.been(), been, "a task runs on");
+        assert_eq!(count.ended(), ended, "a task ran on after the drop");
     });
 }

@@ -1,4 +1,5 @@
-//! Who is a member is known by the id of its task, and is forgotten with it.
+//! The group stores the task id of each member, and removes it when the member
+//! ends.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -13,57 +14,65 @@ use crate::model_checked::shuttle_tasks::{
     Semaphore, spawn, try_id,
 };
 
-/// Tasks that end together, so many at a time. Dropping it aborts them at their
-/// next `.await`, cancels the token, and refuses whoever still waits.
+/// A group of tasks that fail as one, with a limit on how many run at a time.
+///
+/// Dropping the group cancels its token, aborts its tasks at their next
+/// `.await`, and refuses every waiting `spawn`.
 pub struct Group<E> {
     spawner: Spawner<E>,
-    _gone: [DropGuard; 2],
+    _cancel_on_drop: [DropGuard; 2],
 }
 
-/// Starts tasks in a [`Group`]. Members may keep one; it may outlive the group.
+/// Spawns tasks into a [`Group`].
+///
+/// A member of the group may hold a spawner, and a spawner may outlive the
+/// group.
 pub struct Spawner<E> {
     shared: Arc<Shared<E>>,
 }
 
-/// A task that was not started.
+/// A task that was not started, given back to the caller.
 pub enum Refused<F> {
-    /// All slots are taken, and who asks must not wait.
+    /// No slot is free, and the caller must not wait for one.
     Full(F),
-    /// The group was cancelled before there was a slot, or has ended.
+    /// The group was cancelled before a slot was free, or has ended.
     Cancelled(F),
 }
 
 struct Shared<E> {
     slots: Arc<Semaphore>,
-    /// A lock, since one decision needs all of it: whether this was the last
-    /// task, and whether another one may begin.
+    /// One lock, because "no task is running" and "no task may start" have to
+    /// be decided in one step.
     tasks: Mutex<Tasks<E>>,
-    /// Told when no task is left.
+    /// Notified when the last task has ended.
     idle: Notify,
     token: CancellationToken,
-    /// Cancelled when the group is gone: then members are dropped.
-    gone: CancellationToken,
+    /// Cancelled when the group is dropped, to abort its tasks.
+    abort: CancellationToken,
 }
 
 struct Tasks<E> {
     running: usize,
     members: HashSet<Id>,
-    has_ended: bool,
-    /// The error that came first.
+    /// Set when the group has ended: no task may start any more.
+    closed: bool,
+    /// The first error.
     error: Option<E>,
     panic: Option<Box<dyn Any + Send>>,
 }
 
 impl<E: Send + 'static> Group<E> {
-    /// A group of `limit` tasks at a time, that is told to stop when `parent` is
-    /// cancelled.
+    /// Creates an empty group that runs at most `limit` tasks at a time.
+    ///
+    /// It is cancelled when `parent` is, and never cancels `parent`.
     pub fn new(parent: &CancellationToken, limit: NonZero<usize>) -> Self {
-        let (token, gone) = (parent.child_token(), CancellationToken::new());
-        let _gone = [token.clone().drop_guard(), gone.clone().drop_guard()];
+        let (token, abort) = (parent.child_token(), CancellationToken::new());
+        let _cancel_on_drop =
+            [token.clone().drop_guard(), abort.clone().drop_guard()];
         let tasks = Tasks {
             running: 0,
             members: HashSet::new(),
-            has_ended: false,
+            closed: false,
             error: None,
             panic: None,
         };
@@ -72,45 +81,47 @@ impl<E: Send + 'static> Group<E> {
             tasks: Mutex::new(tasks),
             idle: Notify::new(),
             token,
-            gone,
+            abort,
         });
-        Self { spawner: Spawner { shared }, _gone }
+        Self { spawner: Spawner { shared }, _cancel_on_drop }
     }
 
-    /// Is cancelled as soon as a task fails or panics, the parent is cancelled,
-    /// or the group has ended.
+    /// Returns the token of the group.
+    ///
+    /// It is cancelled as soon as a task fails or panics, the parent is
+    /// cancelled, or the group has ended.
     pub fn token(&self) -> CancellationToken {
         self.spawner.shared.token.clone()
     }
 
-    /// Starts tasks in this group, from wherever it is taken to.
+    /// Returns a spawner for this group, which can be moved into other tasks.
     pub fn spawner(&self) -> Spawner<E> {
         self.spawner.clone()
     }
 
-    /// Waits until no task is left. From then on all are refused.
+    /// Waits until every task has ended. From then on, every task is refused.
     ///
     /// # Errors
     ///
-    /// The error that came first in time.
+    /// Returns the error that occurred first in time.
     ///
     /// # Panics
     ///
-    /// With what a task panicked with, also when another task failed.
+    /// Raises the panic of a task again, even if another task failed.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped drops the group.
+    /// Dropping the future drops the group, which aborts its tasks.
     pub async fn wait(self) -> Result<(), E> {
         let shared = &self.spawner.shared;
         loop {
             let idle = shared.idle.notified();
-            if shared.end_if_idle() {
+            if shared.close_if_idle() {
                 break;
             }
             idle.await;
         }
-        let mut tasks = shared.tasks.lock().expect("nobody panics with it");
+        let mut tasks = shared.tasks.lock().expect("no panic while locked");
         let (error, panic) = (tasks.error.take(), tasks.panic.take());
         drop(tasks);
         if let Some(payload) = panic {
@@ -121,26 +132,27 @@ impl<E: Send + 'static> Group<E> {
 }
 
 impl<E: Send + 'static> Spawner<E> {
-    /// Waits for a slot, and starts `task` in it. A member of the group never
-    /// waits.
+    /// Waits for a slot, and starts `task` in it.
+    ///
+    /// A member, which is a task of this group, never waits.
     ///
     /// # Errors
     ///
-    /// `Full` to a member when no slot is free, `Cancelled` when the group is
-    /// cancelled, before or meanwhile, or has ended.
+    /// Returns `Full` to a member when no slot is free. Returns `Cancelled`
+    /// when the group is cancelled, before or during the wait, or has ended.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics if it is called outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped drops the task, and takes no slot.
+    /// Dropping the future drops the task and leaks no slot.
     pub async fn spawn<F>(&self, task: F) -> Result<(), Refused<F>>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
-        let slot = if self.shared.has_this_task() {
+        let slot = if self.shared.contains_current_task() {
             Arc::clone(&self.shared.slots).try_acquire_owned().ok()
         } else {
             tokio::select! {
@@ -149,7 +161,8 @@ impl<E: Send + 'static> Spawner<E> {
                 slot = Arc::clone(&self.shared.slots).acquire_owned() => slot.ok(),
             }
         };
-        // Only now: who fails tells the others, and gives its slot back then.
+        // Checked after the slot: a task that fails cancels the group first,
+        // and releases its slot second.
         if self.shared.token.is_cancelled() {
             return Err(Refused::Cancelled(task));
         }
@@ -159,24 +172,25 @@ impl<E: Send + 'static> Spawner<E> {
         }
     }
 
-    /// Starts `task` if there is a slot, also when the group is cancelled: to
-    /// clean up, for one.
+    /// Starts `task` if a slot is free, even if the group is cancelled: to
+    /// clean up, for example.
     ///
     /// # Errors
     ///
-    /// `Full` when no slot is free, `Cancelled` when the group has ended.
+    /// Returns `Full` when no slot is free, and `Cancelled` when the group has
+    /// ended.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics if it is called outside of a tokio runtime.
     pub fn try_spawn<F>(&self, task: F) -> Result<(), Refused<F>>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
         match Arc::clone(&self.shared.slots).try_acquire_owned() {
             Ok(slot) => self.start(slot, task),
-            // What holds the slots then is about to be dropped.
-            Err(_) if self.shared.has_ended() => Err(Refused::Cancelled(task)),
+            // The tasks that hold the slots are about to be dropped.
+            Err(_) if self.shared.is_closed() => Err(Refused::Cancelled(task)),
             Err(_) => Err(Refused::Full(task)),
         }
     }
@@ -194,30 +208,30 @@ impl<E: Send + 'static> Spawner<E> {
         };
         let member = Member { task, slot, running };
         spawn(async move {
-            // Dropped last to first.
+            // Dropped in reverse order: the task, its slot, its count.
             let Member { running, slot, task } = member;
-            let running = running.of_this_task();
+            let running = running.with_current_task_id();
             let _slot = slot;
             let shared = &running.shared;
             let ended = tokio::select! {
                 biased;
-                () = shared.gone.cancelled() => return,
+                () = shared.abort.cancelled() => return,
                 ended = AssertUnwindSafe(task).catch_unwind() => ended,
             };
             if let Ok(Ok(())) = ended {
                 return;
             }
-            shared.keep(ended);
-            // The others are told when it is kept: what they fail with because
-            // of that comes later.
+            shared.record(ended);
+            // Cancelled after the record: an error that the cancellation causes
+            // comes later.
             shared.token.cancel();
         });
         Ok(())
     }
 }
 
-/// Keeps `new` where there is none, or else hands it back.
-fn keep_first<T>(first: &mut Option<T>, new: Option<T>) -> Option<T> {
+/// Sets `first` to `new` if it is `None`. Otherwise, returns `new`.
+fn set_if_none<T>(first: &mut Option<T>, new: Option<T>) -> Option<T> {
     match first {
         Some(_) => new,
         None => {
@@ -228,46 +242,48 @@ fn keep_first<T>(first: &mut Option<T>, new: Option<T>) -> Option<T> {
 }
 
 impl<E> Shared<E> {
-    fn has_this_task(&self) -> bool {
-        let tasks = self.tasks.lock().expect("nobody panics with it");
+    fn contains_current_task(&self) -> bool {
+        let tasks = self.tasks.lock().expect("no panic while locked");
         try_id().is_some_and(|id| tasks.members.contains(&id))
     }
 
-    fn keep(&self, ended: Result<Result<(), E>, Box<dyn Any + Send>>) {
-        let mut tasks = self.tasks.lock().expect("nobody panics with it");
+    fn record(&self, ended: Result<Result<(), E>, Box<dyn Any + Send>>) {
+        let mut tasks = self.tasks.lock().expect("no panic while locked");
         let (error, panic) = match ended {
             Ok(ended) => (ended.err(), None),
             Err(payload) => (None, Some(payload)),
         };
-        let surplus = (
-            keep_first(&mut tasks.error, error),
-            keep_first(&mut tasks.panic, panic),
+        let rejected = (
+            set_if_none(&mut tasks.error, error),
+            set_if_none(&mut tasks.panic, panic),
         );
-        // To drop them runs anybody's code: not under the lock.
+        // Dropped without the lock: destructors may run any code.
         drop(tasks);
-        drop(surplus);
+        drop(rejected);
     }
 
-    fn has_ended(&self) -> bool {
-        self.tasks.lock().expect("nobody panics with it").has_ended
+    fn is_closed(&self) -> bool {
+        self.tasks.lock().expect("no panic while locked").closed
     }
 
-    fn end_if_idle(&self) -> bool {
-        let mut tasks = self.tasks.lock().expect("nobody panics with it");
-        tasks.has_ended |= tasks.running == 0;
-        tasks.has_ended
+    fn close_if_idle(&self) -> bool {
+        let mut tasks = self.tasks.lock().expect("no panic while locked");
+        tasks.closed |= tasks.running == 0;
+        tasks.closed
     }
 }
 
-/// A task that has not begun. Its parts are dropped in this order, also if it
-/// never does: it runs until it has nothing left, and then its slot is free.
+/// A task that has not been polled yet.
+///
+/// Its fields are dropped in this order, even if it is never polled: first the
+/// task, then its slot, and last its entry in the count of running tasks.
 struct Member<F, E> {
     task: F,
     slot: OwnedSemaphorePermit,
     running: Running<E>,
 }
 
-/// One of those that run.
+/// Counts one running task until it is dropped.
 struct Running<E> {
     shared: Arc<Shared<E>>,
     id: Option<Id>,
@@ -275,18 +291,18 @@ struct Running<E> {
 
 impl<E> Running<E> {
     fn begin(shared: &Arc<Shared<E>>) -> Option<Self> {
-        let mut tasks = shared.tasks.lock().expect("nobody panics with it");
-        if tasks.has_ended {
+        let mut tasks = shared.tasks.lock().expect("no panic while locked");
+        if tasks.closed {
             return None;
         }
         tasks.running += 1;
         Some(Self { shared: Arc::clone(shared), id: None })
     }
 
-    fn of_this_task(mut self) -> Self {
+    fn with_current_task_id(mut self) -> Self {
         self.id = try_id();
         let mut tasks =
-            self.shared.tasks.lock().expect("nobody panics with it");
+            self.shared.tasks.lock().expect("no panic while locked");
         tasks.members.extend(self.id);
         drop(tasks);
         self
@@ -296,7 +312,7 @@ impl<E> Running<E> {
 impl<E> Drop for Running<E> {
     fn drop(&mut self) {
         let mut tasks =
-            self.shared.tasks.lock().expect("nobody panics with it");
+            self.shared.tasks.lock().expect("no panic while locked");
         if let Some(id) = self.id {
             tasks.members.remove(&id);
         }
@@ -312,7 +328,7 @@ impl<E> Drop for Group<E> {
         let tasks = self.spawner.shared.tasks.lock();
         // Not `expect`: this may run while a panic unwinds.
         if let Ok(mut tasks) = tasks {
-            tasks.has_ended = true;
+            tasks.closed = true;
         }
     }
 }

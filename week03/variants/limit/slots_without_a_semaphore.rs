@@ -1,5 +1,6 @@
-//! Slots without a semaphore: one is handed to the next who waits, through a
-//! channel. If nobody is left at the other end, it is dropped there, and goes on.
+//! Slots without a semaphore: a released slot is sent through a channel to the
+//! first waiting `spawn`. If that `spawn` has been dropped, the next one gets
+//! it.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -14,103 +15,113 @@ use crate::model_checked::shuttle_tasks::{
     task_local,
 };
 
-/// Tasks that end together, so many at a time. Dropping it aborts them at their
-/// next `.await`, cancels the token, and refuses whoever still waits.
+/// A group of tasks that fail as one, with a limit on how many run at a time.
+///
+/// Dropping the group cancels its token, aborts its tasks at their next
+/// `.await`, and refuses every waiting `spawn`.
 pub struct Group<E> {
     spawner: Spawner<E>,
-    _gone: [DropGuard; 2],
+    _cancel_on_drop: [DropGuard; 2],
 }
 
-/// Starts tasks in a [`Group`]. Members may keep one; it may outlive the group.
+/// Spawns tasks into a [`Group`].
+///
+/// A member of the group may hold a spawner, and a spawner may outlive the
+/// group.
 pub struct Spawner<E> {
     shared: Arc<Shared<E>>,
 }
 
-/// A task that was not started.
+/// A task that was not started, given back to the caller.
 pub enum Refused<F> {
-    /// All slots are taken, and who asks must not wait.
+    /// No slot is free, and the caller must not wait for one.
     Full(F),
-    /// The group was cancelled before there was a slot, or has ended.
+    /// The group was cancelled before a slot was free, or has ended.
     Cancelled(F),
 }
 
 struct Shared<E> {
     slots: Arc<Slots>,
-    /// A lock, since one decision needs all of it: whether this was the last
-    /// task, and whether another one may begin.
+    /// One lock, because "no task is running" and "no task may start" have to
+    /// be decided in one step.
     tasks: Mutex<Tasks<E>>,
-    /// Told when no task is left.
+    /// Notified when the last task has ended.
     idle: Notify,
     token: CancellationToken,
-    /// Cancelled when the group is gone: then members are dropped.
-    gone: CancellationToken,
+    /// Cancelled when the group is dropped, to abort its tasks.
+    abort: CancellationToken,
 }
 
 struct Tasks<E> {
     running: usize,
-    has_ended: bool,
-    /// The error that came first.
+    /// Set when the group has ended: no task may start any more.
+    closed: bool,
+    /// The first error.
     error: Option<E>,
     panic: Option<Box<dyn Any + Send>>,
 }
 
 task_local! {
-    /// The group whose member is being polled, by its address.
+    /// The address of the group that the task is a member of.
     static MEMBER_OF: usize;
 }
 
 impl<E: Send + 'static> Group<E> {
-    /// A group of `limit` tasks at a time, that is told to stop when `parent` is
-    /// cancelled.
+    /// Creates an empty group that runs at most `limit` tasks at a time.
+    ///
+    /// It is cancelled when `parent` is, and never cancels `parent`.
     pub fn new(parent: &CancellationToken, limit: NonZero<usize>) -> Self {
-        let (token, gone) = (parent.child_token(), CancellationToken::new());
-        let _gone = [token.clone().drop_guard(), gone.clone().drop_guard()];
+        let (token, abort) = (parent.child_token(), CancellationToken::new());
+        let _cancel_on_drop =
+            [token.clone().drop_guard(), abort.clone().drop_guard()];
         let tasks =
-            Tasks { running: 0, has_ended: false, error: None, panic: None };
+            Tasks { running: 0, closed: false, error: None, panic: None };
         let shared = Arc::new(Shared {
             slots: Slots::new(limit.get()),
             tasks: Mutex::new(tasks),
             idle: Notify::new(),
             token,
-            gone,
+            abort,
         });
-        Self { spawner: Spawner { shared }, _gone }
+        Self { spawner: Spawner { shared }, _cancel_on_drop }
     }
 
-    /// Is cancelled as soon as a task fails or panics, the parent is cancelled,
-    /// or the group has ended.
+    /// Returns the token of the group.
+    ///
+    /// It is cancelled as soon as a task fails or panics, the parent is
+    /// cancelled, or the group has ended.
     pub fn token(&self) -> CancellationToken {
         self.spawner.shared.token.clone()
     }
 
-    /// Starts tasks in this group, from wherever it is taken to.
+    /// Returns a spawner for this group, which can be moved into other tasks.
     pub fn spawner(&self) -> Spawner<E> {
         self.spawner.clone()
     }
 
-    /// Waits until no task is left. From then on all are refused.
+    /// Waits until every task has ended. From then on, every task is refused.
     ///
     /// # Errors
     ///
-    /// The error that came first in time.
+    /// Returns the error that occurred first in time.
     ///
     /// # Panics
     ///
-    /// With what a task panicked with, also when another task failed.
+    /// Raises the panic of a task again, even if another task failed.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped drops the group.
+    /// Dropping the future drops the group, which aborts its tasks.
     pub async fn wait(self) -> Result<(), E> {
         let shared = &self.spawner.shared;
         loop {
             let idle = shared.idle.notified();
-            if shared.end_if_idle() {
+            if shared.close_if_idle() {
                 break;
             }
             idle.await;
         }
-        let mut tasks = shared.tasks.lock().expect("nobody panics with it");
+        let mut tasks = shared.tasks.lock().expect("no panic while locked");
         let (error, panic) = (tasks.error.take(), tasks.panic.take());
         drop(tasks);
         if let Some(payload) = panic {
@@ -121,21 +132,22 @@ impl<E: Send + 'static> Group<E> {
 }
 
 impl<E: Send + 'static> Spawner<E> {
-    /// Waits for a slot, and starts `task` in it. A member of the group never
-    /// waits.
+    /// Waits for a slot, and starts `task` in it.
+    ///
+    /// A member, which is a task of this group, never waits.
     ///
     /// # Errors
     ///
-    /// `Full` to a member when no slot is free, `Cancelled` when the group is
-    /// cancelled, before or meanwhile, or has ended.
+    /// Returns `Full` to a member when no slot is free. Returns `Cancelled`
+    /// when the group is cancelled, before or during the wait, or has ended.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics if it is called outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped drops the task, and takes no slot.
+    /// Dropping the future drops the task and leaks no slot.
     pub async fn spawn<F>(&self, task: F) -> Result<(), Refused<F>>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -144,15 +156,16 @@ impl<E: Send + 'static> Spawner<E> {
         let is_member =
             MEMBER_OF.try_with(|group| *group == id).unwrap_or(false);
         let slot = if is_member {
-            self.shared.slots.try_take()
+            self.shared.slots.try_acquire()
         } else {
             tokio::select! {
                 biased;
                 () = self.shared.token.cancelled() => None,
-                slot = self.shared.slots.take() => Some(slot),
+                slot = self.shared.slots.acquire() => Some(slot),
             }
         };
-        // Only now: who fails tells the others, and gives its slot back then.
+        // Checked after the slot: a task that fails cancels the group first,
+        // and releases its slot second.
         if self.shared.token.is_cancelled() {
             return Err(Refused::Cancelled(task));
         }
@@ -162,24 +175,25 @@ impl<E: Send + 'static> Spawner<E> {
         }
     }
 
-    /// Starts `task` if there is a slot, also when the group is cancelled: to
-    /// clean up, for one.
+    /// Starts `task` if a slot is free, even if the group is cancelled: to
+    /// clean up, for example.
     ///
     /// # Errors
     ///
-    /// `Full` when no slot is free, `Cancelled` when the group has ended.
+    /// Returns `Full` when no slot is free, and `Cancelled` when the group has
+    /// ended.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics if it is called outside of a tokio runtime.
     pub fn try_spawn<F>(&self, task: F) -> Result<(), Refused<F>>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
-        match self.shared.slots.try_take() {
+        match self.shared.slots.try_acquire() {
             Some(slot) => self.start(slot, task),
-            // What holds the slots then is about to be dropped.
-            None if self.shared.has_ended() => Err(Refused::Cancelled(task)),
+            // The tasks that hold the slots are about to be dropped.
+            None if self.shared.is_closed() => Err(Refused::Cancelled(task)),
             None => Err(Refused::Full(task)),
         }
     }
@@ -193,28 +207,28 @@ impl<E: Send + 'static> Spawner<E> {
         };
         let member = Member { task, slot, running };
         spawn(MEMBER_OF.scope(self.shared.id(), async move {
-            // Dropped last to first.
+            // Dropped in reverse order: the task, its slot, its count.
             let Member { running, slot: _slot, task } = member;
             let shared = &running.0;
             let ended = tokio::select! {
                 biased;
-                () = shared.gone.cancelled() => return,
+                () = shared.abort.cancelled() => return,
                 ended = AssertUnwindSafe(task).catch_unwind() => ended,
             };
             if let Ok(Ok(())) = ended {
                 return;
             }
-            shared.keep(ended);
-            // The others are told when it is kept: what they fail with because
-            // of that comes later.
+            shared.record(ended);
+            // Cancelled after the record: an error that the cancellation causes
+            // comes later.
             shared.token.cancel();
         }));
         Ok(())
     }
 }
 
-/// Keeps `new` where there is none, or else hands it back.
-fn keep_first<T>(first: &mut Option<T>, new: Option<T>) -> Option<T> {
+/// Sets `first` to `new` if it is `None`. Otherwise, returns `new`.
+fn set_if_none<T>(first: &mut Option<T>, new: Option<T>) -> Option<T> {
     match first {
         Some(_) => new,
         None => {
@@ -229,47 +243,49 @@ impl<E> Shared<E> {
         Arc::as_ptr(self).addr()
     }
 
-    fn keep(&self, ended: Result<Result<(), E>, Box<dyn Any + Send>>) {
-        let mut tasks = self.tasks.lock().expect("nobody panics with it");
+    fn record(&self, ended: Result<Result<(), E>, Box<dyn Any + Send>>) {
+        let mut tasks = self.tasks.lock().expect("no panic while locked");
         let (error, panic) = match ended {
             Ok(ended) => (ended.err(), None),
             Err(payload) => (None, Some(payload)),
         };
-        let surplus = (
-            keep_first(&mut tasks.error, error),
-            keep_first(&mut tasks.panic, panic),
+        let rejected = (
+            set_if_none(&mut tasks.error, error),
+            set_if_none(&mut tasks.panic, panic),
         );
-        // To drop them runs anybody's code: not under the lock.
+        // Dropped without the lock: destructors may run any code.
         drop(tasks);
-        drop(surplus);
+        drop(rejected);
     }
 
-    fn has_ended(&self) -> bool {
-        self.tasks.lock().expect("nobody panics with it").has_ended
+    fn is_closed(&self) -> bool {
+        self.tasks.lock().expect("no panic while locked").closed
     }
 
-    fn end_if_idle(&self) -> bool {
-        let mut tasks = self.tasks.lock().expect("nobody panics with it");
-        tasks.has_ended |= tasks.running == 0;
-        tasks.has_ended
+    fn close_if_idle(&self) -> bool {
+        let mut tasks = self.tasks.lock().expect("no panic while locked");
+        tasks.closed |= tasks.running == 0;
+        tasks.closed
     }
 }
 
-/// A task that has not begun. Its parts are dropped in this order, also if it
-/// never does: it runs until it has nothing left, and then its slot is free.
+/// A task that has not been polled yet.
+///
+/// Its fields are dropped in this order, even if it is never polled: first the
+/// task, then its slot, and last its entry in the count of running tasks.
 struct Member<F, E> {
     task: F,
     slot: Slot,
     running: Running<E>,
 }
 
-/// One of those that run.
+/// Counts one running task until it is dropped.
 struct Running<E>(Arc<Shared<E>>);
 
 impl<E> Running<E> {
     fn begin(shared: &Arc<Shared<E>>) -> Option<Self> {
-        let mut tasks = shared.tasks.lock().expect("nobody panics with it");
-        if tasks.has_ended {
+        let mut tasks = shared.tasks.lock().expect("no panic while locked");
+        if tasks.closed {
             return None;
         }
         tasks.running += 1;
@@ -279,7 +295,7 @@ impl<E> Running<E> {
 
 impl<E> Drop for Running<E> {
     fn drop(&mut self) {
-        let mut tasks = self.0.tasks.lock().expect("nobody panics with it");
+        let mut tasks = self.0.tasks.lock().expect("no panic while locked");
         tasks.running -= 1;
         if tasks.running == 0 {
             self.0.idle.notify_one();
@@ -292,7 +308,7 @@ impl<E> Drop for Group<E> {
         let tasks = self.spawner.shared.tasks.lock();
         // Not `expect`: this may run while a panic unwinds.
         if let Ok(mut tasks) = tasks {
-            tasks.has_ended = true;
+            tasks.closed = true;
         }
     }
 }
@@ -334,7 +350,7 @@ struct State {
     waiting: VecDeque<oneshot::Sender<Slot>>,
 }
 
-/// Goes to the next one who waits, or back, wherever it is dropped.
+/// Passed on to the first waiting `spawn` on drop, or else counted as free.
 struct Slot(Option<Arc<Slots>>);
 
 impl Slots {
@@ -343,15 +359,15 @@ impl Slots {
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    fn try_take(self: &Arc<Self>) -> Option<Slot> {
-        let mut state = self.state.lock().expect("nobody panics with it");
+    fn try_acquire(self: &Arc<Self>) -> Option<Slot> {
+        let mut state = self.state.lock().expect("no panic while locked");
         state.free = state.free.checked_sub(1)?;
         Some(Slot(Some(Arc::clone(self))))
     }
 
-    async fn take(self: &Arc<Self>) -> Slot {
+    async fn acquire(self: &Arc<Self>) -> Slot {
         let next = {
-            let mut state = self.state.lock().expect("nobody panics with it");
+            let mut state = self.state.lock().expect("no panic while locked");
             if state.free > 0 {
                 state.free -= 1;
                 return Slot(Some(Arc::clone(self)));
@@ -360,7 +376,7 @@ impl Slots {
             state.waiting.push_back(sender);
             next
         };
-        next.await.expect("a slot is passed on, or comes back")
+        next.await.expect("a sender is only removed to send a slot")
     }
 }
 
@@ -368,7 +384,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let Some(slots) = self.0.take() else { return };
         loop {
-            let mut state = slots.state.lock().expect("nobody panics with it");
+            let mut state = slots.state.lock().expect("no panic while locked");
             let Some(next) = state.waiting.pop_front() else {
                 state.free += 1;
                 return;
@@ -376,7 +392,7 @@ impl Drop for Slot {
             drop(state);
             match next.send(Slot(Some(Arc::clone(&slots)))) {
                 Ok(()) => return,
-                // Has gone away.
+                // This `spawn` has been dropped.
                 Err(mut slot) => drop(slot.0.take()),
             }
         }
