@@ -1,32 +1,35 @@
-//! What the reader of an example expects, before it is shown.
+//! Asks the reader of an example to guess a number before it is printed.
 
 use std::fmt::Display;
 use std::io::{BufRead, IsTerminal, Result, Write, stdin, stdout};
 
-/// Leaves a moment to think, where there is somebody to think. Returns the
-/// number that was typed, or nothing in a pipe. What is no number is asked for
-/// once more; Enter alone is no guess.
+/// Prints `question` and, in a terminal, waits for a guess. Returns the number
+/// that the reader types.
+///
+/// Asks once more if the input is not a number. Returns `None` if the second
+/// input is not a number, if the reader presses only Enter, or if the standard
+/// input is not a terminal.
 ///
 /// # Errors
 ///
-/// When the terminal cannot be written to or read.
+/// When the terminal cannot be read or written.
 pub fn ask(question: &str) -> Result<Option<String>> {
     println!("{question}");
     if !stdin().is_terminal() {
         return Ok(None);
     }
-    number(stdin().lock(), stdout())
+    read_number(stdin().lock(), stdout())
 }
 
-fn number(
-    mut from: impl BufRead,
-    mut to: impl Write,
+fn read_number(
+    mut input: impl BufRead,
+    mut output: impl Write,
 ) -> Result<Option<String>> {
-    for prompt in ["Your guess, then Enter: ", "A number, please: "] {
-        write!(to, "{prompt}")?;
-        to.flush()?;
+    for prompt in ["Your guess, then Enter: ", "Please type a number: "] {
+        write!(output, "{prompt}")?;
+        output.flush()?;
         let mut line = String::new();
-        from.read_line(&mut line)?;
+        input.read_line(&mut line)?;
         let guess = line.trim();
         if guess.is_empty() {
             return Ok(None);
@@ -38,39 +41,40 @@ fn number(
     Ok(None)
 }
 
-/// A remark on a guess; empty where there is none.
-pub fn remark(guess: Option<&str>, seen: impl Display) -> String {
-    let seen = seen.to_string();
+/// Returns a sentence that compares `guess` with `result`, or an empty string
+/// if the reader did not guess.
+pub fn remark(guess: Option<&str>, result: impl Display) -> String {
+    let result = result.to_string();
     match guess {
         None | Some("") => String::new(),
-        Some(guess) if guess == seen => " As you guessed.".to_owned(),
+        Some(guess) if guess == result => " As you guessed.".to_owned(),
         Some(guess) => format!(" You guessed {guess}."),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{number, remark};
+    use super::{read_number, remark};
 
-    /// What is guessed by who types this, and what they see.
+    /// Returns the guess for the input `typed`, and the prompts.
     fn guess(typed: &str) -> (Option<String>, String) {
-        let mut seen = Vec::new();
-        let guess = number(typed.as_bytes(), &mut seen).unwrap();
-        (guess, String::from_utf8(seen).unwrap())
+        let mut prompts = Vec::new();
+        let guess = read_number(typed.as_bytes(), &mut prompts).unwrap();
+        (guess, String::from_utf8(prompts).unwrap())
     }
 
     #[test]
-    fn a_guess_is_a_number() {
+    fn a_finite_number_is_accepted() {
         for typed in ["4", "0.5", "-1"] {
-            let (guess, seen) = guess(&format!(" {typed} \n7\n"));
+            let (guess, prompts) = guess(&format!(" {typed} \n7\n"));
             assert_eq!(guess.as_deref(), Some(typed));
-            assert_eq!(seen, "Your guess, then Enter: ");
+            assert_eq!(prompts, "Your guess, then Enter: ");
         }
     }
 
     #[test]
-    fn what_is_no_number_is_asked_for_once_more() {
-        let both = "Your guess, then Enter: A number, please: ";
+    fn invalid_input_is_prompted_for_once_more() {
+        let both = "Your guess, then Enter: Please type a number: ";
         let some = Some("4".to_owned());
         assert_eq!(guess("abc\n4\n"), (some, both.to_owned()));
         assert_eq!(guess("abc\n4 ms\n4\n"), (None, both.to_owned()));
@@ -78,14 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_guess() {
+    fn an_empty_line_or_the_end_of_input_is_no_guess() {
         let once = "Your guess, then Enter: ".to_owned();
         assert_eq!(guess("\n4\n"), (None, once.clone()));
         assert_eq!(guess(""), (None, once));
     }
 
     #[test]
-    fn a_guess_is_compared_with_what_was_seen() {
+    fn the_remark_compares_the_guess_with_the_result() {
         assert_eq!(remark(Some("4"), 4), " As you guessed.");
         assert_eq!(remark(Some("7"), 4), " You guessed 7.");
         assert_eq!(remark(Some(""), 4), "");

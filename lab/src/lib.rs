@@ -1,10 +1,10 @@
-//! What tests, examples and benches share.
+//! Shared code of tests, examples and benches.
 //!
-//! | Module | For |
-//! |--------|-----|
-//! | [`servers`] | a real server of one's own, for as long as a test runs |
-//! | [`ratio`] | how much slower one thing is than another |
-//! | [`guess`] | what the reader of an example expects |
+//! | Module | Purpose |
+//! |--------|---------|
+//! | [`servers`] | Starts a real server for one test, and removes it afterwards. |
+//! | [`ratio`] | Measures how much slower one function is than another. |
+//! | [`guess`] | Asks the reader of an example for a guess. |
 
 #![forbid(unsafe_code)]
 

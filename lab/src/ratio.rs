@@ -1,19 +1,20 @@
-//! How much slower one thing is than another, on a machine that has more to do.
+//! Measures how much slower one function is than another, on a busy machine.
 //!
 //! **Question.** Is the answer really slower than its peer, or was the machine
-//! busy while it ran?
+//! busy while the answer ran?
 //!
-//! **Idea.** Run both in one process, in short samples and in the order answer,
-//! peer, peer, answer. What slows the machine for longer than a round slows
-//! both, and a steady drift cancels out. Each round yields one ratio, and the
-//! rounds together their median.
+//! **Idea.** Run both in one process, in short samples, in the order answer,
+//! peer, peer, answer. A load that lasts longer than a round slows both, and a
+//! steady drift cancels out. Each round yields one ratio. The result is the
+//! median of these ratios.
 //!
-//! **Guarantee.** The interval covers the true median in at least 95 of 100
-//! measurements, whatever the distribution of the noise, as long as rounds are
-//! independent: it lies between two order statistics, which the binomial
-//! distribution picks. It needs no variance, which one long pause would ruin.
+//! **Guarantee.** The interval contains the true median in at least 95 of 100
+//! measurements, for every distribution of the noise, as long as rounds are
+//! independent. Its ends are two order statistics, which are chosen with the
+//! binomial distribution. It does not use the variance, which one long pause
+//! would distort.
 //!
-//! **Cost.** It says nothing of single calls: tails need a histogram.
+//! **Cost.** It does not measure single calls: tail latency needs a histogram.
 //!
 //! ```
 //! use lab::ratio::Ratio;
@@ -26,38 +27,41 @@ use std::f64::consts::LN_2;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How long to measure.
+/// The number and the length of the samples.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// At least six: fewer have no interval. Some 50 make it a narrow one.
+    /// The number of rounds, at least six: fewer have no interval. About 50
+    /// rounds make the interval narrow.
     pub rounds: usize,
-    /// About how long each runs before the other's turn, four times a round.
+    /// The approximate length of a sample. A round has four samples, two for
+    /// each function.
     pub sample: Duration,
 }
 
-/// The answer's time divided by its peer's: 2 is twice as slow.
+/// The time of the answer divided by the time of its peer. With 2, the answer is
+/// twice as slow.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ratio {
-    /// Of all rounds.
+    /// The median of all rounds.
     pub median: f64,
-    /// Where the 95 % interval of the median begins.
+    /// The lower end of the 95 % interval of the median.
     pub low: f64,
-    /// Where it ends.
+    /// The upper end of that interval.
     pub high: f64,
 }
 
-/// Times calls of `answer` and of `peer` in turns.
+/// Measures calls of `answer` and of `peer` alternately.
 ///
 /// # Panics
 ///
-/// Where the plan has fewer than six rounds.
+/// When `plan` has fewer than six rounds.
 pub fn measure(
     plan: Plan,
     mut answer: impl FnMut(),
     mut peer: impl FnMut(),
 ) -> Ratio {
-    let answers = calls_that_take(plan.sample, |n| time(n, &mut answer));
-    let peers = calls_that_take(plan.sample, |n| time(n, &mut peer));
+    let answers = calls_per_sample(plan.sample, |n| time(n, &mut answer));
+    let peers = calls_per_sample(plan.sample, |n| time(n, &mut peer));
     let rounds: Vec<f64> = (0..plan.rounds)
         .map(|_| {
             let first = time(answers, &mut answer);
@@ -73,21 +77,24 @@ pub fn measure(
 }
 
 impl Ratio {
-    /// The median of the ratios of all rounds, with its interval.
+    /// Returns the median of the ratios of all rounds, with its interval.
     ///
     /// # Panics
     ///
-    /// If there are fewer than six.
+    /// When there are fewer than six rounds.
     pub fn of(rounds: &[f64]) -> Self {
         let mut sorted = rounds.to_vec();
         sorted.sort_by(f64::total_cmp);
         let n = sorted.len();
-        let outside = outside(n);
-        assert!(outside > 0, "{n} rounds are too few for an interval of 95 %");
+        let rank = interval_rank(n);
+        assert!(
+            rank > 0,
+            "{n} rounds are too few for an interval of 95 %: expected at least 6"
+        );
 
         let median = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0;
-        let low = sorted[outside - 1];
-        let high = sorted[n - outside];
+        let low = sorted[rank - 1];
+        let high = sorted[n - rank];
         Self { median, low, high }
     }
 }
@@ -99,33 +106,37 @@ impl fmt::Display for Ratio {
     }
 }
 
-/// The largest `k` for which the `k`-th smallest and the `k`-th largest of `n`
-/// hold the median between them with 95 %. It lies below the `k`-th smallest
-/// when fewer than `k` of `n` coins show heads.
-fn outside(n: usize) -> usize {
-    // Its logarithm, as 1 / 2ⁿ itself is zero from 1075 coins on.
-    let mut probability = -(n as f64) * LN_2;
+/// Returns the largest `k` for which the true median lies between the `k`-th
+/// smallest and the `k`-th largest of `n` values, with a probability of at least
+/// 95 %. Returns 0 if no `k` has this property.
+///
+/// The median lies below the `k`-th smallest value when fewer than `k` of `n`
+/// fair coins show heads.
+fn interval_rank(n: usize) -> usize {
+    // A logarithm: as an `f64`, 1 / 2ⁿ is zero from 1075 coins on.
+    let mut log_probability = -(n as f64) * LN_2;
     let mut below = 0.0;
     for k in 0..n {
-        below += probability.exp();
+        below += log_probability.exp();
         if below > 0.025 {
             return k;
         }
-        probability += ((n - k) as f64 / (k + 1) as f64).ln();
+        log_probability += ((n - k) as f64 / (k + 1) as f64).ln();
     }
     0
 }
 
-/// How often to call for a sample, by a clock that times so many calls.
-fn calls_that_take(
+/// Returns the number of calls that take about as long as `sample`. `time(n)`
+/// returns the time of `n` calls.
+fn calls_per_sample(
     sample: Duration,
     mut time: impl FnMut(u32) -> Duration,
 ) -> u32 {
-    // No other call is like the first, which allocates and fills the caches.
+    // The first call is slower than others: it allocates and fills the caches.
     time(1);
     let mut calls = 1;
     loop {
-        // A pause makes one of the two too long, and is no reason to stop.
+        // Measure twice and take the shorter time: a pause lengthens only one.
         let took = time(calls).min(time(calls));
         if took >= sample / 2 || calls > u32::MAX / 2 {
             let per_call = took.as_secs_f64() / f64::from(calls);
@@ -151,17 +162,20 @@ mod tests {
     const SAMPLE: Duration = Duration::from_micros(300);
 
     #[test]
-    fn calls_fill_a_sample() {
-        let calls = calls_that_take(SAMPLE, |calls| MICROSECOND * calls);
-        assert!((300..=301).contains(&calls), "{calls}");
-        assert_eq!(calls_that_take(SAMPLE, |calls| SAMPLE * 2 * calls), 1);
+    fn the_number_of_calls_fills_one_sample() {
+        let calls = calls_per_sample(SAMPLE, |calls| MICROSECOND * calls);
+        assert!(
+            (300..=301).contains(&calls),
+            "expected 300 or 301 calls, got {calls}"
+        );
+        assert_eq!(calls_per_sample(SAMPLE, |calls| SAMPLE * 2 * calls), 1);
     }
 
     #[test]
-    fn a_slow_first_call_and_one_pause_change_nothing() {
+    fn a_slow_first_call_and_one_pause_do_not_change_the_number_of_calls() {
         for slow in 0..20 {
             let mut timing = 0;
-            let calls = calls_that_take(SAMPLE, |calls| {
+            let calls = calls_per_sample(SAMPLE, |calls| {
                 let pause = if timing == 0 || timing == slow {
                     SAMPLE * 100
                 } else {
@@ -170,7 +184,11 @@ mod tests {
                 timing += 1;
                 pause + MICROSECOND * calls
             });
-            assert!((300..=301).contains(&calls), "{calls} after {slow}");
+            assert!(
+                (300..=301).contains(&calls),
+                "expected 300 or 301 calls, got {calls} \
+                 with a pause in timing {slow}"
+            );
         }
     }
 }

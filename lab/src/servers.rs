@@ -1,23 +1,27 @@
-//! Real servers, one for each test that asks, gone when it ends.
+//! Real servers for tests. Each test starts its own, and no server outlives its
+//! test.
 //!
-//! **Question.** How does a test get a server of its own, and how does the
-//! machine stay clean when the test panics, or is killed?
+//! **Question.** How does a test get a server of its own, and how is that server
+//! cleaned up if the test panics or is killed?
 //!
-//! **Idea.** Each server lives in a directory of its own and listens on a Unix
-//! socket there, so that no port is ever taken. Beside it waits a shell that
-//! reads from a pipe which only the test's process can write to. Nothing is
-//! ever written: the pipe ends when the server is dropped, and when the process
-//! dies of whatever cause. Then the shell ends the server and removes the
-//! directory, which it has made, too.
+//! **Idea.** Each server has its own directory and listens on a Unix socket
+//! there, so it uses no port. A shell runs beside it as a watchdog and reads
+//! from a pipe. Only the test's process can write to that pipe, and it never
+//! does. The pipe is closed when the test drops the server, and also when the
+//! test's process dies, for any reason. Then the watchdog stops the server and
+//! removes the directory. The directory is created by the same shell, so it
+//! never exists without a watchdog.
 //!
-//! **Guarantee.** A server that is returned answers. After its drop neither its
-//! process nor its directory is left; after a `SIGKILL` of the test, soon, and
-//! at whatever moment it came. One that does not answer within 8 s has failed,
-//! so that its log is shown before `cargo wb` kills the test after 10 s.
+//! **Guarantee.** A server that `start` returns is ready for requests. When its
+//! drop returns, its process has ended and its directory is removed. If the test
+//! is killed with `SIGKILL`, at any moment, both are removed shortly afterwards.
+//! If a server is not ready within 8 s, `start` returns an error with its log.
+//! `cargo wb` kills a test after 10 s, so the error is shown before that.
 //!
-//! **Cost.** A process more for each server. Redis starts in some 10 ms, and
-//! Postgres in some 200 ms once the first has made the data directory that the
-//! others copy: [`prepare`] does so before any deadline runs.
+//! **Cost.** One more process for each server. Redis starts in about 10 ms.
+//! Postgres starts in about 200 ms, but before its first start a data directory
+//! has to be created, which the other starts copy. [`prepare`] does that before
+//! a deadline runs.
 //!
 //! ```no_run
 //! use lab::servers::Postgres;
@@ -30,44 +34,45 @@
 use std::time::Duration;
 use std::{error, fmt, io};
 
-mod guarded;
 mod postgres;
 mod program;
 mod redis;
+mod watched_process;
 
 pub use postgres::Postgres;
 pub use program::{PROGRAMS, Program};
 pub use redis::Redis;
 
-/// Why there is no server.
+/// The reason why a server could not be started.
 #[derive(Debug)]
 pub enum StartError {
-    /// It has to be installed first: the text says how.
+    /// The program is not installed. The text says how to install it.
     Missing(&'static Program),
-    /// The machine refused.
+    /// An operation of the operating system failed.
     Io {
-        /// What was tried.
+        /// The operation that failed.
         operation: &'static str,
-        /// What it answered.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It ended, or did not answer in time.
+    /// The program ended, or was not ready in time.
     Failed {
-        /// What was started.
+        /// The program that was started.
         program: &'static str,
-        /// What became of it.
+        /// What happened: it ended, or it was not ready.
         outcome: String,
-        /// The last lines that it wrote.
+        /// The last lines of its log.
         log: String,
     },
 }
 
-/// Within this time a server answers, or has failed. `cargo wb` kills a test
-/// after 10 s, and what is killed cannot say why.
-const DEADLINE: Duration = Duration::from_secs(8);
+/// The longest time from a server's start until it is ready. It is shorter than
+/// the 10 s after which `cargo wb` kills a test, because a killed test reports
+/// no error.
+const START_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Within this time it answers one question, or is asked again.
-const ANSWER: Duration = Duration::from_secs(1);
+/// The longest time for one response. After it, the request is sent again.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,20 +100,23 @@ impl error::Error for StartError {
     }
 }
 
-/// Makes what all starts of `program` share, unless it exists: for Postgres an
-/// archive in the temporary directory, which takes seconds; for Redis nothing.
+/// Creates the files that all servers of `program` share, unless they exist.
 ///
-/// A start makes it, too. But a deadline may end a test before the archive is
-/// complete, and the next test begins anew: call this before the deadline runs.
+/// For Postgres this is an archive in the temporary directory, which takes
+/// seconds to create. Redis shares no files.
+///
+/// `start` creates the archive too. But if a deadline ends a test before the
+/// archive is complete, the next test has to begin again. So call `prepare`
+/// before the deadline runs.
 ///
 /// # Errors
 ///
-/// When the program is missing, or fails.
+/// When the program is not installed, or fails.
 pub fn prepare(program: &Program) -> Result<(), StartError> {
     if *program == program::POSTGRES { postgres::prepare() } else { Ok(()) }
 }
 
-/// For `map_err`: names what was tried.
-fn failed_to(operation: &'static str) -> impl Fn(io::Error) -> StartError {
+/// Returns a function for `map_err` that adds the name of the operation.
+fn io_error(operation: &'static str) -> impl Fn(io::Error) -> StartError {
     move |source| StartError::Io { operation, source }
 }

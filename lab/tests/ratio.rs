@@ -1,4 +1,4 @@
-//! What `lab::ratio` promises.
+//! Tests of `lab::ratio`.
 
 use std::hint::black_box;
 use std::panic::catch_unwind;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use lab::ratio::{Plan, Ratio, measure};
 
 #[test]
-fn the_median_lies_in_the_middle() {
+fn the_median_is_the_middle_value_or_the_mean_of_the_middle_two() {
     let odd = Ratio::of(&[7.0, 1.0, 3.0, 2.0, 6.0, 5.0, 4.0]);
     assert_eq!(odd.median, 4.0);
     let even = Ratio::of(&[8.0, 7.0, 1.0, 3.0, 2.0, 6.0, 5.0, 4.0]);
@@ -15,8 +15,8 @@ fn the_median_lies_in_the_middle() {
 }
 
 #[test]
-fn the_interval_is_the_one_of_the_tables() {
-    // n, and the ranks that tables of the sign test give for 95 %.
+fn the_interval_matches_the_tables_of_the_sign_test() {
+    // The number of rounds, and the ranks in the tables for 95 %.
     for (n, low, high) in [
         (6, 1.0, 6.0),
         (8, 1.0, 8.0),
@@ -34,16 +34,18 @@ fn the_interval_is_the_one_of_the_tables() {
 }
 
 #[test]
-fn one_long_pause_moves_nothing() {
+fn one_long_pause_does_not_change_the_ratio() {
     let mut rounds = vec![1.0; 20];
     rounds[7] = 1000.0;
     assert_eq!(Ratio::of(&rounds).to_string(), "1.00 (1.00 to 1.00)");
 }
 
 #[test]
-fn too_few_rounds_are_refused() {
+fn five_rounds_are_too_few() {
     let panic = catch_unwind(|| Ratio::of(&[1.0; 5])).unwrap_err();
-    let message = panic.downcast_ref::<String>().expect("it is formatted");
+    let message = panic
+        .downcast_ref::<String>()
+        .expect("the panic message should be a `String`");
     assert!(message.contains("5 rounds are too few"), "{message}");
 }
 
@@ -52,12 +54,15 @@ fn three_times_the_work_takes_about_three_times_as_long() {
     let plan = Plan { rounds: 41, sample: Duration::from_micros(300) };
     let ratio = measure(plan, || spin(3000), || spin(1000));
 
-    assert!((2.0..4.5).contains(&ratio.median), "{ratio}");
+    assert!(
+        (2.0..4.5).contains(&ratio.median),
+        "expected a median from 2 to 4.5, got {ratio}"
+    );
     assert!(ratio.low <= ratio.median && ratio.median <= ratio.high);
 }
 
-fn spin(turns: u64) {
-    for turn in 0..turns {
-        black_box(turn);
+fn spin(iterations: u64) {
+    for iteration in 0..iterations {
+        black_box(iteration);
     }
 }

@@ -1,4 +1,4 @@
-//! What `lab::servers` promises.
+//! Tests of `lab::servers`.
 
 #![cfg(unix)]
 
@@ -15,7 +15,7 @@ use std::{env, thread};
 use lab::servers::{self, PROGRAMS, Postgres, Program, Redis, StartError};
 
 #[test]
-fn a_missing_program_is_named_with_its_package() {
+fn the_error_for_a_missing_program_names_its_packages() {
     static PROGRAM: Program = Program {
         name: "no-such-server",
         debian: "no-such",
@@ -31,7 +31,7 @@ fn a_missing_program_is_named_with_its_package() {
 }
 
 #[test]
-fn a_program_is_found_by_what_stands_after_needs() {
+fn named_returns_the_program_with_this_name() {
     for program in PROGRAMS {
         assert_eq!(Program::named(program.name), Some(program));
     }
@@ -40,37 +40,43 @@ fn a_program_is_found_by_what_stands_after_needs() {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn two_redis_at_once_are_separate() {
-    let (one, two) = (Redis::start().unwrap(), Redis::start().unwrap());
+fn two_redis_servers_share_no_data() {
+    let (first, second) = (Redis::start().unwrap(), Redis::start().unwrap());
 
-    assert_eq!(redis(&one.socket(), "SET key one"), "+OK");
-    assert_eq!(redis(&two.socket(), "EXISTS key"), ":0");
-    assert_eq!(redis(&one.socket(), "STRLEN key"), ":3");
-    assert_eq!(one.url(), format!("redis+unix://{}", one.socket().display()));
+    assert_eq!(redis(&first.socket(), "SET key one"), "+OK");
+    assert_eq!(redis(&second.socket(), "EXISTS key"), ":0");
+    assert_eq!(redis(&first.socket(), "STRLEN key"), ":3");
+    let url = format!("redis+unix://{}", first.socket().display());
+    assert_eq!(first.url(), url);
 }
 
 #[test]
 #[ignore = "needs postgres"]
-fn two_postgres_at_once_are_separate() {
-    let (one, two) = (Postgres::start().unwrap(), Postgres::start().unwrap());
+fn two_postgres_servers_share_no_data() {
+    let (first, second) =
+        (Postgres::start().unwrap(), Postgres::start().unwrap());
 
-    postgres(&one.socket(), "CREATE TABLE marks (mark TEXT)");
+    postgres(&first.socket(), "CREATE TABLE marks (mark TEXT)");
     let count = "SELECT 'tables: ' || count(*) FROM pg_tables \
                  WHERE tablename = 'marks'";
-    let answer = postgres(&one.socket(), count);
-    assert!(answer.contains("tables: 1"), "{answer:?}");
-    let answer = postgres(&two.socket(), count);
-    assert!(answer.contains("tables: 0"), "{answer:?}");
-    assert!(one.url().starts_with("postgres://postgres@%2F"), "{}", one.url());
+    let response = postgres(&first.socket(), count);
+    assert_contains(&response, "tables: 1");
+    let response = postgres(&second.socket(), count);
+    assert_contains(&response, "tables: 0");
+    let url = first.url();
+    assert!(
+        url.starts_with("postgres://postgres@%2F"),
+        "expected the user `postgres` and a socket directory, got {url}"
+    );
 }
 
 #[test]
 #[ignore = "needs redis-server"]
-fn nothing_is_left_of_redis_after_a_drop_or_a_panic() {
+fn redis_leaves_no_process_or_directory_after_a_drop_or_a_panic() {
     let server = Redis::start().unwrap();
     let socket = server.socket();
     drop(server);
-    assert_gone(&socket);
+    assert_cleaned_up(&socket);
 
     let mut socket = PathBuf::new();
     let panic = catch_unwind(AssertUnwindSafe(|| {
@@ -79,18 +85,18 @@ fn nothing_is_left_of_redis_after_a_drop_or_a_panic() {
         panic!("on purpose");
     }));
     assert!(panic.is_err());
-    assert_gone(&socket);
+    assert_cleaned_up(&socket);
 }
 
 #[test]
 #[ignore = "needs postgres"]
-fn nothing_is_left_of_postgres_after_a_drop_or_a_panic() {
+fn postgres_leaves_no_process_or_directory_after_a_drop_or_a_panic() {
     let server = Postgres::start().unwrap();
     let socket = server.socket();
-    // A client that is still there changes nothing.
-    let _client = greet(&socket);
+    // A connected client does not delay the drop.
+    let _client = connect(&socket);
     drop(server);
-    assert_gone(&socket);
+    assert_cleaned_up(&socket);
 
     let mut socket = PathBuf::new();
     let panic = catch_unwind(AssertUnwindSafe(|| {
@@ -99,14 +105,14 @@ fn nothing_is_left_of_postgres_after_a_drop_or_a_panic() {
         panic!("on purpose");
     }));
     assert!(panic.is_err());
-    assert_gone(&socket);
+    assert_cleaned_up(&socket);
 }
 
 #[test]
 #[ignore = "needs redis-server"]
-fn nothing_is_left_of_redis_when_the_test_is_killed() {
-    nothing_is_left_when_killed(
-        "nothing_is_left_of_redis_when_the_test_is_killed",
+fn redis_leaves_no_process_or_directory_when_the_test_is_killed() {
+    assert_cleaned_up_when_killed(
+        "redis_leaves_no_process_or_directory_when_the_test_is_killed",
         || {
             let server = Redis::start().unwrap();
             (server.socket(), server)
@@ -116,9 +122,9 @@ fn nothing_is_left_of_redis_when_the_test_is_killed() {
 
 #[test]
 #[ignore = "needs postgres"]
-fn nothing_is_left_of_postgres_when_the_test_is_killed() {
-    nothing_is_left_when_killed(
-        "nothing_is_left_of_postgres_when_the_test_is_killed",
+fn postgres_leaves_no_process_or_directory_when_the_test_is_killed() {
+    assert_cleaned_up_when_killed(
+        "postgres_leaves_no_process_or_directory_when_the_test_is_killed",
         || {
             let server = Postgres::start().unwrap();
             (server.socket(), server)
@@ -126,21 +132,22 @@ fn nothing_is_left_of_postgres_when_the_test_is_killed() {
     );
 }
 
-/// Runs `test` again in a process of its own, which starts a server, says where
-/// and waits to be killed.
-fn nothing_is_left_when_killed<S>(
+/// Runs `test` again in a child process, which starts a server, prints the path
+/// of its socket, and waits until it is killed. Then checks that the server is
+/// cleaned up.
+fn assert_cleaned_up_when_killed<S>(
     test: &str,
     start: impl FnOnce() -> (PathBuf, S),
 ) {
-    if is_again() {
+    if is_rerun() {
         let (socket, _server) = start();
         println!("\nsocket={}", socket.display());
-        // The parent's end of the pipe is never written to.
+        // Blocks: the parent writes nothing to the pipe.
         _ = std::io::stdin().read(&mut [0]);
         return;
     }
 
-    let mut child = again(test)
+    let mut child = rerun(test)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -149,122 +156,130 @@ fn nothing_is_left_when_killed<S>(
     let socket = stdout
         .lines()
         .find_map(|line| Some(line.unwrap().strip_prefix("socket=")?.into()));
-    let socket: PathBuf = socket.expect("the child names its socket");
-    assert!(UnixStream::connect(&socket).is_ok(), "it answers");
+    let socket: PathBuf = socket.expect("the child should print `socket=`");
+    UnixStream::connect(&socket).expect("the server should be running");
 
     child.kill().unwrap();
     child.wait().unwrap();
-    wait_until("all is gone", || what_is_left(&socket).is_none());
+    wait_until("the server is cleaned up", || leftover(&socket).is_none());
 }
 
 #[test]
 #[ignore = "needs postgres"]
-fn nothing_is_left_of_postgres_when_the_test_is_killed_early() {
+fn postgres_is_cleaned_up_when_the_test_is_killed_during_startup() {
     const TEST: &str =
-        "nothing_is_left_of_postgres_when_the_test_is_killed_early";
-    if is_again() {
+        "postgres_is_cleaned_up_when_the_test_is_killed_during_startup";
+    if is_rerun() {
         _ = Postgres::start();
         return;
     }
-    let temp = Temp::new("early");
-    // First `initdb` runs, and then `tar`.
+    let temp = TempDir::new("startup");
+    // The first start runs `initdb`, the second one `tar`.
     for _ in 0..2 {
         let before = temp.files();
-        // As in a script that runs `cargo test &`.
+        // Ignore signals as a script does that runs `cargo test &`.
         let mut child = Command::new("sh")
             .args(["-c", r#"trap "" INT QUIT; exec "$@""#, "sh"])
             .arg(env::current_exe().unwrap())
             .args(["--include-ignored", "--exact", TEST])
-            .env(AGAIN, "yes")
+            .env(RERUN, "yes")
             .env("TMPDIR", &temp.dir)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        wait_until("something is there", || temp.files() != before);
+        wait_until("the server creates a file", || temp.files() != before);
         child.kill().unwrap();
         child.wait().unwrap();
-        wait_until("all is gone", || temp.files() == before);
-        succeeds(again(PREPARE).env("TMPDIR", &temp.dir));
+        wait_until("the server is cleaned up", || temp.files() == before);
+        assert_success(rerun(PREPARE).env("TMPDIR", &temp.dir));
     }
 }
 
-const PREPARE: &str = "what_is_prepared_is_kept_and_not_made_again";
+const PREPARE: &str = "prepare_creates_the_postgres_archive_only_once";
 
 #[test]
 #[ignore = "needs postgres"]
-fn what_is_prepared_is_kept_and_not_made_again() {
-    if is_again() {
+fn prepare_creates_the_postgres_archive_only_once() {
+    if is_rerun() {
         servers::prepare(Program::named("postgres").unwrap()).unwrap();
         return;
     }
-    let temp = Temp::new("prepare");
+    let temp = TempDir::new("prepare");
     let prepare = || {
-        succeeds(again(PREPARE).env("TMPDIR", &temp.dir));
+        assert_success(rerun(PREPARE).env("TMPDIR", &temp.dir));
         let files = temp.files();
-        assert_eq!(files.len(), 1, "{files:?}");
+        assert_eq!(files.len(), 1, "expected only the archive, got {files:?}");
         (fs::metadata(&files[0]).unwrap().modified().unwrap(), files)
     };
     assert_eq!(prepare(), prepare());
 }
 
 #[test]
-fn a_server_that_ends_at_once_says_why() {
-    if is_again() {
+fn the_error_for_a_server_that_exits_at_once_contains_its_log() {
+    const TEST: &str =
+        "the_error_for_a_server_that_exits_at_once_contains_its_log";
+    if is_rerun() {
         let error = Redis::start().unwrap_err().to_string();
-        assert!(error.contains("ended with exit status: 7"), "{error}");
-        assert!(error.contains("out of luck"), "{error}");
+        assert_contains(&error, "ended with exit status: 7");
+        assert_contains(&error, "the disk is full");
         return;
     }
-    let temp = Temp::new("ends");
+    let temp = TempDir::new("exits");
     let server = temp.dir.join("redis-server");
-    fs::write(&server, "#!/bin/sh\necho out of luck; exit 7\n").unwrap();
+    fs::write(&server, "#!/bin/sh\necho the disk is full; exit 7\n").unwrap();
     fs::set_permissions(&server, Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", temp.dir.display(), env::var("PATH").unwrap());
-    let mut again = again("a_server_that_ends_at_once_says_why");
-    succeeds(again.env("PATH", path));
+    assert_success(rerun(TEST).env("PATH", path));
 }
 
 #[test]
 #[ignore = "needs redis-server"]
-fn a_directory_that_cannot_be_made_is_named() {
-    if is_again() {
+fn the_error_names_a_directory_that_cannot_be_created() {
+    const TEST: &str = "the_error_names_a_directory_that_cannot_be_created";
+    if is_rerun() {
         let error = Redis::start().unwrap_err().to_string();
-        assert!(error.contains("no-such-dir/wb-"), "{error}");
+        assert_contains(&error, "no-such-dir/wb-");
         return;
     }
-    let mut again = again("a_directory_that_cannot_be_made_is_named");
-    succeeds(again.env("TMPDIR", "/no-such-dir"));
+    assert_success(rerun(TEST).env("TMPDIR", "/no-such-dir"));
 }
 
-/// Set in a process that [`again`] has started.
-const AGAIN: &str = "LAB_RUNS_A_TEST_AGAIN";
+/// Set in a process that [`rerun`] starts.
+const RERUN: &str = "LAB_TEST_RERUN";
 
-/// Runs `test` in a process of its own, which knows by [`is_again`].
-fn again(test: &str) -> Command {
+/// Returns a command that runs `test` in a new process. In that process,
+/// [`is_rerun`] returns `true`.
+fn rerun(test: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command
         .args(["--include-ignored", "--nocapture", "--exact", test])
-        .env(AGAIN, "yes");
+        .env(RERUN, "yes");
     command
 }
 
-fn is_again() -> bool {
-    env::var_os(AGAIN).is_some()
+fn is_rerun() -> bool {
+    env::var_os(RERUN).is_some()
 }
 
 #[track_caller]
-fn succeeds(command: &mut Command) {
+fn assert_success(command: &mut Command) {
     let output = command.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{error}");
+    let status = output.status;
+    assert!(status.success(), "expected success, got {status}:\n{error}");
 }
 
-/// A directory for temporary files, also of other users, gone when dropped.
-struct Temp {
+#[track_caller]
+fn assert_contains(text: &str, part: &str) {
+    assert!(text.contains(part), "expected {part:?} in {text:?}");
+}
+
+/// A directory that every user can write to. It is removed on drop.
+struct TempDir {
     dir: PathBuf,
 }
 
-impl Temp {
+impl TempDir {
     fn new(name: &str) -> Self {
         let dir = env::temp_dir().join(format!("lab-{name}-{}", id()));
         fs::create_dir(&dir).unwrap();
@@ -278,28 +293,29 @@ impl Temp {
     }
 }
 
-impl Drop for Temp {
+impl Drop for TempDir {
     fn drop(&mut self) {
         _ = fs::remove_dir_all(&self.dir);
     }
 }
 
 #[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+fn wait_until(condition: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not within 30 s: {what}");
+    while !holds() {
+        assert!(Instant::now() < deadline, "expected within 30 s: {condition}");
         thread::park_timeout(Duration::from_millis(2));
     }
 }
 
 #[track_caller]
-fn assert_gone(socket: &Path) {
-    assert_eq!(what_is_left(socket), None);
+fn assert_cleaned_up(socket: &Path) {
+    assert_eq!(leftover(socket), None, "a path or command line");
 }
 
-/// The directory, or a process that names it on its command line.
-fn what_is_left(socket: &Path) -> Option<String> {
+/// Returns the directory of `socket` if it exists, or the command line of a
+/// process that contains its path.
+fn leftover(socket: &Path) -> Option<String> {
     let dir = socket.parent().unwrap().to_str().unwrap();
     if Path::new(dir).exists() {
         return Some(dir.to_owned());
@@ -307,7 +323,7 @@ fn what_is_left(socket: &Path) -> Option<String> {
     command_lines().into_iter().find(|line| line.contains(dir))
 }
 
-/// Of all processes, and whole: `ps` cuts them unless told otherwise.
+/// Returns the command lines of all processes. (Without `-ww`, `ps` cuts them.)
 fn command_lines() -> Vec<String> {
     let Ok(processes) = fs::read_dir("/proc") else {
         let output = Command::new("ps").args(["-ww", "-eo", "args"]).output();
@@ -315,36 +331,37 @@ fn command_lines() -> Vec<String> {
         return lines.lines().map(str::to_owned).collect();
     };
     let lines = processes.filter_map(|process| {
-        // Not all there are processes, and some end meanwhile.
+        // Skip entries that are not processes, and processes that have ended.
         let line = fs::read(process.unwrap().path().join("cmdline")).ok()?;
         Some(String::from_utf8_lossy(&line).replace('\0', " "))
     });
     lines.collect()
 }
 
-/// One command and the first line of its answer.
+/// Sends one command, and returns the first line of the response.
 fn redis(socket: &Path, command: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     write!(stream, "{command}\r\n").unwrap();
     BufReader::new(stream).lines().next().unwrap().unwrap()
 }
 
-/// All that Postgres answers to one statement, as it comes.
+/// Sends one statement, and returns the whole response of Postgres, unparsed.
 fn postgres(socket: &Path, statement: &str) -> String {
-    let mut stream = greet(socket);
+    let mut stream = connect(socket);
     let length = statement.len() as u32 + 5;
     stream.write_all(b"Q").unwrap();
     stream.write_all(&length.to_be_bytes()).unwrap();
     stream.write_all(statement.as_bytes()).unwrap();
     stream.write_all(b"\0X\0\0\0\x04").unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).unwrap();
+    String::from_utf8_lossy(&response).into_owned()
 }
 
-fn greet(socket: &Path) -> UnixStream {
+/// Connects to Postgres, and sends the startup message.
+fn connect(socket: &Path) -> UnixStream {
     let mut stream = UnixStream::connect(socket).unwrap();
-    let hello = b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0";
-    stream.write_all(hello).unwrap();
+    let startup = b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0";
+    stream.write_all(startup).unwrap();
     stream
 }

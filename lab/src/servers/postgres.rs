@@ -6,20 +6,25 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 use std::{env, fs};
 
-use super::guarded::{Guarded, User, unused_dir};
 use super::program::POSTGRES;
-use super::{ANSWER, DEADLINE, StartError, failed_to};
+use super::watched_process::{User, WatchedProcess, unused_dir};
+use super::{RESPONSE_TIMEOUT, START_TIMEOUT, StartError, io_error};
 
-/// A Postgres of one's own, with one empty database and one superuser, whom it
-/// trusts: both are called `postgres`. It is fast, as it survives no crash.
+/// A Postgres server for one test, with one empty database and one superuser.
+///
+/// Both are called `postgres`, and the superuser needs no password. The server
+/// does not sync its files, which makes it fast: a crash loses the data.
 #[derive(Debug)]
 pub struct Postgres {
-    server: Guarded,
+    server: WatchedProcess,
 }
 
-/// `initdb` takes seconds, so what it makes is kept in an archive: a single file
-/// is there whole, or not at all. Two of its three databases are templates that
-/// no test needs, and two thirds of the files that each start would copy.
+/// Creates the archive of a data directory.
+///
+/// `initdb` takes seconds, so its result is kept. An archive is one file: it
+/// appears complete, by one `rename`. `initdb` creates three databases. Two of
+/// them are templates that no test needs. Without them, each start copies only a
+/// third of the files.
 const MAKE_TEMPLATE: &str = r#"
 umask 077
 "$2" --no-sync -A trust -U postgres --encoding=UTF8 --locale=C \
@@ -32,19 +37,25 @@ END
 tar -cf template.tar -C data .
 "#;
 
+/// Unpacks the archive, and replaces the shell with Postgres.
 const START: &str = r#"
 mkdir -m 700 data && tar -xf "$2" -C data && exec "$1" -D data \
     -c listen_addresses= -c unix_socket_directories="$PWD" \
     -c fsync=off -c synchronous_commit=off -c full_page_writes=off
 "#;
 
-/// `QUIT` ends it at once, and still gives its shared memory back: `KILL` would
-/// not. Until it is Postgres, the process may ignore `QUIT`, as all do that a
-/// script starts with `&`: hence `TERM`, which alone would wait for clients.
-const IMMEDIATELY: &str = "TERM QUIT";
+/// The signals that stop a server at once.
+///
+/// `QUIT` stops Postgres without waiting for clients, and Postgres still
+/// releases its shared memory. After `KILL` it would not.
+///
+/// Until the shell is replaced with Postgres, the process may ignore `QUIT`: a
+/// script that starts a command with `&` lets the command ignore it. `TERM` ends
+/// the process then. Alone, `TERM` would let Postgres wait for its clients.
+const STOP_SIGNALS: &str = "TERM QUIT";
 
 impl Postgres {
-    /// Starts a server, and returns when it answers.
+    /// Starts a server, and returns when it is ready.
     pub fn start() -> Result<Self, StartError> {
         let file = installed()?;
         let user = user()?;
@@ -57,31 +68,36 @@ impl Postgres {
             file.as_os_str(),
             template.as_os_str(),
         ];
-        let mut server =
-            Guarded::spawn(unused_dir(), Some(user), IMMEDIATELY, command)?;
-        server.wait_until(POSTGRES.name, DEADLINE, answers)?;
+        let mut server = WatchedProcess::spawn(
+            unused_dir(),
+            Some(user),
+            STOP_SIGNALS,
+            command,
+        )?;
+        server.wait_until(POSTGRES.name, START_TIMEOUT, is_ready)?;
         Ok(Self { server })
     }
 
-    /// `postgres://…`, as the crate `sqlx` reads it.
+    /// Returns the URL for the crate `sqlx`: `postgres://…`.
     pub fn url(&self) -> String {
         let dir = self.socket_dir().to_string_lossy();
         let host: String = dir.bytes().map(percent_encode).collect();
         format!("postgres://postgres@{host}/postgres")
     }
 
-    /// The directory of its socket, as libpq wants it: `psql -h`.
+    /// Returns the directory of the socket, which libpq takes as the host:
+    /// `psql -h`.
     pub fn socket_dir(&self) -> &Path {
         self.server.dir()
     }
 
-    /// The socket on which it listens.
+    /// Returns the path of the socket that the server listens on.
     pub fn socket(&self) -> PathBuf {
         socket(self.socket_dir())
     }
 }
 
-/// Makes the archive that servers start from, unless it is there.
+/// Creates the archive that servers start from, unless it exists.
 pub(super) fn prepare() -> Result<(), StartError> {
     template(&installed()?, user()?).map(drop)
 }
@@ -90,22 +106,23 @@ fn installed() -> Result<PathBuf, StartError> {
     POSTGRES.find().ok_or(StartError::Missing(&POSTGRES))
 }
 
-/// Who runs Postgres, which refuses to run as root.
+/// Returns the user that runs Postgres. Postgres refuses to run as root.
 fn user() -> Result<User, StartError> {
-    let who: &[&str] = if id("-u", &[])? == 0 { &["postgres"] } else { &[] };
-    Ok(User { uid: id("-u", who)?, gid: id("-g", who)? })
+    let name: &[&str] = if id("-u", &[])? == 0 { &["postgres"] } else { &[] };
+    Ok(User { uid: id("-u", name)?, gid: id("-g", name)? })
 }
 
-fn id(what: &str, who: &[&str]) -> Result<u32, StartError> {
-    let output = Command::new("id").arg(what).args(who).output();
-    let output = output.map_err(failed_to("ask for a user"))?;
+/// Returns the output of `id` for the user `name`, or for the current user.
+fn id(option: &str, name: &[&str]) -> Result<u32, StartError> {
+    let output = Command::new("id").arg(option).args(name).output();
+    let output = output.map_err(io_error("run the program `id`"))?;
     let id = String::from_utf8_lossy(&output.stdout).trim().parse();
     id.map_err(|_| {
-        failed_to("find the user who runs Postgres")(ErrorKind::NotFound.into())
+        io_error("find the user that runs Postgres")(ErrorKind::NotFound.into())
     })
 }
 
-/// The archive of a data directory, made by whoever comes first.
+/// Returns the archive of a data directory. Creates it if it does not exist.
 fn template(postgres: &Path, user: User) -> Result<PathBuf, StartError> {
     let version = version(postgres)?;
     let script = fnv_1a(MAKE_TEMPLATE);
@@ -128,27 +145,30 @@ fn template(postgres: &Path, user: User) -> Result<PathBuf, StartError> {
         postgres.as_os_str(),
         initdb.as_os_str(),
     ];
-    let mut making = Guarded::spawn(unused_dir(), Some(user), "TERM", command)?;
+    let mut shell =
+        WatchedProcess::spawn(unused_dir(), Some(user), "TERM", command)?;
     let a_minute = Duration::from_secs(60);
-    making.wait_until("initdb", a_minute, |_, ended| {
+    shell.wait_until("initdb", a_minute, |_, ended| {
         ended.is_some_and(|status| status.success())
     })?;
-    // Two may do so at once: the later one replaces a file by its like.
-    fs::rename(making.dir().join("template.tar"), &file)
-        .map_err(failed_to("keep what initdb made"))?;
+    // If two processes create the archive at the same time, the second rename
+    // replaces the file with an equal one.
+    fs::rename(shell.dir().join("template.tar"), &file)
+        .map_err(io_error("move the archive of the data directory"))?;
     Ok(file)
 }
 
 fn version(postgres: &Path) -> Result<String, StartError> {
     let output = Command::new(postgres).arg("--version").output();
-    let output = output.map_err(failed_to("ask for the version"))?;
+    let output = output.map_err(io_error("run `postgres --version`"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    // postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)
+    // Such as: postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)
     let version = text.split_whitespace().nth(2).unwrap_or("unknown");
     Ok(version.replace('/', "_"))
 }
 
-/// Tells scripts apart. Unlike that of `std`, it never changes.
+/// Returns a hash of `text`. Unlike the hash of `std`, it is the same in every
+/// version of Rust.
 fn fnv_1a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
@@ -159,26 +179,29 @@ fn socket(dir: &Path) -> PathBuf {
     dir.join(".s.PGSQL.5432")
 }
 
-/// Connects and takes leave in one breath, and reads what is left to say. A
-/// server that is still starting answers with an error.
-fn answers(dir: &Path, _ended: Option<ExitStatus>) -> bool {
+/// Returns whether the server accepts a connection. A server that is still
+/// starting responds with an error.
+///
+/// Sends the startup message and `Terminate` at once, so the server closes the
+/// connection after its response.
+fn is_ready(dir: &Path, _ended: Option<ExitStatus>) -> bool {
     const VERSION_3: u32 = 3 << 16;
-    const HELLO: &[u8] = b"user\0postgres\0database\0postgres\0\0";
-    const BYE: [u8; 5] = [b'X', 0, 0, 0, 4];
+    const STARTUP: &[u8] = b"user\0postgres\0database\0postgres\0\0";
+    const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
     const AUTHENTICATION: u8 = b'R';
 
-    let greet = || {
+    let connect = || {
         let mut stream = UnixStream::connect(socket(dir))?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.write_all(&(8 + HELLO.len() as u32).to_be_bytes())?;
+        stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
+        stream.write_all(&(8 + STARTUP.len() as u32).to_be_bytes())?;
         stream.write_all(&VERSION_3.to_be_bytes())?;
-        stream.write_all(HELLO)?;
-        stream.write_all(&BYE)?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        std::io::Result::Ok(answer.first() == Some(&AUTHENTICATION))
+        stream.write_all(STARTUP)?;
+        stream.write_all(&TERMINATE)?;
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response)?;
+        std::io::Result::Ok(response.first() == Some(&AUTHENTICATION))
     };
-    greet().unwrap_or(false)
+    connect().unwrap_or(false)
 }
 
 fn percent_encode(byte: u8) -> String {

@@ -1,23 +1,24 @@
-//! Which programs tests need, and where they are.
+//! The server programs that tests need, and the search for them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// A server that a test may need: `#[ignore = "needs postgres"]`.
+/// A server program that a test may need, as in
+/// `#[ignore = "needs postgres"]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Program {
-    /// The executable, and what stands after "needs".
+    /// The name of the executable, and of the program in `needs …`.
     pub name: &'static str,
-    /// Debian's package.
+    /// The package of Debian.
     pub debian: &'static str,
-    /// Fedora's package.
+    /// The package of Fedora.
     pub fedora: &'static str,
-    /// Homebrew's formula.
+    /// The formula of Homebrew.
     pub homebrew: &'static str,
 }
 
-/// All that any test needs.
+/// Every program that a test may need.
 pub static PROGRAMS: &[Program] = &[POSTGRES, REDIS];
 
 pub(super) const POSTGRES: Program = Program {
@@ -34,7 +35,8 @@ pub(super) const REDIS: Program = Program {
     homebrew: "redis",
 };
 
-/// Where packages put Postgres, a directory for each version.
+/// The directories in which packages install Postgres, each with the prefix of
+/// the subdirectories for its versions.
 const POSTGRES_HOMES: [(&str, &str); 4] = [
     ("/usr/lib/postgresql", ""),
     ("/usr", "pgsql-"),
@@ -43,12 +45,13 @@ const POSTGRES_HOMES: [(&str, &str); 4] = [
 ];
 
 impl Program {
-    /// The program that stands after "needs", if tests know it.
+    /// Returns the program with this name, or `None` if it is not in
+    /// [`PROGRAMS`].
     pub fn named(name: &str) -> Option<&'static Program> {
         PROGRAMS.iter().find(|program| program.name == name)
     }
 
-    /// The executable, if it is installed.
+    /// Returns the path of the executable, or `None` if it is not installed.
     pub fn find(&self) -> Option<PathBuf> {
         let path = env::var_os("PATH").unwrap_or_default();
         let mut dirs: Vec<PathBuf> = env::split_paths(&path).collect();
@@ -60,7 +63,8 @@ impl Program {
             if *self != POSTGRES {
                 return is_executable(&file).then_some(file);
             }
-            // A link to it may stand alone, but a server needs its neighbours.
+            // The directory may contain only a link to `postgres`. The server
+            // needs the other programs beside the real file.
             let file = fs::canonicalize(file).ok()?;
             let initdb = file.with_file_name("initdb");
             (is_executable(&file) && is_executable(&initdb)).then_some(file)
@@ -68,7 +72,8 @@ impl Program {
     }
 }
 
-/// Debian keeps it off the `PATH`. The newest version first.
+/// Returns the directories of Postgres that may not be on the `PATH` (Debian
+/// installs it so), the newest version first.
 fn postgres_dirs() -> Vec<PathBuf> {
     let mut versions = Vec::new();
     for (home, prefix) in POSTGRES_HOMES {
@@ -78,7 +83,8 @@ fn postgres_dirs() -> Vec<PathBuf> {
                 let major = name.strip_prefix(prefix)?.split('.').next()?;
                 major.parse::<u32>().ok()
             });
-            versions.extend(version.map(|it| (it, entry.path().join("bin"))));
+            versions
+                .extend(version.map(|major| (major, entry.path().join("bin"))));
         }
     }
     versions.sort();

@@ -3,20 +3,20 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use super::guarded::{Guarded, unused_dir};
 use super::program::REDIS;
-use super::{ANSWER, DEADLINE, StartError};
+use super::watched_process::{WatchedProcess, unused_dir};
+use super::{RESPONSE_TIMEOUT, START_TIMEOUT, StartError};
 
-/// A Redis of one's own, empty, that writes nothing to disk.
+/// An empty Redis server for one test. It writes nothing to disk.
 #[derive(Debug)]
 pub struct Redis {
-    server: Guarded,
+    server: WatchedProcess,
 }
 
 const SOCKET: &str = "redis.sock";
 
 impl Redis {
-    /// Starts a server, and returns when it answers.
+    /// Starts a server, and returns when it is ready.
     pub fn start() -> Result<Self, StartError> {
         let file = REDIS.find().ok_or(StartError::Missing(&REDIS))?;
         let dir = unused_dir();
@@ -26,31 +26,32 @@ impl Redis {
         command.push("--unixsocket".into());
         command.push(dir.join(SOCKET).into());
 
-        // It keeps nothing, so nothing is lost.
-        let mut server = Guarded::spawn(dir, None, "KILL", command)?;
-        server.wait_until(REDIS.name, DEADLINE, answers)?;
+        // `KILL` is safe: the server has nothing to save.
+        let mut server = WatchedProcess::spawn(dir, None, "KILL", command)?;
+        server.wait_until(REDIS.name, START_TIMEOUT, is_ready)?;
         Ok(Self { server })
     }
 
-    /// `redis+unix:///…`, as the crate `redis` reads it.
+    /// Returns the URL for the crate `redis`: `redis+unix:///…`.
     pub fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
 
-    /// The socket on which it listens.
+    /// Returns the path of the socket that the server listens on.
     pub fn socket(&self) -> PathBuf {
         self.server.dir().join(SOCKET)
     }
 }
 
-fn answers(dir: &Path, _ended: Option<ExitStatus>) -> bool {
+/// Returns whether the server responds to `PING`.
+fn is_ready(dir: &Path, _ended: Option<ExitStatus>) -> bool {
     let ping = || {
         let mut stream = UnixStream::connect(dir.join(SOCKET))?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
         stream.write_all(b"PING\r\n")?;
-        let mut answer = [0; 5];
-        stream.read_exact(&mut answer)?;
-        std::io::Result::Ok(&answer == b"+PONG")
+        let mut response = [0; 5];
+        stream.read_exact(&mut response)?;
+        std::io::Result::Ok(&response == b"+PONG")
     };
     ping().unwrap_or(false)
 }
