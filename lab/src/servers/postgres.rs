@@ -1,13 +1,13 @@
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
-use std::{env, fs};
 
 use super::program::POSTGRES;
-use super::watched_process::{User, WatchedProcess, unused_dir};
+use super::watched_process::{User, WatchedProcess, temp_dir, unused_dir};
 use super::{RESPONSE_TIMEOUT, START_TIMEOUT, StartError, io_error};
 
 /// A Postgres server for one test, with one empty database and one superuser.
@@ -127,7 +127,7 @@ fn template(postgres: &Path, user: User) -> Result<PathBuf, StartError> {
     let version = version(postgres)?;
     let script = fnv_1a(MAKE_TEMPLATE);
     let name = format!("wb-postgres-{version}-{}-{script:08x}.tar", user.uid);
-    let file = env::temp_dir().join(name);
+    let file = temp_dir().join(name);
     if let Ok(meta) = fs::symlink_metadata(&file)
         && meta.is_file()
         && meta.uid() == user.uid

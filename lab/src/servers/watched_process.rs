@@ -56,13 +56,45 @@ exec 3<&0
 exec "$@" 3<&- 4>alive </dev/null >log 2>&1
 "#;
 
+/// Returns the directory that servers keep their files in: `TMPDIR` if it is set,
+/// else a file system in memory if there is a large one, else the usual one.
+///
+/// A Postgres data directory has some 400 files. ext4 takes longer to create and
+/// delete them than Postgres takes to start.
+pub(super) fn temp_dir() -> PathBuf {
+    let in_memory = || {
+        let mounts = fs::read_to_string("/proc/mounts").ok()?;
+        let is_large = mounts.lines().any(is_large_shm);
+        is_large.then(|| PathBuf::from("/dev/shm"))
+    };
+    match env::var_os("TMPDIR") {
+        Some(_) => env::temp_dir(),
+        None => in_memory().unwrap_or_else(env::temp_dir),
+    }
+}
+
+/// Whether a line of `/proc/mounts` is that of a writable `/dev/shm` of at least
+/// 1 GiB. In a container it often has 64 MiB: two or three servers fill it.
+fn is_large_shm(mount: &str) -> bool {
+    let mut fields = mount.split(' ');
+    let (_, point, kind) = (fields.next(), fields.next(), fields.next());
+    let mut options = fields.next().unwrap_or_default().split(',');
+    let is_writable = options.clone().any(|option| option == "rw");
+    let size = options.find_map(|option| option.strip_prefix("size="));
+    let kib = size.and_then(|size| size.strip_suffix('k')?.parse::<u64>().ok());
+    (point, kind) == (Some("/dev/shm"), Some("tmpfs"))
+        && is_writable
+        // Without the option it is half of the memory.
+        && kib.is_none_or(|kib| kib >= 1 << 20)
+}
+
 /// Returns a path for a new directory. It is short enough for the path of a
 /// socket in that directory.
 pub(super) fn unused_dir() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     loop {
         let n = COUNT.fetch_add(1, Relaxed);
-        let dir = env::temp_dir().join(format!("wb-{}-{n}", id()));
+        let dir = temp_dir().join(format!("wb-{}-{n}", id()));
         // If another process creates it after this check, `mkdir` fails.
         if fs::symlink_metadata(&dir).is_err() {
             return dir;
@@ -156,5 +188,21 @@ impl Drop for WatchedProcess {
         if let Some(mut watchdog) = self.child.stdout.take() {
             _ = watchdog.read_to_end(&mut Vec::new());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_large_shm;
+
+    #[test]
+    fn a_small_or_read_only_shm_is_not_used() {
+        let shm = |options| format!("tmpfs /dev/shm tmpfs {options} 0 0");
+        assert!(is_large_shm(&shm("rw,nosuid,nodev")));
+        assert!(is_large_shm(&shm("rw,relatime,size=1048576k")));
+        assert!(!is_large_shm(&shm("rw,nosuid,size=65536k")));
+        assert!(!is_large_shm(&shm("ro,nosuid,nodev")));
+        assert!(!is_large_shm("tmpfs /run tmpfs rw,nosuid,nodev 0 0"));
+        assert!(!is_large_shm("/dev/vda /dev/shm ext4 rw 0 0"));
     }
 }
