@@ -1,4 +1,4 @@
-//! Makes a doc test of each Rust fence of each page.
+//! Turns each Rust code block of each page into a doc test.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
@@ -12,13 +12,14 @@ fn main() -> io::Result<()> {
 
     let mut modules = String::new();
     for file in files {
-        let page = file.strip_prefix(&pages).expect("it was found there");
+        let page = file.strip_prefix(&pages).expect("a page is inside `pages`");
         let name = page.with_extension("").display().to_string();
         let name = name.replace(['/', '-'], "_").to_lowercase();
         modules +=
             &format!("#[doc = include_str!({file:?})]\nmod {name} {{}}\n");
     }
-    let out = env::var("OUT_DIR").expect("cargo sets it");
+    let out = env::var("OUT_DIR")
+        .expect("cargo sets this variable for build scripts");
     fs::write(Path::new(&out).join("pages.rs"), modules)
 }
 

@@ -1,4 +1,4 @@
-//! From the pages to a folder of HTML.
+//! Renders the pages into a folder of HTML.
 
 use std::fs;
 use std::ops::Range;
@@ -14,26 +14,27 @@ use workbook::Workbook;
 
 use crate::{exercise, foils};
 
-/// Where a page tells of its foils.
-const FOILS: &str = "What the foils teach";
+/// The heading of the section that lists the foils.
+const FOILS_HEADING: &str = "What the foils teach";
 
-/// Any rendered book has it, and hardly anything else.
-const MARK: &str = "toc.html";
+/// A file that every rendered book has, and hardly any other folder. It marks a
+/// folder that `render` may replace.
+const BOOK_FILE: &str = "toc.html";
 
-/// Renders the notes of the workbook at `root` into the folder `to`, in place of
-/// the book that it holds.
+/// Renders the notes of the workbook at `root` into the folder `to`. Replaces the
+/// book that `to` contains.
 ///
 /// # Errors
 ///
-/// Says which page or toml is wrong. What `to` holds stays then, and it stays as
-/// well where it is no book.
+/// When a page or a toml is wrong: the error names it. When `to` contains files
+/// but no book. In both cases the files in `to` are unchanged.
 pub fn render(root: &Path, to: &Path) -> Result<()> {
     let notes = root.join("notes");
     let to = std::path::absolute(to)?;
     let is_empty =
         fs::read_dir(&to).map_or(true, |mut dir| dir.next().is_none());
-    if !is_empty && !to.join(MARK).exists() {
-        bail!("{} holds something, and no book", to.display());
+    if !is_empty && !to.join(BOOK_FILE).exists() {
+        bail!("{} is not empty, and contains no book", to.display());
     }
     let mut config = Config::from_disk(notes.join("book.toml"))?;
     config.build.build_dir = to;
@@ -43,7 +44,7 @@ pub fn render(root: &Path, to: &Path) -> Result<()> {
     book.build()
 }
 
-/// Adds to the pages what their exercises say.
+/// Adds the question, the foils and the exercise tables to the pages.
 struct Exercises {
     workbook: Workbook,
 }
@@ -53,14 +54,14 @@ impl Preprocessor for Exercises {
         "exercises"
     }
 
-    /// Runs after mdBook's own, so that listings are included by now.
+    /// Runs after mdBook's own preprocessors, which include the listings.
     fn run(&self, _: &PreprocessorContext, mut book: Book) -> Result<Book> {
         let mut outcome = Ok(());
         book.for_each_mut(|item| {
             if let BookItem::Chapter(chapter) = item
                 && outcome.is_ok()
             {
-                outcome = self.complete(chapter);
+                outcome = self.extend(chapter);
             }
         });
         outcome.map(|()| book)
@@ -68,10 +69,11 @@ impl Preprocessor for Exercises {
 }
 
 impl Exercises {
-    fn complete(&self, chapter: &mut Chapter) -> Result<()> {
+    /// Adds to one page the parts that its exercise provides.
+    fn extend(&self, chapter: &mut Chapter) -> Result<()> {
         let Some(page) = chapter.source_path.clone() else { return Ok(()) };
         let text = &mut chapter.content;
-        // mdBook leaves it as it is, and says so in a log.
+        // mdBook only logs an include that fails, and leaves its text.
         if let Some((_, rest)) = text.split_once("{{#") {
             let link = rest.split("}}").next().unwrap_or_default();
             bail!("{}: cannot expand {{{{#{link}}}}}", page.display());
@@ -80,7 +82,7 @@ impl Exercises {
             return Ok(());
         };
         let (week, name) = (week.to_string_lossy(), name.to_string_lossy());
-        // Pages of a week without exercises are shown as they are.
+        // A week without exercises adds nothing to its pages.
         let Ok(week) = self.workbook.week(&week) else { return Ok(()) };
         if name == "index" {
             let at = introduction(text).end;
@@ -88,83 +90,88 @@ impl Exercises {
             return Ok(());
         }
         let mut exercises = week.exercises.iter();
-        let Some(exercise) = exercises.find(|it| it.name == name) else {
+        let Some(exercise) = exercises.find(|exercise| exercise.name == name)
+        else {
             return Ok(());
         };
-        // From the end, as an insertion moves what follows it.
-        let folds = foils::folds(exercise)?;
-        insert(text, end_of(text, FOILS), &folds);
+        // Insert from the end of the page to its start: an insertion moves the
+        // text after it.
+        let foils = foils::sections(exercise)?;
+        insert(text, end_of(text, FOILS_HEADING), &foils);
         let file = format!("{}/src/{name}.rs", week.name);
-        fold(text, &listing(&self.workbook.root, &file)?, &file);
+        collapse(text, &listing(&self.workbook.root, &file)?, &file);
         let at = introduction(text).start;
-        insert(text, at, &exercise::block(exercise));
+        insert(text, at, &exercise::question(exercise));
         Ok(())
     }
 }
 
-/// What a listing of the whole `file` looks like on a page.
+/// Returns the code block of a page that includes the whole `file`.
 fn listing(root: &Path, file: &str) -> Result<String> {
     let text = fs::read_to_string(root.join(file))
         .with_context(|| format!("cannot read {file}"))?;
     Ok(format!("```rust,ignore\n{}\n```", text.trim_end()))
 }
 
-/// Closes the answer, for whoever still wants to find it.
-fn fold(text: &mut String, listing: &str, file: &str) {
-    let folded = format!(
+/// Puts the listing of the answer into a collapsible section, so that it is
+/// hidden from a reader who wants to solve the exercise first.
+fn collapse(text: &mut String, listing: &str, file: &str) {
+    let section = format!(
         "<details class=\"answer\">\n\
          <summary>The answer: <code>{file}</code></summary>\n\n\
          {listing}\n\n</details>"
     );
-    // Who reads the page as it stands has the file's name above an include.
+    // The summary names the file. So remove the line with the file's name, which
+    // the page has for readers of the markdown.
     *text = text.replacen(&format!("`{file}`:\n\n{listing}"), listing, 1);
-    *text = text.replacen(listing, &folded, 1);
+    *text = text.replacen(listing, &section, 1);
 }
 
-/// As a paragraph of its own.
+/// Inserts `paragraph` at the byte offset `at`, with empty lines around it.
 fn insert(text: &mut String, at: usize, paragraph: &str) {
     text.insert_str(at, &format!("\n\n{paragraph}\n\n"));
 }
 
-/// What stands between the title and the first section.
+/// Returns the range between the title and the next heading.
 fn introduction(text: &str) -> Range<usize> {
     let headings = headings(text);
     let start = match headings.first() {
-        Some(first) if first.level == HeadingLevel::H1 => first.place.end,
+        Some(first) if first.level == HeadingLevel::H1 => first.range.end,
         _ => 0,
     };
-    let next = headings.iter().find(|next| next.place.start >= start);
-    start..next.map_or(text.len(), |next| next.place.start)
+    let next = headings.iter().find(|next| next.range.start >= start);
+    start..next.map_or(text.len(), |next| next.range.start)
 }
 
-/// Where the section `title` ends, or else the page.
+/// Returns the offset at which the section `title` ends, or the end of the page
+/// if it has no such section.
 fn end_of(text: &str, title: &str) -> usize {
     let headings = headings(text);
     let mut rest = headings.iter().skip_while(|heading| heading.text != title);
     let Some(section) = rest.next() else { return text.len() };
     rest.find(|next| next.level <= section.level)
-        .map_or(text.len(), |next| next.place.start)
+        .map_or(text.len(), |next| next.range.start)
 }
 
 struct Heading {
     level: HeadingLevel,
     text: String,
-    place: Range<usize>,
+    range: Range<usize>,
 }
 
-/// The headings of a page: a `#` in a listing is none.
+/// Returns the headings of a page. A `#` in a code block is not a heading.
 fn headings(page: &str) -> Vec<Heading> {
     let mut headings: Vec<Heading> = Vec::new();
-    let mut is_inside = false;
-    for (event, place) in Parser::new(page).into_offset_iter() {
+    let mut in_heading = false;
+    for (event, range) in Parser::new(page).into_offset_iter() {
         match event {
             Event::Start(Tag::Heading { level, .. }) => {
-                is_inside = true;
-                headings.push(Heading { level, text: String::new(), place });
+                in_heading = true;
+                headings.push(Heading { level, text: String::new(), range });
             }
-            Event::End(TagEnd::Heading(_)) => is_inside = false,
-            Event::Text(text) | Event::Code(text) if is_inside => {
-                let last = headings.last_mut().expect("one has started");
+            Event::End(TagEnd::Heading(_)) => in_heading = false,
+            Event::Text(text) | Event::Code(text) if in_heading => {
+                let last = headings.last_mut().expect("a heading has started");
                 last.text += &text;
             }
             _ => {}

@@ -1,18 +1,18 @@
-//! The parts of a page that come from its exercise.
+//! The parts of a page that the toml of an exercise provides.
 
 use workbook::{Exercise, Week};
 
-/// Returns the block below the title of an exercise's page: the question, and
-/// what to type.
-pub(crate) fn block(exercise: &Exercise) -> String {
+/// Returns the block below the title of an exercise's page: the question, the
+/// minutes and the path, and the commands.
+pub(crate) fn question(exercise: &Exercise) -> String {
     let Exercise { name, spec, .. } = exercise;
     format!(
         "<div class=\"exercise\">\n\
          <p>{}</p>\n\
          <p lang=\"zh\">{}</p>\n\
          <p>{} minutes, on the path <em>{}</em>. \
-         To solve it: <code>cargo wb start {name}</code>. To see it: \
-         <code>cargo wb demo {}</code></p>\n\
+         Start the exercise: <code>cargo wb start {name}</code>. \
+         Run the example: <code>cargo wb demo {}</code></p>\n\
          </div>",
         html(&spec.question.en),
         html(&spec.question.zh),
@@ -22,7 +22,7 @@ pub(crate) fn block(exercise: &Exercise) -> String {
     )
 }
 
-/// Returns the exercises of a week as a table, for the page that opens the week.
+/// Returns a table of the exercises of a week, for the first page of the week.
 pub(crate) fn table(week: &Week) -> String {
     let mut table = "| Exercise | Minutes | Path |\n|---|--:|---|".to_owned();
     for exercise in &week.exercises {
@@ -34,13 +34,13 @@ pub(crate) fn table(week: &Week) -> String {
     table
 }
 
+/// Returns the path of an exercise, and whether the exercise is starred.
 fn route(exercise: &Exercise) -> String {
     let star = if exercise.spec.starred { ", starred" } else { "" };
     format!("{}{star}", exercise.spec.path)
 }
 
-/// Returns the HTML of one paragraph of markdown, such as a toml has, without
-/// its `<p>`.
+/// Converts one paragraph of markdown to HTML, without the `<p>` around it.
 pub(crate) fn html(markdown: &str) -> String {
     let mut html = String::new();
     let parser = pulldown_cmark::Parser::new(markdown);

@@ -9,28 +9,29 @@ use workbook::spec::Foil;
 
 use crate::exercise::html;
 
-/// Lines around a difference.
+/// The number of unchanged lines around each change of a diff.
 const CONTEXT: usize = 2;
 
-/// Returns all foils as markdown, each in a `<details>` of its own.
-pub(crate) fn folds(exercise: &Exercise) -> Result<String> {
+/// Returns the foils as markdown, each in a collapsible section.
+pub(crate) fn sections(exercise: &Exercise) -> Result<String> {
     let file = exercise.answer();
     let answer = fs::read_to_string(&file)
         .with_context(|| format!("cannot read {}", file.display()))?;
-    let mut folds =
-        "Each foil is the answer with one change. Open it to see the diff:"
+    let mut sections =
+        "Each foil is the answer with one mistake. Open a foil to see its diff:"
             .to_owned();
     for (name, foil) in &exercise.spec.foils {
         let text = exercise.foil_text(name, foil).with_context(|| {
             let Exercise { week, name: exercise, .. } = exercise;
             format!("{week}/exercises/{exercise}.toml: foil {name}")
         })?;
-        folds += "\n\n";
-        folds += &fold(name, foil, &diff(&answer, &text));
+        sections += "\n\n";
+        sections += &section(name, foil, &diff(&answer, &text));
     }
-    Ok(folds)
+    Ok(sections)
 }
 
+/// Returns the unified diff from the answer to the foil.
 fn diff(answer: &str, foil: &str) -> String {
     TextDiff::from_lines(answer, foil)
         .unified_diff()
@@ -39,7 +40,8 @@ fn diff(answer: &str, foil: &str) -> String {
         .to_string()
 }
 
-fn fold(key: &str, foil: &Foil, diff: &str) -> String {
+/// Returns one foil as a collapsible section.
+fn section(key: &str, foil: &Foil, diff: &str) -> String {
     let Foil { lesson, tempts, caught_by, .. } = foil;
     let name = key.replace('_', " ");
     let lesson = html(lesson);
@@ -47,7 +49,7 @@ fn fold(key: &str, foil: &Foil, diff: &str) -> String {
         .iter()
         .map(|test| format!("\n- {}", sentence(test)))
         .collect();
-    // Four backticks: an answer's own examples have three.
+    // Four backticks, because the examples in an answer use three.
     format!(
         "<details class=\"foil\">\n\
          <summary><strong>{name}:</strong> {lesson}</summary>\n\n\
@@ -58,7 +60,8 @@ fn fold(key: &str, foil: &Foil, diff: &str) -> String {
     )
 }
 
-/// `rows::a_driver_s_error_stays` as "rows: a driver's error stays".
+/// Returns the name of a test as text: `rows::a_driver_s_error_is_kept` becomes
+/// "rows: a driver's error is kept".
 fn sentence(test: &str) -> String {
     test.replace("::", ": ").replace("_s_", "'s ").replace('_', " ")
 }

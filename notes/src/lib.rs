@@ -1,16 +1,16 @@
-//! The workbook's notes: the pages stand in `pages`, and become a book here.
+//! Renders the notes of the workbook as a book, and serves the book.
 //!
-//! The pages are plain markdown, and are read in an editor as well. What the
-//! book adds to an exercise's page comes from the exercise itself: its question,
-//! and its foils as diffs of the answer.
+//! The folder `pages` has the notes as plain markdown, which readers can also
+//! read in an editor. The book adds to the page of each exercise the question of
+//! the exercise, and its foils as diffs of the answer.
 //!
-//! | Module | |
-//! |--------|-|
-//! | [`book`] | From the pages to a folder of HTML. |
-//! | [`serve`] | That folder in a browser, on this machine alone. |
+//! | Module | Purpose |
+//! |--------|---------|
+//! | [`book`] | Renders the pages into a folder of HTML. |
+//! | [`serve`] | Serves that folder to browsers on this machine. |
 //!
-//! The pages' Rust fences are doc tests; `tests/` holds the pages and the
-//! rendered book to what they promise.
+//! The Rust code blocks of the pages are doc tests. `tests/` checks the pages and
+//! the rendered book.
 
 #![forbid(unsafe_code)]
 

@@ -21,15 +21,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write the book as HTML
+    /// Render the book as HTML
     Render {
-        /// Into this folder, in place of the book in it [default: target/book]
+        /// The output folder. A book in it is replaced [default: target/book]
         #[arg(long, value_name = "DIR")]
         to: Option<PathBuf>,
     },
-    /// Render the book and serve it on this machine, until Ctrl-C
+    /// Render the book, and serve it on this machine until Ctrl-C
     Serve {
-        /// [default: 3000, or any other when that is taken]
+        /// The port [default: 3000, or a free port if 3000 is taken]
         #[arg(long)]
         port: Option<u16>,
     },
@@ -47,7 +47,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     let notes = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = notes.parent().context("the notes stand in no workbook")?;
+    let root =
+        notes.parent().context("the folder `notes` has no parent folder")?;
     match command {
         Command::Render { to } => {
             let target = env::var_os("CARGO_TARGET_DIR");
@@ -61,7 +62,8 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-/// Prints one line, the address, as soon as it can be reached.
+/// Prints one line, the address, when the server accepts connections. Then
+/// serves the book.
 #[tokio::main(flavor = "current_thread")]
 async fn serve(root: &Path, port: Option<u16>) -> Result<()> {
     let server = Server::start(root, port).await?;

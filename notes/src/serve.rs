@@ -1,4 +1,4 @@
-//! The book in a browser, on this machine alone.
+//! Serves the book to browsers on this machine.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -23,20 +23,21 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::book;
 
-/// Where the notes are when nobody asks for another port, and it is free.
-const PORT: u16 = 3000;
+/// The port that is used unless the reader chooses another or it is taken.
+const DEFAULT_PORT: u16 = 3000;
 
-/// A rendered book, which follows the pages that it was made from.
+/// A rendered book. It is rendered again when a source file has changed.
 #[derive(Debug)]
 struct Site {
     root: PathBuf,
     folder: TempDir,
-    /// When the newest of its sources was changed. Whoever answers a request
-    /// reads, since a rendering takes all files away for a moment.
+    /// The time of the last change that is rendered. Rendering removes all files
+    /// for a moment, so a request holds the read lock, and `refresh` the write
+    /// lock.
     rendered: RwLock<SystemTime>,
 }
 
-/// The book, on a port that is open.
+/// An HTTP server with an open port and a rendered book.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -46,31 +47,33 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens `port`, or else one that is free, and renders the notes of the
-    /// workbook at `root`.
+    /// Opens `port`, and renders the notes of the workbook at `root`. Without a
+    /// `port`, opens the default port, or a free port if the default is taken.
     ///
     /// # Errors
     ///
-    /// When `port` is taken, or the book cannot be rendered.
+    /// When `port` cannot be opened, or the book cannot be rendered.
     pub async fn start(root: &Path, port: Option<u16>) -> Result<Self> {
-        // From here on, either of them is an end in good order.
+        // Register the signals first: then they never kill the process while
+        // the temporary folder exists.
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
         let listener = listen(port).await?;
         let site = Site {
             root: root.to_owned(),
-            folder: TempDir::new().context("no temporary folder")?,
-            rendered: RwLock::new(newest(root)),
+            folder: TempDir::new()
+                .context("cannot create a temporary folder")?,
+            rendered: RwLock::new(last_change(root)),
         };
         book::render(root, site.folder.path())?;
         Ok(Self { listener, site: Arc::new(site), interrupt, terminate })
     }
 
-    /// Where the book is read.
+    /// Returns the URL of the book.
     ///
     /// # Errors
     ///
-    /// When the system does not tell the port.
+    /// When the operating system does not return the port.
     pub fn address(&self) -> Result<String> {
         Ok(format!("http://{}/", self.listener.local_addr()?))
     }
@@ -79,31 +82,35 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When no connection can be accepted any more.
+    /// When the server can accept no more connections.
     pub async fn run(mut self) -> Result<()> {
         let folder = self.site.folder.path();
         let missing = ServeFile::new(folder.join("404.html"));
         let files = ServeDir::new(folder).not_found_service(missing);
-        let follow = middleware::from_fn_with_state(self.site.clone(), follow);
-        let router = Router::new().fallback_service(files).layer(follow).layer(
-            SetResponseHeaderLayer::overriding(
+        let refresh =
+            middleware::from_fn_with_state(self.site.clone(), refresh);
+        let router = Router::new()
+            .fallback_service(files)
+            .layer(refresh)
+            .layer(SetResponseHeaderLayer::overriding(
                 header::CACHE_CONTROL,
                 HeaderValue::from_static("no-store"),
-            ),
-        );
+            ));
         tokio::select! {
             served = axum::serve(self.listener, router) => Ok(served?),
-            // No answer is worth a wait: who has half a page asks again.
+            // Stop at once, without waiting for responses: a browser can
+            // reload the page.
             _ = self.interrupt.recv() => Ok(()),
             _ = self.terminate.recv() => Ok(()),
         }
     }
 }
 
+/// Binds `port`, or the default port, or a free port.
 async fn listen(port: Option<u16>) -> Result<TcpListener> {
     let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-    let wanted = port.unwrap_or(PORT);
-    let bound = match bind(wanted).await {
+    let preferred = port.unwrap_or(DEFAULT_PORT);
+    let bound = match bind(preferred).await {
         Err(taken)
             if taken.kind() == ErrorKind::AddrInUse && port.is_none() =>
         {
@@ -111,11 +118,11 @@ async fn listen(port: Option<u16>) -> Result<TcpListener> {
         }
         bound => bound,
     };
-    bound.with_context(|| format!("cannot listen on port {wanted}"))
+    bound.with_context(|| format!("cannot listen on port {preferred}"))
 }
 
-/// Before a page is shown, looks if its sources are newer.
-async fn follow(
+/// Renders the book again before a page is sent, if a source file has changed.
+async fn refresh(
     State(site): State<Arc<Site>>,
     request: Request,
     next: Next,
@@ -126,40 +133,42 @@ async fn follow(
         let error = format!("{error:#}\n");
         return (StatusCode::INTERNAL_SERVER_ERROR, error).into_response();
     }
-    let _unchanged = site.rendered.read().await;
+    let _guard = site.rendered.read().await;
     next.run(request).await
 }
 
 impl Site {
+    /// Renders the book again if a source file has changed.
     async fn refresh(site: Arc<Self>) -> Result<()> {
         let work = move || {
-            let newest = newest(&site.root);
-            if *site.rendered.blocking_read() == newest {
+            let changed = last_change(&site.root);
+            if *site.rendered.blocking_read() == changed {
                 return Ok(());
             }
             let mut rendered = site.rendered.blocking_write();
             book::render(&site.root, site.folder.path())?;
-            *rendered = newest;
+            *rendered = changed;
             Ok(())
         };
         tokio::task::spawn_blocking(work).await?
     }
 }
 
-/// When the workbook was last changed, as far as pages can show it.
-fn newest(root: &Path) -> SystemTime {
-    const OTHER: [&str; 3] = [".git", "attempts", "target"];
+/// Returns the time of the last change in the workbook, except in folders that
+/// no page shows.
+fn last_change(root: &Path) -> SystemTime {
+    const IGNORED: [&str; 3] = [".git", "attempts", "target"];
     let is_shown = |path: &PathBuf| {
-        !OTHER.iter().any(|other| path.file_name() == Some(OsStr::new(other)))
+        !IGNORED.iter().any(|name| path.file_name() == Some(OsStr::new(name)))
     };
-    let mut left = vec![root.to_owned()];
+    let mut pending = vec![root.to_owned()];
     let paths = iter::from_fn(|| {
-        let path = left.pop()?;
+        let path = pending.pop()?;
         let entries = fs::read_dir(&path).into_iter().flatten().flatten();
-        left.extend(entries.map(|entry| entry.path()).filter(is_shown));
+        pending.extend(entries.map(|entry| entry.path()).filter(is_shown));
         Some(path)
     });
-    // A file that is gone has changed its folder.
+    // Folders count too: removing a file changes the time of its folder.
     let changed = |path: PathBuf| fs::metadata(path)?.modified();
     let changes = paths.map(changed).filter_map(Result::ok);
     changes.max().unwrap_or(SystemTime::UNIX_EPOCH)

@@ -1,5 +1,5 @@
-//! The book as `render` writes it: every link leads somewhere, every exercise
-//! is told in full, and nothing comes from another host.
+//! Tests of the rendered book: links, listings, exercises, foils, figures, search
+//! and sidebar.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,9 +18,9 @@ static BOOK: LazyLock<Rendered> = LazyLock::new(Rendered::new);
 
 struct Rendered {
     folder: TempDir,
-    /// By their paths in the book: `week02/no_rows.html`.
+    /// The pages by their paths in the book: `week02/no_rows.html`.
     pages: BTreeMap<String, Page>,
-    /// What mdBook warned of.
+    /// The warnings of mdBook.
     warnings: String,
 }
 
@@ -37,36 +37,37 @@ struct Link {
 }
 
 #[test]
-fn every_link_leads_to_a_file_and_a_place_in_it() {
+fn every_local_link_points_to_an_existing_file_and_anchor() {
     let mut links = 0;
     for (path, page) in &BOOK.pages {
-        let local = page.links.iter().filter(|link| !is_outside(&link.target));
+        let local = page.links.iter().filter(|link| !is_external(&link.target));
         for Link { target, .. } in local {
-            let (file, place) = target.split_once('#').unwrap_or((target, ""));
-            let file = if file.is_empty() { path } else { &beside(path, file) };
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let file =
+                if file.is_empty() { path } else { &resolve(path, file) };
             assert!(
                 BOOK.folder.path().join(file).is_file(),
-                "{path} links {target}: there is no {file}"
+                "{path} links to {target}: {file} does not exist"
             );
-            if !place.is_empty() {
+            if !anchor.is_empty() {
                 assert!(
-                    BOOK.pages[file].ids.contains(place),
-                    "{path} links {target}: no such place in {file}"
+                    BOOK.pages[file].ids.contains(anchor),
+                    "{path} links to {target}: {file} has no such anchor"
                 );
             }
             links += 1;
         }
     }
-    assert!(links > 100, "only {links} links were found");
+    assert!(links > 100, "expected more than 100 links, found {links}");
 }
 
 #[test]
-fn nothing_but_what_the_reader_follows_is_elsewhere() {
+fn the_book_loads_no_resource_from_another_host() {
     for (path, page) in &BOOK.pages {
         for Link { element, target } in &page.links {
             assert!(
-                element == "a" || !is_outside(target),
-                "{path} loads {target} into its <{element}>"
+                element == "a" || !is_external(target),
+                "{path} loads {target} into a <{element}>"
             );
         }
     }
@@ -76,26 +77,29 @@ fn nothing_but_what_the_reader_follows_is_elsewhere() {
     for style in styles {
         let text = fs::read_to_string(style).unwrap();
         let shown = style.display();
-        assert!(!text.contains("@import"), "{shown} imports");
+        assert!(!text.contains("@import"), "{shown} imports a style");
         for url in text.split("url(").skip(1) {
             let url = url.trim_start_matches(['"', '\'']);
             let url = url.split([')', '"', '\'']).next().unwrap();
             let file = style.with_file_name(url);
-            let is_here = url.starts_with("data:") || file.is_file();
-            assert!(is_here, "{shown} loads {url}");
+            let is_local = url.starts_with("data:") || file.is_file();
+            assert!(is_local, "{shown} loads {url}, which is not in the book");
             urls += 1;
         }
     }
-    assert!(urls > 0, "no style names a font");
+    assert!(urls > 0, "expected a `url(…)` in a style, found none");
 }
 
 #[test]
-fn every_listing_stands_in_its_page() {
+fn every_included_listing_is_shown_on_its_page() {
     let mut listings = 0;
     for source in sources() {
         let text = fs::read_to_string(pages().join(&source)).unwrap();
-        let html = html(&source);
-        assert!(!BOOK.pages[&html].html.contains("{{#"), "{html} has a {{{{#");
+        let html = html_path(&source);
+        assert!(
+            !BOOK.pages[&html].html.contains("{{#"),
+            "{html} shows `{{{{#`"
+        );
         let page = parsed(&html);
         let code: Vec<_> =
             select(&page, "pre code").iter().map(text_of).collect();
@@ -104,34 +108,34 @@ fn every_listing_stands_in_its_page() {
             let (file, part) = target.split_once(':').unwrap_or((target, ""));
             let file = pages().join(&source).with_file_name("").join(file);
             let listing = fs::read_to_string(&file).unwrap();
-            let stands = |part: &str| {
+            let is_shown = |part: &str| {
                 code.iter().any(|code| code.contains(part.trim_end()))
             };
-            let is_there = match part {
-                "" => stands(&listing),
-                _ => {
-                    listing.lines().any(|line| line.len() > 20 && stands(line))
-                }
+            let is_included = match part {
+                "" => is_shown(&listing),
+                _ => listing
+                    .lines()
+                    .any(|line| line.len() > 20 && is_shown(line)),
             };
-            assert!(is_there, "{html} does not show {target}");
+            assert!(is_included, "{html} does not show {target}");
             listings += 1;
         }
     }
-    assert!(listings > 0, "no page includes a listing");
+    assert!(listings > 0, "expected pages with listings, found none");
 }
 
 #[test]
-fn every_exercise_is_asked_and_every_foil_shown() {
+fn every_exercise_page_shows_its_question_answer_and_foils() {
     let mut exercises = 0;
     for (week, name, toml) in tomls() {
         let path = format!("{week}/{name}.html");
         let page = parsed(&path);
-        let asked = select(&page, "h1 + .exercise p");
-        let asked: Vec<_> = asked.iter().map(text_of).collect();
+        let block = select(&page, "h1 + .exercise p");
+        let block: Vec<_> = block.iter().map(text_of).collect();
         for (n, language) in ["en", "zh"].into_iter().enumerate() {
             let question = toml["question"][language].as_str().unwrap();
             let question = question.replace('`', "");
-            assert_eq!(asked[n], question, "{path}: question.{language}");
+            assert_eq!(block[n], question, "{path}: question.{language}");
         }
         for part in [
             format!("{} minutes", toml["minutes"]),
@@ -139,53 +143,61 @@ fn every_exercise_is_asked_and_every_foil_shown() {
             format!("cargo wb start {name}"),
             format!("cargo wb demo {}", toml["example"].as_str().unwrap()),
         ] {
-            assert!(asked[2].contains(&part), "{path} does not say {part:?}");
+            assert!(block[2].contains(&part), "{path} does not show {part:?}");
         }
 
         let answers = select(&page, "#the-code ~ details.answer pre code");
-        assert_eq!(answers.len(), 1, "{path} has no answer in a fold");
+        assert_eq!(answers.len(), 1, "{path}: collapsed answers");
         let captions = select(&page, "#the-code + p");
         let is_caption = |p: &_| text_of(p).contains("/src/");
         assert!(
             !captions.iter().any(is_caption),
-            "{path} names its file twice"
+            "{path} names the file of the answer twice"
         );
         let answer = workbook().join(&week).join("src").join(&name);
         let answer = fs::read_to_string(answer.with_extension("rs")).unwrap();
         let shown = text_of(&answers[0]);
-        assert_eq!(shown.trim_end(), answer.trim_end(), "{path}");
+        assert_eq!(shown.trim_end(), answer.trim_end(), "answer on {path}");
 
         let foils = toml["foils"].as_table().unwrap();
-        let folds = select(&page, "#what-the-foils-teach ~ details.foil");
+        let sections = select(&page, "#what-the-foils-teach ~ details.foil");
         let names = select(&page, "details.foil > summary > strong");
         let names: Vec<_> = names
             .iter()
             .map(|name| text_of(name).replace(':', "").replace(' ', "_"))
             .collect();
         let keys: Vec<_> = foils.keys().cloned().collect();
-        assert_eq!(names, keys, "{path} (left) and its toml (right)");
-        assert_eq!(folds.len(), keys.len(), "{path}: folds elsewhere");
-        for ((key, foil), fold) in foils.iter().zip(folds) {
+        assert_eq!(names, keys, "foils on {path} (left), in the toml (right)");
+        let count = sections.len();
+        assert_eq!(count, keys.len(), "{path}: foils below their heading");
+        for ((key, foil), section) in foils.iter().zip(sections) {
             let at = format!("{path}, foil {key}");
-            let diff = fold.select(&css("pre > code.language-diff")).next();
+            let diff = section.select(&css("pre > code.language-diff")).next();
             let diff = diff.map(|diff| text_of(&diff)).unwrap_or_default();
             let is_change = |line: &str| line.starts_with(['+', '-']);
-            assert!(diff.lines().any(is_change), "{at}: no diff");
-            let text = text_of(&fold);
+            assert!(
+                diff.lines().any(is_change),
+                "{at}: the diff has no change"
+            );
+            let text = text_of(&section);
             for part in ["lesson", "tempts"] {
                 let part = foil[part].as_str().unwrap().replace('`', "");
-                assert!(text.contains(&part), "{at} does not say {part:?}");
+                assert!(
+                    text.contains(&part),
+                    "{at}: expected {part:?} in {text:?}"
+                );
             }
             let tests = foil["caught_by"].as_array().unwrap().len();
-            assert_eq!(fold.select(&css("li")).count(), tests, "{at}: tests");
+            let listed = section.select(&css("li")).count();
+            assert_eq!(listed, tests, "{at}: listed tests");
         }
         exercises += 1;
     }
-    assert!(exercises > 0, "no week has exercises");
+    assert!(exercises > 0, "expected exercises, found none");
 }
 
 #[test]
-fn every_week_lists_its_exercises() {
+fn every_week_page_lists_its_exercises() {
     let mut weeks = 0;
     for folder in week_folders() {
         let toml = workbook().join(&folder).join("exercises/week.toml");
@@ -204,22 +216,22 @@ fn every_week_lists_its_exercises() {
             .collect();
         assert!(
             links.windows(expected.len()).any(|links| links == expected),
-            "{path} lists {links:?}, and week.toml {expected:?}"
+            "{path}: expected {expected:?} as in week.toml, found {links:?}"
         );
         weeks += 1;
     }
-    assert!(weeks > 0, "no week has exercises");
+    assert!(weeks > 0, "expected weeks with exercises, found none");
 }
 
 #[test]
-fn every_figure_is_shown() {
+fn every_figure_is_shown_on_a_page() {
     let mut shown = BTreeSet::new();
     for source in sources() {
-        let path = html(&source);
+        let path = html_path(&source);
         let page = parsed(&path);
         let images = select(&page, "main img");
         let targets = images.iter().map(|image| image.attr("src").unwrap());
-        shown.extend(targets.map(|target| beside(&path, target)));
+        shown.extend(targets.map(|target| resolve(&path, target)));
     }
     for figure in files(&pages().join("figures")) {
         let figure = figure.strip_prefix(pages()).unwrap().display();
@@ -229,51 +241,68 @@ fn every_figure_is_shown() {
 }
 
 #[test]
-fn listings_are_highlighted_and_none_is_run() {
+fn rust_listings_have_no_run_button() {
     let mut listings = 0;
     for path in BOOK.pages.keys() {
         let page = parsed(path);
         let run = select(&page, ".playground, .play-button, .editable");
-        assert!(run.is_empty(), "{path} has a listing that runs");
+        assert!(run.is_empty(), "{path} has a listing with a run button");
         listings += select(&page, "pre > code.language-rust").len();
     }
-    assert!(listings > 0, "no listing is Rust");
+    assert!(listings > 0, "expected Rust listings, found none");
 }
 
 #[test]
-fn every_page_is_found_by_the_search() {
-    let index = script("searchindex");
-    let (_, json) = index.split_once("JSON.parse('").unwrap();
-    let (json, _) = json.rsplit_once("')").unwrap();
-    let json = json.replace("\\'", "'").replace("\\\\", "\\");
-    let index: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let urls = index["doc_urls"].as_array().unwrap();
-    let found: BTreeSet<_> = urls
-        .iter()
-        .map(|url| url.as_str().unwrap().split('#').next().unwrap())
-        .collect();
+fn the_search_index_contains_every_page() {
+    let sections = search_index();
+    let indexed: BTreeSet<_> =
+        sections.iter().map(|section| &section.path).collect();
     for source in sources() {
-        let path = html(&source);
-        assert!(found.contains(&*path), "the search does not know {path}");
+        let path = html_path(&source);
+        assert!(indexed.contains(&path), "the search index has no {path}");
     }
 }
 
 #[test]
-fn every_page_is_in_the_sidebar() {
+fn the_search_finds_pages_by_the_terms_of_the_field() {
+    let sections = search_index();
+    let missing: Vec<_> = [
+        ("graceful shutdown", "week03/drain.html"),
+        ("hot reload", "week03/reload.html"),
+        ("hazard pointer", "week03/swap.html"),
+        ("error group", "week03/group.html"),
+    ]
+    .into_iter()
+    .filter(|(term, path)| {
+        !sections
+            .iter()
+            .any(|section| section.path == *path && section.text.contains(term))
+    })
+    .map(|(term, path)| format!("{term:?} on {path}"))
+    .collect();
+    let missing = missing.join("\n");
+    assert!(missing.is_empty(), "terms that the search misses:\n{missing}");
+}
+
+#[test]
+fn the_sidebar_links_to_every_page() {
     let sidebar = script("toc-");
     let without_scripts: BTreeSet<_> =
         BOOK.pages["toc.html"].links.iter().map(|link| &link.target).collect();
     for source in sources() {
-        let path = html(&source);
+        let path = html_path(&source);
         let link = format!("href=\"{path}\"");
-        assert!(sidebar.contains(&link), "the sidebar has no {path}");
-        assert!(without_scripts.contains(&path), "toc.html has no {path}");
+        assert!(sidebar.contains(&link), "the sidebar has no link to {path}");
+        assert!(
+            without_scripts.contains(&path),
+            "toc.html has no link to {path}"
+        );
     }
 }
 
 #[test]
-fn mdbook_warns_of_nothing() {
-    assert_eq!(BOOK.warnings, "");
+fn mdbook_logs_no_warning() {
+    assert_eq!(BOOK.warnings, "", "warnings of mdBook");
 }
 
 impl Rendered {
@@ -307,7 +336,7 @@ impl Page {
         let mut links = Vec::new();
         for attribute in ["href", "src", "srcset", "data"] {
             for element in select(&parsed, &format!("[{attribute}]")) {
-                // The page for what is missing stands anywhere.
+                // 404.html is served at any path, so it has a <base>.
                 if element.value().name() == "base" {
                     continue;
                 }
@@ -322,7 +351,9 @@ impl Page {
 }
 
 fn parsed(page: &str) -> Html {
-    let Some(page) = BOOK.pages.get(page) else { panic!("there is no {page}") };
+    let Some(page) = BOOK.pages.get(page) else {
+        panic!("the book has no {page}")
+    };
     Html::parse_document(&page.html)
 }
 
@@ -338,18 +369,18 @@ fn text_of(element: &ElementRef) -> String {
     element.text().collect()
 }
 
-fn is_outside(target: &str) -> bool {
+fn is_external(target: &str) -> bool {
     let scheme = target.split(['/', '?', '#']).next().unwrap();
     target.starts_with("//") || scheme.contains(':')
 }
 
-/// Where `target` leads from `page`, both in the book.
-fn beside(page: &str, target: &str) -> String {
+/// Resolves `target`, a link of `page`, to a path in the book.
+fn resolve(page: &str, target: &str) -> String {
     let mut parts: Vec<_> = page.split('/').collect();
     parts.pop();
     for part in target.split('/') {
         match part {
-            ".." => assert!(parts.pop().is_some(), "{page} links {target}"),
+            ".." => assert!(parts.pop().is_some(), "{page} links to {target}"),
             "." => {}
             part => parts.push(part),
         }
@@ -357,18 +388,49 @@ fn beside(page: &str, target: &str) -> String {
     parts.join("/")
 }
 
-/// The text of the one script whose name starts so.
+/// A section of a page, as the search index has it.
+struct Section {
+    /// The path of the page in the book.
+    path: String,
+    /// The searchable text: headings and body, in lower case. Each sequence of
+    /// white space is one space.
+    text: String,
+}
+
+/// Returns all sections in the search index.
+fn search_index() -> Vec<Section> {
+    let index = script("searchindex");
+    let (_, json) = index.split_once("JSON.parse('").unwrap();
+    let (json, _) = json.rsplit_once("')").unwrap();
+    let json = json.replace("\\'", "'").replace("\\\\", "\\");
+    let index: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let docs = &index["index"]["documentStore"]["docs"];
+    let urls = index["doc_urls"].as_array().unwrap();
+    let sections = urls.iter().enumerate().map(|(id, url)| {
+        let (url, doc) = (url.as_str().unwrap(), &docs[id.to_string()]);
+        let fields = ["title", "breadcrumbs", "body"];
+        let text = fields.map(|field| doc[field].as_str().unwrap());
+        let text = text.join(" ").to_lowercase();
+        Section {
+            path: url.split('#').next().unwrap().to_owned(),
+            text: text.split_whitespace().collect::<Vec<_>>().join(" "),
+        }
+    });
+    sections.collect()
+}
+
+/// Returns the text of the only script whose name begins with `start`.
 fn script(start: &str) -> String {
     let mut scripts = files(BOOK.folder.path());
     scripts.retain(|file| {
         let name = file.file_name().unwrap().to_string_lossy();
         name.starts_with(start) && name.ends_with(".js")
     });
-    assert_eq!(scripts.len(), 1, "{scripts:?}");
+    assert_eq!(scripts.len(), 1, "expected one script, found {scripts:?}");
     fs::read_to_string(&scripts[0]).unwrap()
 }
 
-/// The pages of the summary: `week02/no_rows.md`.
+/// Returns the pages that the summary lists, such as `week02/no_rows.md`.
 fn sources() -> Vec<String> {
     let summary = fs::read_to_string(pages().join("SUMMARY.md")).unwrap();
     let sources: Vec<_> = Parser::new(&summary)
@@ -377,15 +439,16 @@ fn sources() -> Vec<String> {
             _ => None,
         })
         .collect();
-    assert!(!sources.is_empty(), "the summary is empty");
+    assert!(!sources.is_empty(), "expected pages in the summary, found none");
     sources
 }
 
-fn html(source: &str) -> String {
+/// Returns the path in the book of the page `source`.
+fn html_path(source: &str) -> String {
     source.replace(".md", ".html")
 }
 
-/// Week, name and text of each exercise.
+/// Returns the week, the name and the toml of each exercise.
 fn tomls() -> Vec<(String, String, toml::Table)> {
     let mut tomls = Vec::new();
     for week in week_folders() {
@@ -421,7 +484,8 @@ fn pages() -> PathBuf {
     workbook().join("notes/pages")
 }
 
-/// All files below `folder`; none, where there is none.
+/// Returns all files in `folder` and below it. If `folder` does not exist,
+/// returns none.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -443,7 +507,7 @@ fn has_extension(file: &Path, extension: &str) -> bool {
     file.extension().is_some_and(|other| other == extension)
 }
 
-/// A log that is kept.
+/// A log in memory.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

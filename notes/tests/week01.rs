@@ -1,4 +1,4 @@
-//! What the page on gRPC says of header compression, counted on a connection.
+//! Counts the bytes of request headers, for the table on the gRPC page.
 
 use std::fs;
 use std::path::Path;
@@ -10,48 +10,55 @@ use tokio::io::{AsyncReadExt, DuplexStream};
 const HOST: &str = "comments.internal:9000";
 const PATH: &str = "/comments.v1.CommentService/ListComments";
 
-/// How many calls are made on the connection.
+/// The number of calls on one connection.
 const CALLS: usize = 1000;
 
 #[test]
-fn the_bytes_of_a_call_s_headers() {
+fn the_page_shows_the_measured_header_bytes() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
-        .expect("a runtime without I/O");
+        .expect("a runtime without I/O should build");
     let compressed = runtime.block_on(http2(Indexed::All));
-    let apart = runtime.block_on(http2(Indexed::WhatComesBack));
+    let without_varying = runtime.block_on(http2(Indexed::RepeatedHeaders));
     let page = "pages/week01/grpc.md";
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let page = fs::read_to_string(page).unwrap();
-    let says = |name: &str, bytes: &[usize]| {
-        assert_eq!(bytes.len(), CALLS, "{name}");
+    let check_row = |name: &str, bytes: &[usize]| {
+        assert_eq!(bytes.len(), CALLS, "measured calls of {name}");
         let mean = bytes.iter().sum::<usize>() as f64 / CALLS as f64;
         let [first, second, later] = [0, 1, 27].map(|call| bytes[call]);
         let row =
             format!("| {name} | {first} | {second} | {later} | {mean:.0} |");
-        assert!(page.contains(&row), "the page does not say\n{row}");
+        assert!(page.contains(&row), "expected on the page:\n{row}");
     };
     let text: Vec<_> = (1..).take(CALLS).map(http1).collect();
-    says("HTTP/1.1, as text", &text);
-    says("HTTP/2, compressed", &compressed);
-    says("HTTP/2, with deadline and trace kept out of the table", &apart);
+    check_row("HTTP/1.1, as text", &text);
+    check_row("HTTP/2, compressed", &compressed);
+    check_row(
+        "HTTP/2, with deadline and trace kept out of the table",
+        &without_varying,
+    );
 
     let is_longer = |bytes: usize| bytes > 130;
-    let longer = (0..).zip(&compressed).filter(|(_, it)| is_longer(**it));
+    let longer = (0..).zip(&compressed).filter(|(_, bytes)| is_longer(**bytes));
     let longer: Vec<u64> = longer.map(|(call, _)| call + 1).collect();
-    assert_eq!(longer[..4], [1, 28, 55, 82], "every 27 calls");
+    assert_eq!(
+        longer[..4],
+        [1, 28, 55, 82],
+        "the calls with longer headers: expected every 27th"
+    );
 }
 
-/// What `h2` may put into the table.
+/// The headers that `h2` may put into its table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Indexed {
     All,
-    /// Not the deadline, nor the trace.
-    WhatComesBack,
+    /// All but the deadline and the trace, which differ in each call.
+    RepeatedHeaders,
 }
 
-/// What goes along with call number `call`. The deadline and the trace are
-/// other ones each time.
+/// Returns the headers of call number `call`. The deadline and the trace are
+/// different in each call.
 fn headers(call: u64) -> HeaderMap {
     let deadline = format!("{}m", 100 + call % 900);
     let trace = call.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -74,6 +81,7 @@ fn headers(call: u64) -> HeaderMap {
         .collect()
 }
 
+/// Returns the bytes of the request head as HTTP/1.1 text.
 fn http1(call: u64) -> usize {
     let mut head = format!("POST {PATH} HTTP/1.1\r\nhost: {HOST}\r\n");
     for (name, value) in &headers(call) {
@@ -83,7 +91,8 @@ fn http1(call: u64) -> usize {
     head.len()
 }
 
-/// Of each call on one connection, in order.
+/// Returns the bytes of the header frame of each call, in order, on one HTTP/2
+/// connection.
 async fn http2(indexed: Indexed) -> Vec<usize> {
     let (ours, mut theirs) = tokio::io::duplex(1 << 20);
     let (mut calls, connection) = client::handshake(ours).await.unwrap();
@@ -98,15 +107,14 @@ async fn http2(indexed: Indexed) -> Vec<usize> {
             .build()
             .unwrap();
         *request.headers_mut() = headers(call);
-        if indexed == Indexed::WhatComesBack {
+        if indexed == Indexed::RepeatedHeaders {
             for name in ["grpc-timeout", "traceparent"] {
                 let value = request.headers_mut().get_mut(name);
                 value.unwrap().set_sensitive(true);
             }
         }
-        let (answer, body) = calls.send_request(request, false).unwrap();
-        // Nobody will answer.
-        drop((answer, body));
+        // No server responds.
+        drop(calls.send_request(request, false).unwrap());
         tokio::task::yield_now().await;
     }
     drop(calls);
@@ -116,21 +124,23 @@ async fn http2(indexed: Indexed) -> Vec<usize> {
     header_frames(&mut theirs).await
 }
 
-/// RFC 9113, section 4.1: a frame is a length of 24 bits, a type, a flag, a
-/// stream of 31 bits behind one that is reserved, and the payload.
+/// Reads all frames, and returns the bytes of each header frame.
+///
+/// RFC 9113, section 4.1: a frame has a length of 24 bits, a type and flags of 8
+/// bits each, a reserved bit, a stream of 31 bits, and the payload.
 async fn header_frames(from: &mut DuplexStream) -> Vec<usize> {
     const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
-    const HEAD: usize = 9;
+    const FRAME_HEADER: usize = 9;
     const HEADERS: u8 = 1;
     let mut bytes = Vec::new();
     from.read_to_end(&mut bytes).await.unwrap();
     let mut rest = &bytes[PREFACE..];
     let mut sizes = Vec::new();
-    while let Some((head, after)) = rest.split_first_chunk::<HEAD>() {
+    while let Some((head, after)) = rest.split_first_chunk::<FRAME_HEADER>() {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let length = usize::try_from(length).unwrap();
         if head[3] == HEADERS {
-            sizes.push(HEAD + length);
+            sizes.push(FRAME_HEADER + length);
         }
         rest = &after[length..];
     }
