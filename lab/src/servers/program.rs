@@ -72,8 +72,8 @@ impl Program {
     }
 }
 
-/// Returns the directories of Postgres that may not be on the `PATH` (Debian
-/// installs it so), the newest version first.
+/// Returns the directories of Postgres in `POSTGRES_HOMES`, the newest version
+/// first. Debian, for example, does not add its directories to the `PATH`.
 fn postgres_dirs() -> Vec<PathBuf> {
     let mut versions = Vec::new();
     for (home, prefix) in POSTGRES_HOMES {
