@@ -1,27 +1,28 @@
-//! The three crate roots under which subjects are graded, as text.
+//! The source text of the three crate roots that grade subjects.
 //!
-//! A grader is one set of tests. Its subject is the answer, a variant (another
-//! right answer), the stub, a foil (a known-wrong answer) or the reader's
-//! attempt. Subjects take the place of the answers of the same name, and only
-//! their graders are compiled.
+//! A grader is the set of tests of one exercise. Its subject is the file that it
+//! tests: the answer, a variant (another right answer), the stub, a foil (a
+//! known-wrong answer) or the reader's attempt. A subject replaces the answer of
+//! its exercise. Only the graders of the subjects are compiled.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// The text of each crate root, without its `//!` and `#!` lines.
+/// The text of each crate root, without its `//!` and `#!` lines, which are in
+/// `lib.rs`, `grade.rs` and `loom.rs`.
 pub(crate) struct Sources {
-    /// The library, which graders know under the name of the week.
+    /// The library. Its name is the name of the week.
     pub(crate) subject: String,
     /// The test binary with the graders.
     pub(crate) grade: String,
-    /// The test binary with the models, which is compiled against loom and
+    /// The test binary with the models, compiled with the types of loom and
     /// shuttle.
     pub(crate) loom: String,
 }
 
 impl Sources {
-    /// Returns the sources for `subjects`, which are names of exercises and
-    /// files, of the week whose folder is `week`.
+    /// Creates the sources for `subjects`, each the name of an exercise and a
+    /// file. `week` is the folder of the week.
     pub(crate) fn of(
         week: &Path,
         subjects: &[(String, PathBuf)],
@@ -33,58 +34,61 @@ impl Sources {
         if common.exists() {
             grade += &module("mod common", &common);
         }
-        let parts = model_checked(&week.join("src"))?;
-        if !parts.is_empty() {
-            subject += &parts;
+        let real_types = model_checked(&week.join("src"))?;
+        if !real_types.is_empty() {
+            subject += &real_types;
             loom += &model_checked(&week.join("tests/loom"))?;
         }
-        let explore = test(week, "loom", "common");
-        if explore.exists() {
-            loom += &module("mod common", &explore);
+        let common = test(week, "loom", "common");
+        if common.exists() {
+            loom += &module("mod common", &common);
         }
         for (exercise, file) in subjects {
-            let visible = format!("pub mod {exercise}");
-            let hidden = format!("mod {exercise}");
-            subject += &module(&visible, file);
-            grade += &module(&hidden, &test(week, "grade", exercise));
+            let public = format!("pub mod {exercise}");
+            let private = format!("mod {exercise}");
+            subject += &module(&public, file);
+            grade += &module(&private, &test(week, "grade", exercise));
             let model = test(week, "loom/models", exercise);
             if model.exists() {
-                loom += &module(&visible, file);
-                models += &module(&hidden, &model);
+                loom += &module(&public, file);
+                models += &module(&private, &model);
             }
         }
-        // The subject may use other modules of the week, too.
-        let name = week.file_name().expect("a week has a folder");
+        // A subject may use other modules of the week.
+        let name = week.file_name().expect("the folder of a week has a name");
         loom += &format!("use {}::*;\n", name.display());
         loom += &format!("mod models {{\n{models}}}\n");
         Ok(Self { subject, grade, loom })
     }
 }
 
+/// Returns the path of a test file.
 fn test(week: &Path, kind: &str, exercise: &str) -> PathBuf {
     week.join("tests").join(kind).join(exercise).with_extension("rs")
 }
 
+/// Returns a module declaration with the path of its file.
 fn module(item: &str, file: &Path) -> String {
     format!("#[path = {file:?}]\n{item};\n")
 }
 
-/// Returns the module `model_checked` below `folder`, or nothing where the week
-/// has none.
+/// Returns the module `model_checked` in `folder`, or an empty text if the week
+/// has no such module.
 fn model_checked(folder: &Path) -> io::Result<String> {
-    let parts = folder.join("model_checked");
-    if !parts.exists() {
+    let dir = folder.join("model_checked");
+    if !dir.exists() {
         return Ok(String::new());
     }
     let mut files = Vec::new();
-    for entry in fs::read_dir(parts)? {
+    for entry in fs::read_dir(dir)? {
         files.push(entry?.path());
     }
     files.sort_unstable();
     let mut modules = String::new();
     for file in &files {
-        let name = file.file_stem().expect("an entry has a name");
-        // By its text: an editor follows no path out of the package.
+        let name = file.file_stem().expect("a file has a name");
+        // Include the text, not a `#[path]`: editors do not follow a path that
+        // leads out of the package.
         let text = fs::read_to_string(file)?;
         modules += &format!("pub(crate) mod {} {{\n{text}}}\n", name.display());
     }
