@@ -1,29 +1,33 @@
 //! Week 3: start, stop and change a running process without losing anything.
 //!
-//! | Exercise | Question |
-//! |----------|----------|
-//! | [`group`] | One of several tasks fails. How do the others end with it? |
-//! | [`limit`] | How do ten tasks run at a time, and none waits for ever? |
-//! | [`drain`] | How does an HTTP server stop without losing a request? |
-//! | [`signals`] | What does a process do at each signal, and what does its exit code say? |
-//! | [`app`] | In which order do the parts of an application start and stop, whatever ends it? |
-//! | [`litmus`] | What may one thread see of another, and what has to be written for that? |
-//! | [`swap`] | When may a value be freed that others may be reading? |
-//! | [`epoch`] | When may it be freed, if readers do not say what they read? |
-//! | [`config`] | Settings change while each request reads them. Who sees which version? |
-//! | [`reload`] | A file changes, in any way that files change. When is it read? |
+//! | Exercise | Topic | Question |
+//! |----------|-------|----------|
+//! | [`group`] | Error group: tasks that fail as one | One of several tasks fails. How are the others cancelled and awaited? |
+//! | [`limit`] | Concurrency limit for a task group | How does a group run at most ten tasks at a time, without a deadlock? |
+//! | [`drain`] | Graceful shutdown of an HTTP server | How does an HTTP server stop without losing a request? |
+//! | [`signals`] | Signal handling and exit codes | What does a process do at each signal, and what does its exit code mean? |
+//! | [`app`] | Application lifecycle and shutdown | In which order do the parts of an application start and stop, even if one of them fails? |
+//! | [`litmus`] | Memory model: litmus tests | Which writes of one thread may another thread see, and which memory orderings does that need? |
+//! | [`swap`] | Hazard pointers: lock-free reads | When may a value be freed that other threads may still be reading? |
+//! | [`epoch`] | Epoch-based reclamation | When may a value be freed if readers do not announce which value they read? |
+//! | [`config`] | Copy-on-write configuration | Settings change while requests read them. How does each request see exactly one version? |
+//! | [`reload`] | Hot reload: watch a config file | A file can change in many ways. When does a process read it again? |
 //!
-//! Given, to be read rather than written: [`plan`] has the words of [`app`], what
-//! it starts and what it reports, and [`layers`] what [`config`] reads;
-//! [`memory_model`] says which outcomes a few atomic operations may have, and
-//! [`machine`] counts which ones they have here.
+//! The other modules are given:
+//!
+//! | Module | Content |
+//! |--------|---------|
+//! | [`plan`] | The types of [`app`]: the plan of an application, and the report of its shutdown. |
+//! | [`layers`] | The layers that [`config`] reads. |
+//! | [`memory_model`] | Computes the outcomes that the memory model allows for a few atomic operations. |
+//! | [`machine`] | Counts the outcomes of the same operations on this machine. |
 
 #![deny(unsafe_code)]
 
 pub mod app;
 pub mod config;
 pub mod drain;
-#[allow(unsafe_code, reason = "to reclaim memory is the exercise")]
+#[allow(unsafe_code, reason = "the exercise reclaims memory")]
 pub mod epoch;
 pub mod group;
 pub mod layers;
@@ -35,5 +39,5 @@ mod model_checked;
 pub mod plan;
 pub mod reload;
 pub mod signals;
-#[allow(unsafe_code, reason = "to reclaim memory is the exercise")]
+#[allow(unsafe_code, reason = "the exercise reclaims memory")]
 pub mod swap;
