@@ -25,8 +25,9 @@ use crate::grading::process::Group;
 #[path = "../../../attempts/sources.rs"]
 mod sources;
 
-/// The packages are `subject0`, `subject1` and so on, for every exercise: what
-/// one exercise leaves in the target directory, the next one replaces.
+/// The prefix of the packages: `subject0`, `subject1` and so on. Every exercise
+/// uses the same names, so that its files in the target directory replace those
+/// of the previous exercise.
 const PACKAGE: &str = "subject";
 
 /// The deadline of `cargo metadata`.
@@ -42,7 +43,7 @@ pub(super) struct Batch<'a> {
     manifest: Table,
 }
 
-/// What is complete of a subject.
+/// The binaries and errors of one subject so far.
 #[derive(Debug, Default)]
 struct Build {
     tests: Option<PathBuf>,
@@ -123,7 +124,7 @@ impl<'a> Batch<'a> {
     /// Removes the binaries of a subject that has been graded.
     pub(super) fn remove(graders: &Graders) {
         for file in [Some(&graders.tests), graders.models.as_ref()] {
-            // One that stays is overwritten by the next run.
+            // A file that cannot be removed is overwritten by the next run.
             let _ = file.map(fs::remove_file);
         }
     }
@@ -184,7 +185,8 @@ impl<'a> Batch<'a> {
             .map_err(|error| Error::file("write", &file, &error))
     }
 
-    /// Tests run meanwhile, and have a deadline: cargo gives way to them.
+    /// Returns the cargo command. It has a low priority, because tests with a
+    /// deadline run at the same time.
     fn command(&self, has_models: bool) -> Command {
         let build = cargo(self.book);
         let mut command = Command::new("nice");
@@ -194,12 +196,12 @@ impl<'a> Batch<'a> {
         command.arg("--manifest-path").arg(self.home.join("Cargo.toml"));
         command.arg("--target-dir").arg(&self.target);
         command.current_dir(&self.book.root);
-        // Nothing is built a second time.
+        // No subject is built twice, so incremental files are of no use.
         command.env("CARGO_INCREMENTAL", "0");
         command
     }
 
-    /// Moves a binary to where the next build does not overwrite it.
+    /// Moves a binary to a place where the next build does not overwrite it.
     fn keep(
         &self,
         exercise: &Exercise,
@@ -217,7 +219,7 @@ impl<'a> Batch<'a> {
 }
 
 impl Build {
-    /// The binaries, once all are there.
+    /// Returns the binaries if all of them are complete.
     fn graders(&self, has_models: bool) -> Option<Graders> {
         let tests = self.tests.clone()?;
         if has_models && self.models.is_none() {
@@ -227,19 +229,20 @@ impl Build {
     }
 }
 
-/// The target directory may be on another file system.
+/// Moves a file. A copy is needed if the target directory is on another file
+/// system.
 fn rename_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to).or_else(|_| fs::copy(from, to).map(drop))
 }
 
-/// `path+file:///…/subject7#0.0.0` is the subject 7.
+/// Returns 7 for `path+file:///…/subject7#0.0.0`.
 fn position(package_id: &str) -> Option<usize> {
     let (path, _) = package_id.split_once('#')?;
     let (_, name) = path.rsplit_once('/')?;
     name.strip_prefix(PACKAGE)?.parse().ok()
 }
 
-/// The manifest of one subject, from that of its week's attempts.
+/// Returns the manifest of one subject, made from that of the week's attempts.
 fn member(attempts: &Table, name: &str) -> Table {
     let mut manifest = attempts.clone();
     if let Some(package) = table(&mut manifest, "package") {
@@ -257,7 +260,7 @@ fn member(attempts: &Table, name: &str) -> Table {
     manifest
 }
 
-/// A panic knows its line without debug information.
+/// Disables debug information, which a panic message does not need.
 fn without_debug_info(manifest: &mut Table, packages: &[String]) {
     let profile = entry(entry(manifest, "profile"), "dev");
     let overrides = entry(profile, "package");
@@ -287,7 +290,7 @@ fn table<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Table> {
     table.get_mut(key)?.as_table_mut()
 }
 
-/// The table `key`, which is made where there is none.
+/// Returns the table `key`. Inserts it if it does not exist.
 fn entry<'a>(table: &'a mut Table, key: &str) -> &'a mut Table {
     let entry = table.entry(key).or_insert_with(|| Table::new().into());
     entry.as_table_mut().expect("cargo has read it as a table")
@@ -300,7 +303,7 @@ fn read_toml(file: &Path) -> Result<Table, Error> {
         .map_err(|error| Error::new(format!("{}: {error}", file.display())))
 }
 
-/// Where cargo builds the workbook, as its configuration says.
+/// Returns the target directory of the workbook, which the user can configure.
 fn target_directory(book: &Workbook) -> Result<PathBuf, Error> {
     let mut metadata = cargo(book);
     metadata.args(["metadata", "--no-deps", "--format-version", "1"]);

@@ -19,18 +19,18 @@ use crate::grading::compile::{Compiled, Graders};
 use crate::grading::grade::Grade;
 use crate::grading::properties::{self, Listed, cores};
 
-/// How many subjects are graded at a time, for each core, and how many tests of
-/// each. Most tests wait, for a timer or another process.
+/// The number of subjects that are graded at a time, per core, and the number of
+/// tests of each that run at a time. Most tests wait for a timer or a process.
 const SUBJECTS_PER_CORE: usize = 2;
 const TESTS_PER_SUBJECT: usize = 2;
 
-/// How many complete subjects may wait for a grader: each keeps some 50 MB of
-/// binaries.
+/// The number of complete subjects that may wait to be graded. Each has some 50 MB
+/// of binaries.
 const WAITING: usize = 16;
 
-/// A deadline is this many times as long as for a reader, whose tests share the
-/// machine with nothing else.
-const PATIENCE: u32 = 3;
+/// The factor by which deadlines are longer than for a reader. Here, tests share
+/// the machine with other tests and the compiler.
+const DEADLINE_FACTOR: u32 = 3;
 
 /// A subject whose build has ended.
 struct Job {
@@ -39,7 +39,7 @@ struct Job {
     compiled: Compiled,
 }
 
-/// What happens to the subjects, in the order in which it does.
+/// An event of the build or of the grading.
 enum Progress {
     /// The build of an exercise begins.
     Building(usize, Instant),
@@ -98,14 +98,14 @@ pub(super) fn verify(
     outcome
 }
 
-/// What the threads share.
+/// The state that the threads share.
 struct Shared<'a> {
     book: &'a Workbook,
     exercises: &'a [&'a Exercise],
     /// The tests of each exercise, listed by its first subject.
     lists: Vec<OnceLock<Vec<Listed>>>,
     jobs: Mutex<Receiver<Job>>,
-    /// Whether the verification cannot go on. What is left is skipped.
+    /// Whether the verification has failed. The remaining subjects are skipped.
     has_failed: AtomicBool,
 }
 
@@ -167,7 +167,8 @@ impl Shared<'_> {
                 list.get_or_init(|| tests)
             }
         };
-        let deadline = Duration::from_secs(exercise.spec.deadline_s) * PATIENCE;
+        let deadline =
+            Duration::from_secs(exercise.spec.deadline_s) * DEADLINE_FACTOR;
         let properties = properties::run_listed(
             self.book,
             graders,
@@ -179,7 +180,7 @@ impl Shared<'_> {
     }
 }
 
-/// Takes the grades until every thread has ended, or one has failed.
+/// Receives grades until all threads have ended or one has failed.
 fn collect(
     progress: &Receiver<Progress>,
     checks: &mut [Check<'_>],
