@@ -1,23 +1,24 @@
-//! One failure: one line for the operator, one answer for the client.
+//! Error reporting at the edge: one log event and one reply for each failure.
 //!
-//! **Question.** A request fails three layers down. Who logs it, what may the
-//! client see of it, and who decides on the status code?
+//! **Question.** A request fails three layers below the edge. Which layer logs
+//! the failure, what may the client see of it, and what decides on the status
+//! code?
 //!
-//! **Idea.** A failure carries a [`Reason`], a word that programs decide on,
-//! and the chain of its causes, which people read. Layers between add causes
-//! and log nothing. The edge calls [`report`] once, and it splits the two: the
-//! chain goes to the log, and what stands beside the reason in one table goes
-//! to the client. The request's id is in both, so that either leads to the
-//! other.
+//! **Idea.** A [`Failure`] has a [`Reason`], which programs match on, and a
+//! chain of causes, which people read. The layers below the edge add causes and
+//! log nothing. The edge calls [`report`] once. It writes the chain to the log,
+//! and builds the reply from the reason's row in the status table. The log
+//! event and the reply both have the request id, so each leads to the other.
 //!
-//! **Guarantee.** The reply depends on the reason and the request's id alone,
-//! so nothing in a chain can leak: no code copies from there. Each report is
-//! one log event, with every cause once. HTTP status, gRPC code, exit code and
-//! "may I send it again?" stand in one row, so they cannot disagree.
+//! **Guarantee.** The reply depends only on the reason and the request id. No
+//! code copies text from the chain to the reply, so the chain cannot leak.
+//! [`report`] logs one event, which contains every cause once. The HTTP status,
+//! the gRPC code, the exit code and the retryable flag are in one row, so they
+//! cannot disagree.
 //!
-//! **Cost.** The client learns nothing that is not in the table. What it should
-//! know beyond that (which field, how long to wait) needs a field that is meant
-//! for it. And a failure that nobody reports is not logged at all.
+//! **Cost.** The client receives only what the table contains. Anything more,
+//! such as the invalid field or the time to wait, needs a field of its own in
+//! the reply. A failure that is never reported is never logged.
 //!
 //! ```
 //! use week02::report::{Failure, Reason, report};
@@ -36,61 +37,64 @@ use std::error::Error;
 use std::iter::successors;
 use std::process::ExitCode;
 
-/// What the caller has to know to decide what to do.
+/// The reason for a failure. The caller decides by it what to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// What was asked for is not there.
+    /// The requested resource does not exist.
     NotFound,
-    /// The request can never succeed as it is.
+    /// The request is invalid. It can never succeed as it is.
     InvalidArgument,
-    /// What was to be made is there already.
+    /// The resource to create exists already.
     AlreadyExists,
-    /// The store works, and has no room now: a lock is held, a pool is empty.
+    /// The store works, but has no capacity now: a lock is held, or a
+    /// connection pool is empty.
     Busy,
     /// The store cannot be reached.
     Unavailable,
-    /// Time ran out. The request may have been carried out.
+    /// The deadline has passed. The request may have been carried out.
     DeadlineExceeded,
-    /// A bug, or something nobody thought of.
+    /// A bug, or a failure that the code does not expect.
     Internal,
 }
 
-/// All that the outside sees of a reason.
+/// A row of the status table: all that clients and scripts see of a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// For programs: `[A-Z][A-Z0-9_]+[A-Z0-9]`, up to 63 characters (AIP-193).
+pub struct StatusRow {
+    /// The name of the reason, for programs. It matches
+    /// `[A-Z][A-Z0-9_]+[A-Z0-9]` and has at most 63 characters (AIP-193).
     pub name: &'static str,
-    /// The HTTP status.
+    /// The HTTP status code.
     pub http: u16,
-    /// The number of the gRPC code.
+    /// The number of the gRPC status code.
     pub grpc: i32,
-    /// A command's exit code, from BSD's `sysexits.h`.
+    /// The exit code of a command, from BSD's `sysexits.h`.
     pub exit: u8,
-    /// Whether it helps to send the same request again, a little later.
+    /// Whether it helps to send the same request again after a short delay.
     pub retryable: bool,
-    /// For people. Says nothing about this request or this service.
+    /// The message, for people. It contains no detail of the request or of the
+    /// service.
     pub message: &'static str,
 }
 
-/// What the client gets.
+/// The reply to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// The HTTP status.
+    /// The HTTP status code.
     pub http: u16,
-    /// The reason's name.
+    /// The name of the reason.
     pub reason: &'static str,
-    /// The reason's message.
+    /// The message of the reason.
     pub message: String,
-    /// Whether it helps to send the same request again, a little later.
+    /// Whether it helps to send the same request again after a short delay.
     pub retryable: bool,
-    /// What to quote to whoever can read the log.
+    /// The id of the request. With it, support finds the log event.
     pub request_id: String,
 }
 
-/// A reason, and below it the chain of causes.
+/// A failed request: a reason, and the chain of its causes.
 ///
-/// `Display` is the reason's message, which is fit for anybody. Whatever is not
-/// lies in [`source`](Error::source) and beyond.
+/// `Display` is the message of the reason, which every client may see. All
+/// other text is in [`source`](Error::source) and the links below it.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", reason.row().message)]
 pub struct Failure {
@@ -98,7 +102,7 @@ pub struct Failure {
     source: BoxError,
 }
 
-/// A sentence that a layer adds.
+/// A link of the chain: the text that a layer added, and the error below it.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 struct Context {
@@ -106,11 +110,11 @@ struct Context {
     source: BoxError,
 }
 
-/// Any error.
+/// An error of any type.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 impl Reason {
-    /// Every reason there is.
+    /// All reasons.
     pub const ALL: [Self; 7] = [
         Self::NotFound,
         Self::InvalidArgument,
@@ -121,9 +125,10 @@ impl Reason {
         Self::Internal,
     ];
 
-    /// The one table. Nothing else in the service knows a status code.
+    /// Returns the row of this reason in the status table. No other code of the
+    /// service contains a status code.
     #[rustfmt::skip]
-    pub fn row(self) -> Row {
+    pub fn row(self) -> StatusRow {
         let (name, http, grpc, exit, retryable, message) = match self {
             Self::NotFound =>
                 ("NOT_FOUND",         404,  5, 66, false, "no such thing"),
@@ -131,49 +136,51 @@ impl Reason {
                 ("INVALID_ARGUMENT",  400,  3, 65, false, "invalid request"),
             Self::AlreadyExists =>
                 ("ALREADY_EXISTS",    409,  6, 73, false, "exists already"),
-            // Not 429, which tells this client that it asked too much.
+            // Not 429: that says that this client has sent too many requests.
             Self::Busy =>
                 ("BUSY",              503, 14, 75, true,  "busy for now"),
             Self::Unavailable =>
                 ("UNAVAILABLE",       503, 14, 75, true,  "not available"),
-            // It may have happened: only the caller knows if twice is right.
+            // The request may have been carried out: only the caller knows
+            // whether it may be sent twice.
             Self::DeadlineExceeded =>
                 ("DEADLINE_EXCEEDED", 504,  4, 69, false, "no answer in time"),
             Self::Internal =>
                 ("INTERNAL",          500, 13, 70, false, "internal error"),
         };
-        Row { name, http, grpc, exit, retryable, message }
+        StatusRow { name, http, grpc, exit, retryable, message }
     }
 }
 
 impl Failure {
-    /// A failure for this reason, made by this error.
+    /// Creates a failure with this reason. `source` is its cause.
     pub fn new(reason: Reason, source: impl Into<BoxError>) -> Self {
         Self { reason, source: source.into() }
     }
 
-    /// Adds what a layer knows, on top of the causes. Logs nothing.
+    /// Adds a fact that the calling layer knows, as a new link above the
+    /// causes. Logs nothing.
     #[must_use]
     pub fn context(self, text: impl Into<String>) -> Self {
         let Self { reason, source } = self;
         Self::new(reason, Context { text: text.into(), source })
     }
 
-    /// Why it failed, for a program.
+    /// Returns the reason, which programs match on.
     pub fn reason(&self) -> Reason {
         self.reason
     }
 }
 
-/// Logs the failure, once, and answers the client.
+/// Logs the failure once, and returns the reply to the client.
 pub fn report(request_id: &str, failure: &Failure) -> Reply {
-    let Row { name: reason, http, retryable, message, .. } =
+    let StatusRow { name: reason, http, retryable, message, .. } =
         failure.reason().row();
     let links = successors(failure.source(), |&link| link.source());
     let chain = links.map(ToString::to_string).collect::<Vec<_>>().join(": ");
 
-    // ERROR is for what the operator has to look at. Anybody can ask for what
-    // is not there, as often as they like, and that wakes nobody.
+    // ERROR is for failures that an operator has to look at. A client can cause
+    // the others at will, as often as it likes, so they must not page anybody.
     if http >= 500 {
         tracing::error!(request_id, reason, chain, "request failed");
     } else {
@@ -189,7 +196,7 @@ pub fn report(request_id: &str, failure: &Failure) -> Reply {
     }
 }
 
-/// The exit code of a command that ends in this failure.
+/// Returns the exit code of a command that ends with this failure.
 pub fn exit_code(failure: &Failure) -> ExitCode {
     failure.reason().row().exit.into()
 }

@@ -1,10 +1,10 @@
-//! One failure: one line for the operator, one answer for the client. Your
-//! turn.
+//! Error reporting at the edge: one log event and one reply for each failure.
+//! Your turn.
 //!
 //! What is graded, and nothing else:
 //!
-//! - [`Reason::row`] is this table. Messages are yours to write: not empty, and
-//!   none alike.
+//! - [`Reason::row`] returns the row of this table. You choose the messages:
+//!   none is empty, and no two are equal.
 //!
 //!   | name              | http | grpc | exit | retryable |
 //!   |-------------------|------|------|------|-----------|
@@ -16,92 +16,98 @@
 //!   | DEADLINE_EXCEEDED | 504  | 4    | 69   | no        |
 //!   | INTERNAL          | 500  | 13   | 70   | no        |
 //!
-//!   BUSY is not 429 (RESOURCE_EXHAUSTED, 8): that tells one client that it
-//!   asked too much, and here the store has no room for anybody. Exit code 75
-//!   is `EX_TEMPFAIL`, the one that asks for a retry. DEADLINE_EXCEEDED does
-//!   not: the request may have been carried out.
-//! - [`exit_code`] is the row's.
-//! - A [`Failure`]'s `Display` is its reason's message. Its `source` is the
-//!   context that was added last, and so on down to the error that it was made
-//!   from and that error's own sources: one link each, `Display` without the
-//!   link below. What it was made from is found by a downcast, as are its
-//!   sources.
-//! - A failure can be made from another one. Its own reason counts, and the
-//!   other is a link like any error, with its own links below.
-//! - The [`Reply`] is the row's, with the request's id as it is. Nothing of the
-//!   chain is in it: two failures for one reason get equal replies, whatever
-//!   they were made from.
-//! - [`report`] logs one `tracing` event. Nothing else logs.
-//! - The event has the fields `request_id`, `reason` (the row's name) and
-//!   `chain`, each as plain text, without the quotes of `Debug`. `chain` is
-//!   every link below the failure, outermost first, each once, joined by ": ":
-//!   however many there are, and also where two of them say the same.
-//! - The level is ERROR from HTTP status 500 up, INFO below.
+//!   BUSY is not 429 (RESOURCE_EXHAUSTED, 8). 429 means that one client sends
+//!   too many requests. BUSY means that the store has no capacity for any
+//!   client. Exit code 75 is `EX_TEMPFAIL`, the only one that invites a retry.
+//!   DEADLINE_EXCEEDED is not retryable: the request may have been carried out.
+//! - [`exit_code`] returns the exit code of the row.
+//! - The `Display` of a [`Failure`] is the message of its reason.
+//! - The `source` chain of a `Failure` has one link for each context, the last
+//!   one first, then the error passed to `new`, then the sources of that error.
+//!   The `Display` of a context does not repeat the link below it.
+//! - A downcast finds the error passed to `new`, and its sources.
+//! - A `Failure` can wrap another `Failure`. Reply, exit code and log event
+//!   follow the reason of the outer one. The inner one is an ordinary link, and
+//!   its own links follow below it.
+//! - A [`Reply`] has the values of the row, and the request id unchanged. It
+//!   contains nothing from the chain: two failures with the same reason get
+//!   equal replies, whatever their causes are.
+//! - [`report`] logs exactly one `tracing` event. No other function logs.
+//! - The event has the fields `request_id`, `reason` (the name in the row) and
+//!   `chain`, each as plain text, without the quotes of `Debug`.
+//! - `chain` contains every link below the failure, outermost first, each once,
+//!   joined by ": ". This holds for a chain of any length, and for links with
+//!   equal texts.
+//! - The event's level is ERROR if the HTTP status is 500 or above, and INFO
+//!   otherwise.
 
 use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-/// What the caller has to know to decide what to do.
+/// The reason for a failure. The caller decides by it what to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// What was asked for is not there.
+    /// The requested resource does not exist.
     NotFound,
-    /// The request can never succeed as it is.
+    /// The request is invalid. It can never succeed as it is.
     InvalidArgument,
-    /// What was to be made is there already.
+    /// The resource to create exists already.
     AlreadyExists,
-    /// The store works, and has no room now: a lock is held, a pool is empty.
+    /// The store works, but has no capacity now: a lock is held, or a
+    /// connection pool is empty.
     Busy,
     /// The store cannot be reached.
     Unavailable,
-    /// Time ran out. The request may have been carried out.
+    /// The deadline has passed. The request may have been carried out.
     DeadlineExceeded,
-    /// A bug, or something nobody thought of.
+    /// A bug, or a failure that the code does not expect.
     Internal,
 }
 
-/// All that the outside sees of a reason.
+/// A row of the status table: all that clients and scripts see of a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// For programs: `[A-Z][A-Z0-9_]+[A-Z0-9]`, up to 63 characters (AIP-193).
+pub struct StatusRow {
+    /// The name of the reason, for programs. It matches
+    /// `[A-Z][A-Z0-9_]+[A-Z0-9]` and has at most 63 characters (AIP-193).
     pub name: &'static str,
-    /// The HTTP status.
+    /// The HTTP status code.
     pub http: u16,
-    /// The number of the gRPC code.
+    /// The number of the gRPC status code.
     pub grpc: i32,
-    /// A command's exit code, from BSD's `sysexits.h`.
+    /// The exit code of a command, from BSD's `sysexits.h`.
     pub exit: u8,
-    /// Whether it helps to send the same request again, a little later.
+    /// Whether it helps to send the same request again after a short delay.
     pub retryable: bool,
-    /// For people. Says nothing about this request or this service.
+    /// The message, for people. It contains no detail of the request or of the
+    /// service.
     pub message: &'static str,
 }
 
-/// What the client gets.
+/// The reply to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// The HTTP status.
+    /// The HTTP status code.
     pub http: u16,
-    /// The reason's name.
+    /// The name of the reason.
     pub reason: &'static str,
-    /// The reason's message.
+    /// The message of the reason.
     pub message: String,
-    /// Whether it helps to send the same request again, a little later.
+    /// Whether it helps to send the same request again after a short delay.
     pub retryable: bool,
-    /// What to quote to whoever can read the log.
+    /// The id of the request. With it, support finds the log event.
     pub request_id: String,
 }
 
-/// A reason, and below it the chain of causes.
+/// A failed request: a reason, and the chain of its causes.
 #[derive(Debug)]
 pub struct Failure {}
 
-/// Any error.
+/// An error of any type.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 impl Reason {
-    /// Every reason there is.
+    /// All reasons.
     pub const ALL: [Self; 7] = [
         Self::NotFound,
         Self::InvalidArgument,
@@ -112,48 +118,50 @@ impl Reason {
         Self::Internal,
     ];
 
-    /// The one table. Nothing else in the service knows a status code.
-    pub fn row(self) -> Row {
-        todo!("whose fault is it, and does it help to try again?")
+    /// Returns the row of this reason in the status table. No other code of the
+    /// service contains a status code.
+    pub fn row(self) -> StatusRow {
+        todo!("which codes belong to this reason, and does a retry help?")
     }
 }
 
 impl Failure {
-    /// A failure for this reason, made by this error.
+    /// Creates a failure with this reason. `source` is its cause.
     pub fn new(_reason: Reason, _source: impl Into<BoxError>) -> Self {
-        todo!("what has to survive until the edge?")
+        todo!("which values does `report` need from the failure later?")
     }
 
-    /// Adds what a layer knows, on top of the causes. Logs nothing.
+    /// Adds a fact that the calling layer knows, as a new link above the
+    /// causes. Logs nothing.
     #[must_use]
     pub fn context(self, _text: impl Into<String>) -> Self {
-        todo!("which type is a link that is only a sentence?")
+        todo!("which error type can be a link that adds only a text?")
     }
 
-    /// Why it failed, for a program.
+    /// Returns the reason, which programs match on.
     pub fn reason(&self) -> Reason {
-        todo!("what was it made with?")
+        todo!("which reason was the failure created with?")
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!("what is fit for anybody to read?")
+        todo!("which text may every client see?")
     }
 }
 
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        todo!("where do the causes begin?")
+        todo!("which error is the first link of the chain?")
     }
 }
 
-/// Logs the failure, once, and answers the client.
+/// Logs the failure once, and returns the reply to the client.
 pub fn report(_request_id: &str, _failure: &Failure) -> Reply {
-    todo!("what goes to the log, what to the client, and what to both?")
+    todo!("which values go to the log, which to the client, which to both?")
 }
 
-/// The exit code of a command that ends in this failure.
+/// Returns the exit code of a command that ends with this failure.
 pub fn exit_code(_failure: &Failure) -> ExitCode {
-    todo!("which column is it?")
+    todo!("which column of the table holds the exit code?")
 }

@@ -8,10 +8,10 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{Interest, with_default};
 use tracing::{Event, Level, Metadata, Subscriber};
 use week02::report::{
-    BoxError, Failure, Reason, Reply, Row, exit_code, report,
+    BoxError, Failure, Reason, Reply, StatusRow, exit_code, report,
 };
 
-/// What no client may see: SQL, a password, a path, a row.
+/// Texts that no client may see: SQL, a password, a path, a row.
 const SECRETS: [&str; 4] = [
     "SELECT name FROM accounts WHERE id = $1",
     "postgres://comments:hunter2@db.internal/comments",
@@ -19,16 +19,17 @@ const SECRETS: [&str; 4] = [
     "row 70001 of accounts",
 ];
 
-/// Links that repeat their neighbours, or a part of them.
-const ECHOES: [&str; 4] = [
+/// Links whose texts are equal, or contain one another. `chain` keeps them all.
+const REPEATS: [&str; 4] = [
     "cannot read: the row is locked",
     "the row is locked",
     "the row is locked",
     "locked",
 ];
 
-/// The request's id is whatever the request says that it is.
-const IDS: [&str; 2] = ["req-81", "Req-9F3C-0000000000000000000000000082"];
+/// Request ids of different formats. The reply and the event keep them as is.
+const REQUEST_IDS: [&str; 2] =
+    ["req-81", "Req-9F3C-0000000000000000000000000082"];
 
 mod table {
     use std::collections::BTreeSet;
@@ -36,7 +37,7 @@ mod table {
     use super::*;
 
     #[test]
-    fn each_reason_has_its_row() {
+    fn each_reason_maps_to_its_row_of_the_status_table() {
         let mut messages = BTreeSet::new();
         for (reason, name, http, grpc, exit, retryable) in [
             (Reason::NotFound, "NOT_FOUND", 404, 5, 66, false),
@@ -48,16 +49,22 @@ mod table {
             (Reason::Internal, "INTERNAL", 500, 13, 70, false),
         ] {
             let row = reason.row();
-            assert_eq!(row.name, name, "the name of {reason:?}");
-            assert_eq!(row.http, http, "the HTTP status of {name}");
-            assert_eq!(row.grpc, grpc, "the gRPC code of {name}");
-            assert_eq!(row.exit, exit, "the exit code of {name}");
-            assert_eq!(row.retryable, retryable, "whether to retry {name}");
+            assert_eq!(row.name, name, "the name in the row of {reason:?}");
+            assert_eq!(row.http, http, "the HTTP status in the row of {name}");
+            assert_eq!(row.grpc, grpc, "the gRPC code in the row of {name}");
+            assert_eq!(row.exit, exit, "the exit code in the row of {name}");
+            assert_eq!(
+                row.retryable, retryable,
+                "`retryable` in the row of {name}"
+            );
             let message = row.message;
-            assert!(!message.trim().is_empty(), "{name} has no message");
+            assert!(
+                !message.trim().is_empty(),
+                "expected a message in the row of {name}, got {message:?}"
+            );
             assert!(
                 messages.insert(message),
-                "{name} has the message of another reason: {message}"
+                "{name} and another reason have the same message: {message:?}"
             );
         }
     }
@@ -67,19 +74,29 @@ mod chain {
     use super::*;
 
     #[test]
-    fn a_context_is_one_link_above_what_it_is_added_to() {
+    fn context_adds_one_source_link_and_keeps_the_type_of_every_cause() {
         for reason in Reason::ALL {
-            for links in [SECRETS.to_vec(), ECHOES.repeat(5)] {
-                let failure = linked(reason, &links);
-                let seen = below(&failure).map(ToString::to_string);
+            for links in [SECRETS.to_vec(), REPEATS.repeat(5)] {
+                let failure = failure_with_links(reason, &links);
+                let seen = sources(&failure).map(ToString::to_string);
 
-                assert_eq!(failure.reason(), reason, "the reason, in the end");
-                assert_eq!(seen.collect::<Vec<_>>(), links, "outermost first");
-                let made_from = below(&failure).skip(links.len() / 2);
-                for link in made_from {
+                assert_eq!(
+                    failure.reason(),
+                    reason,
+                    "the reason after {} contexts",
+                    links.len() / 2
+                );
+                assert_eq!(
+                    seen.collect::<Vec<_>>(),
+                    links,
+                    "the texts of the source chain, outermost first"
+                );
+                let causes = sources(&failure).skip(links.len() / 2);
+                for cause in causes {
                     assert!(
-                        link.is::<Driver>(),
-                        "no longer a `Driver` to a downcast: {link:?}"
+                        cause.is::<DriverError>(),
+                        "expected a downcast to `DriverError` to succeed, \
+                         got {cause:?}"
                     );
                 }
             }
@@ -87,20 +104,37 @@ mod chain {
     }
 
     #[test]
-    fn a_failure_below_another_is_one_link() {
+    fn a_wrapped_failure_is_one_source_link_and_both_keep_their_reasons() {
         for reason in Reason::ALL {
             let inner = Failure::new(reason, SECRETS[2]).context(SECRETS[1]);
             let outer = Failure::new(Reason::Busy, inner).context(SECRETS[0]);
-            let seen = below(&outer).map(ToString::to_string);
+            let seen = sources(&outer).map(ToString::to_string);
 
-            assert_eq!(outer.reason(), Reason::Busy, "the outer reason counts");
+            assert_eq!(
+                outer.reason(),
+                Reason::Busy,
+                "the reason of the outer failure"
+            );
             let message = reason.row().message;
             let links = [SECRETS[0], message, SECRETS[1], SECRETS[2]];
-            assert_eq!(seen.collect::<Vec<_>>(), links, "outermost first");
+            assert_eq!(
+                seen.collect::<Vec<_>>(),
+                links,
+                "the texts of the source chain, outermost first"
+            );
             let inner =
-                below(&outer).find_map(|it| it.downcast_ref::<Failure>());
-            let inner = inner.expect("the inner failure is found");
-            assert_eq!(inner.reason(), reason, "the inner reason is kept");
+                sources(&outer).find_map(|it| it.downcast_ref::<Failure>());
+            let inner = inner.unwrap_or_else(|| {
+                panic!(
+                    "expected a downcast to find the wrapped failure, \
+                     got {outer:?}"
+                )
+            });
+            assert_eq!(
+                inner.reason(),
+                reason,
+                "the reason of the wrapped failure"
+            );
         }
     }
 }
@@ -111,48 +145,77 @@ mod client {
     use super::*;
 
     #[test]
-    fn the_reply_is_the_row_and_the_request_s_id() {
+    fn the_reply_has_the_request_id_and_the_values_of_the_status_row() {
         for reason in Reason::ALL {
-            for id in IDS {
-                let (reply, _) = reported(id, &failure(reason));
-                let Row { name, http, retryable, message, .. } = reason.row();
+            for id in REQUEST_IDS {
+                let (reply, _) = report_recorded(id, &failure(reason));
+                let StatusRow { name, http, retryable, message, .. } =
+                    reason.row();
 
-                assert_eq!(reply.request_id, id, "the id of a {name}");
-                assert_eq!(reply.reason, name, "the reason of a {name}");
-                assert_eq!(reply.http, http, "the status of a {name}");
-                assert_eq!(reply.retryable, retryable, "retry a {name}?");
-                assert_eq!(reply.message, message, "the message of a {name}");
+                assert_eq!(
+                    reply.request_id, id,
+                    "the request id in the reply to {name}"
+                );
+                assert_eq!(
+                    reply.reason, name,
+                    "the reason in the reply to {name}"
+                );
+                assert_eq!(
+                    reply.http, http,
+                    "the HTTP status in the reply to {name}"
+                );
+                assert_eq!(
+                    reply.retryable, retryable,
+                    "`retryable` in the reply to {name}"
+                );
+                assert_eq!(
+                    reply.message, message,
+                    "the message in the reply to {name}"
+                );
             }
         }
     }
 
     #[test]
-    fn nothing_of_the_chain_is_shown() {
+    fn the_reply_and_display_contain_nothing_from_the_source_chain() {
         for reason in Reason::ALL {
             let other = Failure::new(reason, "another cause");
-            let (expected, _) = reported("req-81", &other);
+            let (expected, _) = report_recorded("req-81", &other);
             for failure in failures(reason) {
-                let shown = failure.to_string();
-                assert_eq!(shown, reason.row().message, "the Display");
+                let display = failure.to_string();
+                assert_eq!(
+                    display,
+                    reason.row().message,
+                    "the Display of a failure with reason {reason:?}"
+                );
 
-                let (reply, _) = reported("req-81", &failure);
+                let (reply, _) = report_recorded("req-81", &failure);
                 let shown = format!("{reply:?}");
                 for secret in SECRETS {
-                    let hidden = !shown.contains(secret);
-                    assert!(hidden, "`{secret}` is in {shown}");
+                    assert!(
+                        !shown.contains(secret),
+                        "the reply contains `{secret}` from the chain: {shown}"
+                    );
                 }
-                assert_eq!(reply, expected, "two failures, one reason");
+                assert_eq!(
+                    reply, expected,
+                    "the replies to two failures with reason {reason:?}"
+                );
             }
         }
     }
 
     #[test]
-    fn a_command_exits_with_the_code_of_its_row() {
+    fn exit_code_returns_the_exit_code_of_the_failure_reason() {
         for reason in Reason::ALL {
-            let Row { name, exit, .. } = reason.row();
+            let StatusRow { name, exit, .. } = reason.row();
             for failure in failures(reason) {
                 let seen = exit_code(&failure);
-                assert_eq!(seen, ExitCode::from(exit), "the code of {name}");
+                assert_eq!(
+                    seen,
+                    ExitCode::from(exit),
+                    "the exit code for {name}"
+                );
             }
         }
     }
@@ -164,47 +227,69 @@ mod log {
     #[test]
     fn a_failure_is_logged_once_and_only_by_report() {
         for reason in Reason::ALL {
-            let (failure, early) = recorded(|| failure(reason));
-            assert!(early.is_empty(), "logged on the way up: {early:?}");
-            let (_, events) = reported("req-81", &failure);
-            assert_eq!(events.len(), 1, "events of one report: {events:#?}");
-            let (_, late) = recorded(|| {
+            let (failure, early) = record_events(|| failure(reason));
+            assert!(
+                early.is_empty(),
+                "expected no event from `new` or `context`, got {early:#?}"
+            );
+            let (_, events) = report_recorded("req-81", &failure);
+            assert_eq!(
+                events.len(),
+                1,
+                "the number of events that `report` logged: {events:#?}"
+            );
+            let (_, late) = record_events(|| {
                 exit_code(&failure);
                 let row = failure.reason().row();
-                let links = below(&failure).map(|link| format!("{link}"));
+                let links = sources(&failure).map(|link| format!("{link}"));
                 let read = format!("{failure} {failure:?} {row:?}");
                 drop((links.collect::<Vec<_>>(), read, failure));
             });
-            assert!(late.is_empty(), "logged by whoever reads it: {late:?}");
+            assert!(
+                late.is_empty(),
+                "expected no event from `exit_code`, from the methods of the \
+                 failure or from its drop, got {late:#?}"
+            );
         }
     }
 
     #[test]
-    fn the_event_tells_the_request_and_the_reason() {
+    fn the_log_event_has_the_request_id_and_the_reason_as_plain_text() {
         for reason in Reason::ALL {
-            for id in IDS {
+            for id in REQUEST_IDS {
                 let event = event(id, &failure(reason));
-                assert_eq!(event.text("request_id"), id, "in {event:#?}");
-                let name = reason.row().name;
-                assert_eq!(event.text("reason"), name, "in {event:#?}");
+                assert_eq!(
+                    event.field("request_id"),
+                    id,
+                    "the field `request_id` of {event:#?}"
+                );
+                assert_eq!(
+                    event.field("reason"),
+                    reason.row().name,
+                    "the field `reason` of {event:#?}"
+                );
             }
         }
     }
 
     #[test]
-    fn the_event_tells_every_cause_once_and_in_order() {
+    fn the_log_event_lists_every_cause_once_outermost_first() {
         for reason in Reason::ALL {
             let one = SECRETS[..1].to_vec();
-            for links in [one, SECRETS.to_vec(), ECHOES.repeat(5)] {
-                let event = event("req-81", &linked(reason, &links));
-                let chain = event.text("chain");
-                assert_eq!(chain, links.join(": "), "in {event:#?}");
+            for links in [one, SECRETS.to_vec(), REPEATS.repeat(5)] {
+                let failure = failure_with_links(reason, &links);
+                let event = event("req-81", &failure);
+                assert_eq!(
+                    event.field("chain"),
+                    links.join(": "),
+                    "the field `chain` of {event:#?}"
+                );
             }
         }
     }
 
     #[test]
-    fn faults_of_the_service_are_errors_and_the_caller_s_are_not() {
+    fn server_errors_are_logged_at_error_and_client_errors_at_info() {
         for (reason, level) in [
             (Reason::NotFound, Level::INFO),
             (Reason::InvalidArgument, Level::INFO),
@@ -216,29 +301,33 @@ mod log {
         ] {
             for failure in failures(reason) {
                 let event = event("req-81", &failure);
-                assert_eq!(event.level, level, "the level of {reason:?}");
+                assert_eq!(
+                    event.level, level,
+                    "the level of the event for {reason:?}"
+                );
             }
         }
     }
 }
 
-/// A failure whose every link has something to hide.
+/// Returns a failure whose links all contain secrets.
 fn failure(reason: Reason) -> Failure {
-    linked(reason, &SECRETS)
+    failure_with_links(reason, &SECRETS)
 }
 
-/// A failure with these links. The upper half was added on the way up, the
-/// lower half is the cause and its own sources.
-fn linked(reason: Reason, links: &[&'static str]) -> Failure {
+/// Returns a failure with these links. The upper half are contexts, the lower
+/// half is the cause and its own sources.
+fn failure_with_links(reason: Reason, links: &[&'static str]) -> Failure {
     let (contexts, causes) = links.split_at(links.len() / 2);
     let cause = causes.iter().rev().fold(None, |source, text| {
-        Some(BoxError::from(Driver { text, source }))
+        Some(BoxError::from(DriverError { text, source }))
     });
-    let failure = Failure::new(reason, cause.expect("one link at least"));
+    let failure = Failure::new(reason, cause.expect("at least one link"));
     contexts.iter().rev().fold(failure, |it, &text| it.context(text))
 }
 
-/// One reason, and every kind of cause that might talk somebody out of it.
+/// Returns failures with one reason and different kinds of causes. None of the
+/// causes may change the reply, the exit code or the level.
 fn failures(reason: Reason) -> Vec<Failure> {
     let mut failures = vec![
         failure(reason),
@@ -250,50 +339,58 @@ fn failures(reason: Reason) -> Vec<Failure> {
         Failure::new(reason, sqlx::Error::Protocol(SECRETS[1].to_owned())),
         Failure::new(reason, sqlx::Error::PoolTimedOut).context(SECRETS[0]),
     ];
-    let below = Reason::ALL.map(|inner| Failure::new(reason, failure(inner)));
-    failures.extend(below);
+    let wrapped = Reason::ALL.map(|inner| Failure::new(reason, failure(inner)));
+    failures.extend(wrapped);
     failures
 }
 
-/// The causes, outermost first.
-fn below(failure: &Failure) -> impl Iterator<Item = &(dyn Error + 'static)> {
+/// Iterates over the source chain, outermost first.
+fn sources(failure: &Failure) -> impl Iterator<Item = &(dyn Error + 'static)> {
     let first = failure.source();
-    // Bounded: a `source` that returns its own error makes a chain without end.
+    // Limited: if `source` returns its own error, the chain has no end.
     std::iter::successors(first, |&link| link.source()).take(64)
 }
 
-/// Stands for a driver's error.
+/// An error of a driver, with a text and a source of its own.
 #[derive(Debug)]
-struct Driver {
+struct DriverError {
     text: &'static str,
     source: Option<BoxError>,
 }
 
-impl fmt::Display for Driver {
+impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text)
     }
 }
 
-impl Error for Driver {
+impl Error for DriverError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
     }
 }
 
-fn reported(request_id: &str, failure: &Failure) -> (Reply, Vec<Seen>) {
-    recorded(|| report(request_id, failure))
+/// Calls `report`. Returns the reply and the events that it logs.
+fn report_recorded(
+    request_id: &str,
+    failure: &Failure,
+) -> (Reply, Vec<LoggedEvent>) {
+    record_events(|| report(request_id, failure))
 }
 
-/// The one event of a report.
-fn event(request_id: &str, failure: &Failure) -> Seen {
-    let (_, mut events) = reported(request_id, failure);
-    assert_eq!(events.len(), 1, "events of one report: {events:#?}");
+/// Calls `report`. Returns the only event that it logs.
+fn event(request_id: &str, failure: &Failure) -> LoggedEvent {
+    let (_, mut events) = report_recorded(request_id, failure);
+    assert_eq!(
+        events.len(),
+        1,
+        "the number of events that `report` logged: {events:#?}"
+    );
     events.remove(0)
 }
 
-/// What `run` returns, and the events that it logs on this thread.
-fn recorded<T>(run: impl FnOnce() -> T) -> (T, Vec<Seen>) {
+/// Calls `run`. Returns its result and the events that it logs on this thread.
+fn record_events<T>(run: impl FnOnce() -> T) -> (T, Vec<LoggedEvent>) {
     let recorder = Recorder::default();
     let events = Arc::clone(&recorder.events);
     let returned = with_default(recorder, run);
@@ -301,19 +398,20 @@ fn recorded<T>(run: impl FnOnce() -> T) -> (T, Vec<Seen>) {
     (returned, events)
 }
 
+/// The level and the fields of a recorded event.
 #[derive(Debug)]
-struct Seen {
+struct LoggedEvent {
     level: Level,
     fields: BTreeMap<&'static str, String>,
 }
 
-impl Seen {
-    fn text(&self, field: &str) -> &str {
-        self.fields.get(field).map_or("(no such field)", String::as_str)
+impl LoggedEvent {
+    fn field(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("(no such field)", String::as_str)
     }
 }
 
-impl Visit for Seen {
+impl Visit for LoggedEvent {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.fields.insert(field.name(), value.to_owned());
     }
@@ -323,15 +421,15 @@ impl Visit for Seen {
     }
 }
 
-/// Records every event, whatever its level, and no span.
+/// Records every event of any level, and no spans.
 #[derive(Default)]
 struct Recorder {
-    events: Arc<Mutex<Vec<Seen>>>,
+    events: Arc<Mutex<Vec<LoggedEvent>>>,
 }
 
 impl Subscriber for Recorder {
-    // Not `always`, nor the `never` of a thread that records nothing: the
-    // answer is cached for all threads, and the other tests run on those.
+    // Neither `always` nor `never`: tracing caches the answer for all threads,
+    // and other tests run on other threads, with recorders of their own.
     fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
         Interest::sometimes()
     }
@@ -342,9 +440,9 @@ impl Subscriber for Recorder {
 
     fn event(&self, event: &Event<'_>) {
         let level = *event.metadata().level();
-        let mut seen = Seen { level, fields: BTreeMap::new() };
-        event.record(&mut seen);
-        self.events.lock().unwrap().push(seen);
+        let mut logged = LoggedEvent { level, fields: BTreeMap::new() };
+        event.record(&mut logged);
+        self.events.lock().unwrap().push(logged);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -1,77 +1,81 @@
-//! Variant: rows in an array, and links written by hand.
+//! Variant: the rows in an array, and the error traits written by hand.
 //!
-//! The rows stand in the order of the enum. That reads well, and nothing but a
-//! test notices when the two orders part. The chain is built in a loop.
+//! The rows have the order of the enum's variants. The table is easy to read,
+//! but only a test notices when the two orders differ. A loop builds the chain.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::process::ExitCode;
 
-/// What the caller has to know to decide what to do.
+/// The reason for a failure. The caller decides by it what to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// What was asked for is not there.
+    /// The requested resource does not exist.
     NotFound,
-    /// The request can never succeed as it is.
+    /// The request is invalid. It can never succeed as it is.
     InvalidArgument,
-    /// What was to be made is there already.
+    /// The resource to create exists already.
     AlreadyExists,
-    /// The store works, and has no room now: a lock is held, a pool is empty.
+    /// The store works, but has no capacity now: a lock is held, or a
+    /// connection pool is empty.
     Busy,
     /// The store cannot be reached.
     Unavailable,
-    /// Time ran out. The request may have been carried out.
+    /// The deadline has passed. The request may have been carried out.
     DeadlineExceeded,
-    /// A bug, or something nobody thought of.
+    /// A bug, or a failure that the code does not expect.
     Internal,
 }
 
-/// All that the outside sees of a reason.
+/// A row of the status table: all that clients and scripts see of a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// For programs: `[A-Z][A-Z0-9_]+[A-Z0-9]`, up to 63 characters (AIP-193).
+pub struct StatusRow {
+    /// The name of the reason, for programs. It matches
+    /// `[A-Z][A-Z0-9_]+[A-Z0-9]` and has at most 63 characters (AIP-193).
     pub name: &'static str,
-    /// The HTTP status.
+    /// The HTTP status code.
     pub http: u16,
-    /// The number of the gRPC code.
+    /// The number of the gRPC status code.
     pub grpc: i32,
-    /// A command's exit code, from BSD's `sysexits.h`.
+    /// The exit code of a command, from BSD's `sysexits.h`.
     pub exit: u8,
-    /// Whether it helps to send the same request again, a little later.
+    /// Whether it helps to send the same request again after a short delay.
     pub retryable: bool,
-    /// For people. Says nothing about this request or this service.
+    /// The message, for people. It contains no detail of the request or of the
+    /// service.
     pub message: &'static str,
 }
 
-/// What the client gets.
+/// The reply to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// The HTTP status.
+    /// The HTTP status code.
     pub http: u16,
-    /// The reason's name.
+    /// The name of the reason.
     pub reason: &'static str,
-    /// The reason's message.
+    /// The message of the reason.
     pub message: String,
-    /// Whether it helps to send the same request again, a little later.
+    /// Whether it helps to send the same request again after a short delay.
     pub retryable: bool,
-    /// What to quote to whoever can read the log.
+    /// The id of the request. With it, support finds the log event.
     pub request_id: String,
 }
 
-/// A reason, and below it the chain of causes.
+/// A failed request: a reason, and the chain of its causes.
 #[derive(Debug)]
 pub struct Failure {
     reason: Reason,
     causes: BoxError,
 }
 
-/// Any error.
+/// An error of any type.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
+/// A link of the chain: the text that a layer added, and the error below it.
 #[derive(Debug)]
 struct Link(Box<str>, BoxError);
 
-const ROWS: [Row; 7] = [
+const ROWS: [StatusRow; 7] = [
     row("NOT_FOUND", 404, 5, 66, "we have none of that"),
     row("INVALID_ARGUMENT", 400, 3, 65, "please check what you sent"),
     row("ALREADY_EXISTS", 409, 6, 73, "we have that already"),
@@ -90,12 +94,12 @@ const fn row(
     grpc: i32,
     exit: u8,
     message: &'static str,
-) -> Row {
-    Row { name, http, grpc, exit, retryable: exit == TEMPFAIL, message }
+) -> StatusRow {
+    StatusRow { name, http, grpc, exit, retryable: exit == TEMPFAIL, message }
 }
 
 impl Reason {
-    /// Every reason there is.
+    /// All reasons.
     pub const ALL: [Self; 7] = [
         Self::NotFound,
         Self::InvalidArgument,
@@ -106,19 +110,20 @@ impl Reason {
         Self::Internal,
     ];
 
-    /// The one table.
-    pub fn row(self) -> Row {
+    /// Returns the row of this reason in the status table.
+    pub fn row(self) -> StatusRow {
         ROWS[self as usize]
     }
 }
 
 impl Failure {
-    /// A failure for this reason, made by this error.
+    /// Creates a failure with this reason. `source` is its cause.
     pub fn new(reason: Reason, source: impl Into<BoxError>) -> Self {
         Self { reason, causes: source.into() }
     }
 
-    /// Adds what a layer knows, on top of the causes. Logs nothing.
+    /// Adds a fact that the calling layer knows, as a new link above the
+    /// causes. Logs nothing.
     #[must_use]
     pub fn context(mut self, text: impl Into<String>) -> Self {
         let text = text.into().into_boxed_str();
@@ -126,7 +131,7 @@ impl Failure {
         self
     }
 
-    /// Why it failed, for a program.
+    /// Returns the reason, which programs match on.
     pub fn reason(&self) -> Reason {
         self.reason
     }
@@ -156,13 +161,13 @@ impl Error for Link {
     }
 }
 
-/// Logs the failure, once, and answers the client.
+/// Logs the failure once, and returns the reply to the client.
 pub fn report(request_id: &str, failure: &Failure) -> Reply {
     let row = failure.reason.row();
     let mut chain = failure.causes.to_string();
     let mut link = failure.causes.source();
     while let Some(cause) = link {
-        write!(chain, ": {cause}").expect("a string takes all");
+        write!(chain, ": {cause}").expect("a write to a `String` cannot fail");
         link = cause.source();
     }
     macro_rules! log {
@@ -188,7 +193,7 @@ pub fn report(request_id: &str, failure: &Failure) -> Reply {
     }
 }
 
-/// The exit code of a command that ends in this failure.
+/// Returns the exit code of a command that ends with this failure.
 pub fn exit_code(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.reason.row().exit)
 }
