@@ -156,7 +156,7 @@ fn reason(class: Class) -> Reason {
         // Both requests here are idempotent: a read, and a rename to the same
         // name. Do not map `Lost` to a retryable reason for any other request.
         Class::Lost => Reason::Unavailable,
-        Class::Corrupt | Class::Bug => Reason::Internal,
+        Class::Corrupt | Class::Unexpected => Reason::Internal,
     }
 }
 

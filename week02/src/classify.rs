@@ -1,96 +1,103 @@
-//! What the caller can do about a failure.
+//! Classifies database errors by what the caller can do.
 //!
-//! **Question.** A database fails in hundreds of ways. Which of them should be
-//! shown to the user, which tried again, and which wake somebody up?
+//! **Question.** A database fails in hundreds of ways. Which failures should
+//! the user see, which should be retried, and which should alert an operator?
 //!
-//! **Idea.** A class for each thing that the caller can do. The driver's codes
-//! decide, in one pure function: SQLSTATE for Postgres, result codes for
-//! SQLite. What no rule names is a bug, so that a new kind of failure is looked
-//! at before it is repeated. The line that matters most runs between
-//! [`Class::Busy`], where nothing was done, and [`Class::Lost`], where a write
-//! may have happened.
+//! **Idea.** One class for each reaction of the caller. One pure function maps
+//! the driver's codes to classes: SQLSTATE for Postgres, result codes for
+//! SQLite. An error without a rule is [`Class::Unexpected`], so that a new kind
+//! of failure is examined before it is retried. The most important difference
+//! is between [`Class::Busy`], where nothing was done, and [`Class::Lost`],
+//! where a write may have been executed.
 //!
-//! **Guarantee.** [`classify`] looks at codes and types, never at text. A list
-//! that breaks off is an error, not a shorter list. [`Accounts::audit`] writes
-//! all of its rows or none, and needs one connection: it has read all members
-//! before it writes the first row, and does both on the connection of its
-//! transaction.
+//! **Guarantee.** [`classify`] tests codes and types, never text. If a query
+//! fails after its first rows, [`Accounts::names`] returns an error, not a
+//! shorter list. [`Accounts::audit`] writes all of its rows or none, and needs
+//! only one connection: it reads all accounts of the team before it writes the
+//! first row, and does both on the connection of its transaction.
 //!
-//! **Cost.** The table grows with each database, and somebody must keep it. The
-//! team is in memory while it is audited. A class says that a retry is safe, not
-//! that it helps: how often, and after which pause, is another question.
+//! **Cost.** The table has to be maintained, and grows with each database. All
+//! accounts of a team are in memory during an audit. A class says that a retry
+//! is safe, not that it succeeds. How often to retry, and after which pause, is
+//! a separate question.
 //!
 //! ```
 //! use std::io;
 //! use week02::classify::{Class, classify};
 //!
-//! // There was no connection to be had: nothing was sent.
+//! // The pool had no free connection, so nothing was sent.
 //! assert_eq!(classify(&sqlx::Error::PoolTimedOut), Class::Busy);
-//! // There was one, and it broke. Who knows what the server still did?
+//! // The connection broke. The server may have executed the statement.
 //! let broken = io::Error::from(io::ErrorKind::ConnectionReset);
 //! assert_eq!(classify(&sqlx::Error::Io(broken)), Class::Lost);
 //! ```
 
 use sqlx::AnyPool;
 
-/// The accounts in the database.
+/// Reads and writes the accounts in the database.
 #[derive(Debug)]
 pub struct Accounts {
     pool: AnyPool,
 }
 
-/// An operation that failed.
+/// The error of a failed operation.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {operation}")]
 pub struct Error {
-    /// What the caller can do about it.
+    /// The class, which says what the caller can do.
     pub class: Class,
-    /// What was tried.
+    /// The name of the operation that failed.
     pub operation: &'static str,
-    /// What went wrong.
+    /// The cause of the failure.
     pub source: BoxError,
 }
 
-/// What the caller of a failed operation can do.
+/// Says what the caller of a failed operation can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Somebody has it already: choose another.
+    /// Another row already has this value: choose a different one.
     Conflict,
-    /// A constraint refuses the row: mend the request.
+    /// The row violates another constraint: correct the request.
     Rejected,
-    /// Nothing was done: again after a pause, the whole transaction.
+    /// Nothing was done, or all was rolled back: retry the whole transaction
+    /// after a pause.
     Busy,
-    /// It took too long and was undone: again only with more time.
+    /// The statement was cancelled and rolled back: retry only with more time.
     TimedOut,
-    /// The connection broke. A read can be repeated; a write may have happened.
+    /// The connection broke: retry a read, but not a write, which may have been
+    /// executed.
     Lost,
-    /// What is stored is not what it should be: no retry will help.
+    /// The stored data is damaged or does not decode: do not retry.
     Corrupt,
-    /// Anything else: somebody must look at it.
-    Bug,
+    /// Any other failure: do not retry, and alert an operator.
+    Unexpected,
 }
 
-/// An error of some layer below, whose type is not ours to know.
+/// An error from a lower layer, of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What the caller can do about an error of the driver.
+/// Returns the class of a driver error.
 pub fn classify(error: &sqlx::Error) -> Class {
     match error {
         sqlx::Error::Database(error) => match error.code() {
-            // SQLite's codes are numbers. SQLSTATE always has five characters.
+            // An SQLSTATE always has five characters. SQLite's codes are
+            // numbers with fewer digits.
             Some(code) if code.len() == 5 => by_sqlstate(&code),
-            Some(code) => code.parse().map_or(Class::Bug, by_sqlite_code),
-            None => Class::Bug,
+            Some(code) => {
+                code.parse().map_or(Class::Unexpected, by_sqlite_code)
+            }
+            None => Class::Unexpected,
         },
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Class::Busy,
-        // Of every kind: a socket that timed out says nothing of the statement.
+        // Every kind, also `TimedOut`: after a socket timeout, the server may
+        // have executed the statement.
         sqlx::Error::Io(_)
         | sqlx::Error::Protocol(_)
         | sqlx::Error::WorkerCrashed => Class::Lost,
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
             Class::Corrupt
         }
-        _ => Class::Bug,
+        _ => Class::Unexpected,
     }
 }
 
@@ -98,15 +105,16 @@ fn by_sqlstate(code: &str) -> Class {
     match code {
         "23505" | "23P01" => Class::Conflict,
         // Serialization failure, deadlock, lock timeout, too many connections,
-        // still starting.
+        // server is starting.
         "40001" | "40P01" | "55P03" | "53300" | "57P03" => Class::Busy,
         "57014" => Class::TimedOut,
-        // Ended by an administrator, or by the crash of another process.
+        // Connection closed by an administrator, or because another server
+        // process crashed.
         "57P01" | "57P02" => Class::Lost,
         "XX001" | "XX002" => Class::Corrupt,
         _ if code.starts_with("23") => Class::Rejected,
         _ if code.starts_with("08") => Class::Lost,
-        _ => Class::Bug,
+        _ => Class::Unexpected,
     }
 }
 
@@ -114,24 +122,24 @@ fn by_sqlite_code(code: i32) -> Class {
     match code {
         // CONSTRAINT_PRIMARYKEY, CONSTRAINT_UNIQUE, CONSTRAINT_ROWID.
         1555 | 2067 | 2579 => Class::Conflict,
-        // The lowest byte is the primary code, the rest says more about it.
+        // The lowest byte is the primary code, the other bits are a detail.
         _ => match code & 0xff {
             19 => Class::Rejected,     // CONSTRAINT
             5 | 6 => Class::Busy,      // BUSY, LOCKED
             9 => Class::TimedOut,      // INTERRUPT
             11 | 26 => Class::Corrupt, // CORRUPT, NOTADB
-            _ => Class::Bug,
+            _ => Class::Unexpected,
         },
     }
 }
 
 impl Accounts {
-    /// The accounts that `pool` reaches.
+    /// Creates a handle that takes its connections from `pool`.
     pub fn new(pool: AnyPool) -> Self {
         Self { pool }
     }
 
-    /// Gives an account a new name, and says whether there is such an account.
+    /// Renames an account. Returns whether the account exists.
     pub async fn rename(&self, id: i64, name: &str) -> Result<bool, Error> {
         let update = "UPDATE accounts SET name = $1 WHERE id = $2";
         let query = sqlx::query(update).bind(name).bind(id);
@@ -139,7 +147,7 @@ impl Accounts {
         Ok(done.map_err(failed_to("rename an account"))?.rows_affected() > 0)
     }
 
-    /// The names of a team, in the order of the accounts' keys.
+    /// Returns the names of the accounts of a team, ordered by id.
     pub async fn names(&self, team: &str) -> Result<Vec<String>, Error> {
         let select = "SELECT name FROM accounts WHERE team = $1 ORDER BY id";
         let query = sqlx::query_scalar(select).bind(team);
@@ -147,7 +155,8 @@ impl Accounts {
         names.map_err(failed_to("list the names of a team"))
     }
 
-    /// Writes down every member of a team, or nothing, and counts them.
+    /// Writes an audit row for each account of a team, all or none. Returns the
+    /// number of rows.
     pub async fn audit(&self, team: &str) -> Result<usize, Error> {
         let audited = self.write_audit(team).await;
         audited.map_err(failed_to("audit a team"))
@@ -159,21 +168,23 @@ impl Accounts {
         let insert = "INSERT INTO audit (account, entry) VALUES ($1, $2)";
 
         let mut transaction = self.pool.begin().await?;
-        // It is tempting to write while the rows still come. But a connection
-        // is busy until its last row is read, so that takes a second one, and
-        // when every caller holds one and waits for another, nobody goes on.
+        // It is tempting to write each row as soon as its account arrives. But
+        // a connection is in use until its last row is read, so the writes need
+        // a second one. If every caller holds one connection and waits for
+        // another, all of them are deadlocked.
         let query = sqlx::query_as::<_, (i64, String)>(select).bind(team);
-        let members = query.fetch_all(&mut *transaction).await?;
-        for (id, name) in &members {
+        let accounts = query.fetch_all(&mut *transaction).await?;
+        for (id, name) in &accounts {
             let query = sqlx::query(insert).bind(id).bind(name);
             query.execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
-        Ok(members.len())
+        Ok(accounts.len())
     }
 }
 
-/// For `map_err`: the driver's error, as the layers above know it.
+/// Returns a function for `map_err` that adds the class and the operation to a
+/// driver error.
 fn failed_to(operation: &'static str) -> impl FnOnce(sqlx::Error) -> Error {
     move |source| Error {
         class: classify(&source),

@@ -1,99 +1,106 @@
-//! What the caller can do about a failure. Your turn.
+//! Classifies database errors by what the caller can do. Your turn.
 //!
 //! What is graded, and nothing else:
 //!
-//! `classify` follows this table, whatever the messages say. A code with five
-//! characters is an SQLSTATE; any other number is a result code of SQLite. Of
-//! those the lowest byte is the primary code: 517 is a kind of 5.
+//! - `classify` follows this table. It ignores the messages.
 //!
-//! | Class      | SQLSTATE          | SQLite         | sqlx::Error   |
-//! |------------|-------------------|----------------|---------------|
-//! | `Conflict` | 23505 23P01       | 1555 2067 2579 |               |
-//! | `Rejected` | all other 23…     | all other 19   |               |
-//! | `Busy`     | 40001 40P01 55P03 | 5 6            | PoolTimedOut  |
-//! |            | 53300 57P03       |                | PoolClosed    |
-//! | `TimedOut` | 57014             | 9              |               |
-//! | `Lost`     | 08… 57P01 57P02   |                | Io Protocol   |
-//! |            |                   |                | WorkerCrashed |
-//! | `Corrupt`  | XX001 XX002       | 11 26          | Decode        |
-//! |            |                   |                | ColumnDecode  |
-//! | `Bug`      | all else          | all else       | all else      |
+//!   | Class        | SQLSTATE          | SQLite         | sqlx::Error   |
+//!   |--------------|-------------------|----------------|---------------|
+//!   | `Conflict`   | 23505 23P01       | 1555 2067 2579 |               |
+//!   | `Rejected`   | all other 23…     | all other 19   |               |
+//!   | `Busy`       | 40001 40P01 55P03 | 5 6            | PoolTimedOut  |
+//!   |              | 53300 57P03       |                | PoolClosed    |
+//!   | `TimedOut`   | 57014             | 9              |               |
+//!   | `Lost`       | 08… 57P01 57P02   |                | Io Protocol   |
+//!   |              |                   |                | WorkerCrashed |
+//!   | `Corrupt`    | XX001 XX002       | 11 26          | Decode        |
+//!   |              |                   |                | ColumnDecode  |
+//!   | `Unexpected` | all other         | all other      | all other     |
 //!
-//! - An error carries its class and its operation, of which each method has its
-//!   own. `Display` names the operation and does not repeat the source. Among
-//!   the sources is the `sqlx::Error`.
-//! - `rename` says whether there is such an account.
-//! - `names` lists the names of one team, ordered by id. A list that breaks off
-//!   is an error.
-//! - `audit` writes one row (`account`: its id, `entry`: its name) into `audit`
-//!   for each account of the team, all or nothing, and returns how many. A pool
-//!   of one connection is enough for it.
-//! - The same on Postgres.
+//! - A code with five characters is an SQLSTATE. Any other code that is a
+//!   number is a result code of SQLite.
+//! - The lowest byte of an SQLite code is its primary code. An extended code
+//!   has the class of its primary code (517 is a kind of 5), except 1555, 2067
+//!   and 2579.
+//! - An error carries its class and the name of its operation. Each method uses
+//!   a different name.
+//! - `Display` of an error names the operation and does not repeat the source.
+//!   The source chain contains the `sqlx::Error`.
+//! - `rename` returns whether the account exists.
+//! - `names` returns the names of exactly one team, ordered by id. If the query
+//!   fails after its first rows, `names` returns an error.
+//! - `audit` writes one row into the table `audit` for each account of the team
+//!   (`account`: its id, `entry`: its name). It writes all rows or none, and
+//!   returns their number. A pool of one connection is enough.
+//! - The same rules hold on Postgres.
 
 use sqlx::AnyPool;
 
-/// The accounts in the database. The tables are `accounts(id, name, team)` and
-/// `audit(account, entry)`.
+/// Reads and writes the accounts in the database. The tables are
+/// `accounts(id, name, team)` and `audit(account, entry)`.
 #[derive(Debug)]
 pub struct Accounts {}
 
-/// An operation that failed.
+/// The error of a failed operation.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {operation}")]
 pub struct Error {
-    /// What the caller can do about it.
+    /// The class, which says what the caller can do.
     pub class: Class,
-    /// What was tried.
+    /// The name of the operation that failed.
     pub operation: &'static str,
-    /// What went wrong.
+    /// The cause of the failure.
     pub source: BoxError,
 }
 
-/// What the caller of a failed operation can do.
+/// Says what the caller of a failed operation can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Somebody has it already: choose another.
+    /// Another row already has this value: choose a different one.
     Conflict,
-    /// A constraint refuses the row: mend the request.
+    /// The row violates another constraint: correct the request.
     Rejected,
-    /// Nothing was done: again after a pause, the whole transaction.
+    /// Nothing was done, or all was rolled back: retry the whole transaction
+    /// after a pause.
     Busy,
-    /// It took too long and was undone: again only with more time.
+    /// The statement was cancelled and rolled back: retry only with more time.
     TimedOut,
-    /// The connection broke. A read can be repeated; a write may have happened.
+    /// The connection broke: retry a read, but not a write, which may have been
+    /// executed.
     Lost,
-    /// What is stored is not what it should be: no retry will help.
+    /// The stored data is damaged or does not decode: do not retry.
     Corrupt,
-    /// Anything else: somebody must look at it.
-    Bug,
+    /// Any other failure: do not retry, and alert an operator.
+    Unexpected,
 }
 
-/// An error of some layer below, whose type is not ours to know.
+/// An error from a lower layer, of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What the caller can do about an error of the driver.
+/// Returns the class of a driver error.
 pub fn classify(_error: &sqlx::Error) -> Class {
-    todo!("which variants carry a code, and whose code is it?")
+    todo!("which variants carry a code, and of which database?")
 }
 
 impl Accounts {
-    /// The accounts that `pool` reaches.
+    /// Creates a handle that takes its connections from `pool`.
     pub fn new(_pool: AnyPool) -> Self {
-        todo!("what do the methods need?")
+        todo!("what do the methods need to run a query?")
     }
 
-    /// Gives an account a new name, and says whether there is such an account.
+    /// Renames an account. Returns whether the account exists.
     pub async fn rename(&self, _id: i64, _name: &str) -> Result<bool, Error> {
-        todo!("what does an UPDATE tell of the rows it met?")
+        todo!("how does an UPDATE report the number of rows it changed?")
     }
 
-    /// The names of a team, in the order of the accounts' keys.
+    /// Returns the names of the accounts of a team, ordered by id.
     pub async fn names(&self, _team: &str) -> Result<Vec<String>, Error> {
         todo!("what if the connection breaks after the first row?")
     }
 
-    /// Writes down every member of a team, or nothing, and counts them.
+    /// Writes an audit row for each account of a team, all or none. Returns the
+    /// number of rows.
     pub async fn audit(&self, _team: &str) -> Result<usize, Error> {
-        todo!("which connection reads, and which one writes?")
+        todo!("which connection runs the SELECT, and which the INSERTs?")
     }
 }

@@ -16,43 +16,46 @@ mod table {
     use super::*;
 
     #[test]
-    fn what_somebody_has_already_is_a_conflict() {
+    fn unique_and_exclusion_violations_are_classified_as_conflict() {
         assert_codes(Class::Conflict, &["23505", "23P01"]);
         assert_codes(Class::Conflict, &["1555", "2067", "2579"]);
     }
 
     #[test]
-    fn what_a_constraint_refuses_is_rejected() {
+    fn check_and_foreign_key_violations_are_classified_as_rejected() {
+        // Any integrity violation, NOT NULL, FOREIGN KEY, CHECK.
         assert_codes(Class::Rejected, &["23000", "23502", "23503", "23514"]);
+        // CONSTRAINT, and its kinds CHECK, FOREIGNKEY, NOTNULL, DATATYPE.
         assert_codes(Class::Rejected, &["19", "275", "787", "1299", "3091"]);
     }
 
     #[test]
-    fn where_nothing_was_done_the_database_is_busy() {
+    fn lock_conflicts_and_an_exhausted_pool_are_classified_as_busy() {
         assert_codes(
             Class::Busy,
             &["40001", "40P01", "55P03", "53300", "57P03", "5", "6"],
         );
-        assert_eq!(classify(&sqlx::Error::PoolTimedOut), Class::Busy);
-        assert_eq!(classify(&sqlx::Error::PoolClosed), Class::Busy);
+        assert_class(&sqlx::Error::PoolTimedOut, Class::Busy);
+        assert_class(&sqlx::Error::PoolClosed, Class::Busy);
     }
 
     #[test]
-    fn an_extended_code_is_a_kind_of_its_primary_one() {
+    fn an_extended_sqlite_code_has_the_class_of_its_primary_code() {
         assert_codes(Class::Busy, &["517", "261", "773", "262", "518"]);
         assert_codes(Class::Corrupt, &["267", "523", "779"]);
-        assert_codes(Class::Bug, &["257", "266", "1034", "2314"]);
-        // The byte is whole.
-        assert_codes(Class::Bug, &["37", "69", "133", "283"]);
+        assert_codes(Class::Unexpected, &["257", "266", "1034", "2314"]);
+        // The primary code is the whole lowest byte. These codes share only some
+        // bits with a listed code.
+        assert_codes(Class::Unexpected, &["37", "69", "133", "283"]);
     }
 
     #[test]
-    fn a_statement_that_was_stopped_has_timed_out() {
+    fn a_cancelled_statement_is_classified_as_timed_out() {
         assert_codes(Class::TimedOut, &["57014", "9"]);
     }
 
     #[test]
-    fn a_connection_that_broke_is_lost() {
+    fn a_broken_connection_is_classified_as_lost() {
         assert_codes(
             Class::Lost,
             &["08000", "08003", "08006", "08P01", "57P01", "57P02"],
@@ -62,69 +65,79 @@ mod table {
             io::ErrorKind::UnexpectedEof,
             io::ErrorKind::BrokenPipe,
         ] {
-            let error = sqlx::Error::Io(kind.into());
-            assert_eq!(classify(&error), Class::Lost, "{error:?}");
+            assert_class(&sqlx::Error::Io(kind.into()), Class::Lost);
         }
-        let protocol = sqlx::Error::Protocol(LIES.into());
-        assert_eq!(classify(&protocol), Class::Lost);
-        assert_eq!(classify(&sqlx::Error::WorkerCrashed), Class::Lost);
+        let protocol = sqlx::Error::Protocol(MESSAGE.into());
+        assert_class(&protocol, Class::Lost);
+        assert_class(&sqlx::Error::WorkerCrashed, Class::Lost);
     }
 
     #[test]
-    fn a_socket_that_timed_out_is_lost_too() {
+    fn a_socket_timeout_is_classified_as_lost() {
         let error = sqlx::Error::Io(io::ErrorKind::TimedOut.into());
-        assert_eq!(classify(&error), Class::Lost);
+        assert_class(&error, Class::Lost);
     }
 
     #[test]
-    fn what_is_stored_and_makes_no_sense_is_corrupt() {
+    fn damaged_and_undecodable_data_is_classified_as_corrupt() {
         assert_codes(Class::Corrupt, &["XX001", "XX002", "11", "26"]);
-        let decode = sqlx::Error::Decode(LIES.into());
-        assert_eq!(classify(&decode), Class::Corrupt);
+        let decode = sqlx::Error::Decode(MESSAGE.into());
+        assert_class(&decode, Class::Corrupt);
         let index = "name".to_owned();
-        let column = sqlx::Error::ColumnDecode { index, source: LIES.into() };
-        assert_eq!(classify(&column), Class::Corrupt);
+        let column =
+            sqlx::Error::ColumnDecode { index, source: MESSAGE.into() };
+        assert_class(&column, Class::Corrupt);
     }
 
     #[test]
-    fn all_else_is_a_bug() {
+    fn an_error_without_a_rule_is_classified_as_unexpected() {
         assert_codes(
-            Class::Bug,
+            Class::Unexpected,
             &["42P01", "42601", "22001", "25P02", "57P04", "XX000", "40003"],
         );
-        assert_codes(Class::Bug, &["1", "8", "10", "13", "21", "", "odd"]);
+        assert_codes(
+            Class::Unexpected,
+            &["1", "8", "10", "13", "21", "", "odd"],
+        );
         let without_code: sqlx::Error = Fake(None).into();
-        assert_eq!(classify(&without_code), Class::Bug);
+        assert_class(&without_code, Class::Unexpected);
         for error in [
             sqlx::Error::RowNotFound,
             sqlx::Error::ColumnNotFound("name".into()),
             sqlx::Error::ColumnIndexOutOfBounds { index: 3, len: 2 },
-            sqlx::Error::Configuration(LIES.into()),
-            sqlx::Error::Encode(LIES.into()),
-            sqlx::Error::Tls(LIES.into()),
+            sqlx::Error::Configuration(MESSAGE.into()),
+            sqlx::Error::Encode(MESSAGE.into()),
+            sqlx::Error::Tls(MESSAGE.into()),
         ] {
-            assert_eq!(classify(&error), Class::Bug, "{error:?}");
+            assert_class(&error, Class::Unexpected);
         }
     }
 
+    #[track_caller]
     fn assert_codes(class: Class, codes: &[&'static str]) {
         for code in codes {
             let error: sqlx::Error = Fake(Some(code)).into();
-            assert_eq!(classify(&error), class, "code {code:?}");
+            assert_eq!(classify(&error), class, "the class of code {code:?}");
         }
     }
 
-    /// What a database says, of whichever code: its text means nothing.
-    const LIES: &str = "UNIQUE constraint failed, duplicate key, not null, \
+    #[track_caller]
+    fn assert_class(error: &sqlx::Error, class: Class) {
+        assert_eq!(classify(error), class, "the class of {error:?}");
+    }
+
+    /// The message of every fake error. It contains words of several classes,
+    /// and must not affect the class.
+    const MESSAGE: &str = "UNIQUE constraint failed, duplicate key, not null, \
                         database is locked, timeout, connection lost";
 
-    /// An error with this code.
+    /// A database error with this code, or without a code.
     #[derive(Debug)]
     struct Fake(Option<&'static str>);
 
     impl fmt::Display for Fake {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(LIES)
+            f.write_str(MESSAGE)
         }
     }
 
@@ -132,14 +145,14 @@ mod table {
 
     impl DatabaseError for Fake {
         fn message(&self) -> &str {
-            LIES
+            MESSAGE
         }
 
         fn code(&self) -> Option<Cow<'_, str>> {
             self.0.map(Cow::Borrowed)
         }
 
-        /// As the drivers have it.
+        /// Returns the kind that the driver returns for this code.
         fn kind(&self) -> ErrorKind {
             match self.0 {
                 Some("23505" | "1555" | "2067") => ErrorKind::UniqueViolation,
@@ -173,51 +186,59 @@ mod statements {
     use super::*;
 
     #[tokio::test]
-    async fn a_rename_says_whether_there_is_such_an_account() {
+    async fn rename_reports_a_missing_account_and_names_are_ordered_by_id() {
         let database = Database::sqlite();
-        let pool = cy_bo_and_ada(&database).await;
+        let pool = pool_with_three_accounts(&database).await;
         let accounts = Accounts::new(pool);
 
-        assert!(accounts.rename(2, "eve").await.unwrap(), "account 2");
-        assert!(!accounts.rename(4, "dan").await.unwrap(), "no account 4");
-        assert_eq!(accounts.names("blue").await.unwrap(), ["eve"]);
-        assert_eq!(accounts.names("red").await.unwrap(), ["cy", "ada"]);
-        assert_eq!(accounts.names("green").await.unwrap(), [""; 0]);
+        let renamed = accounts.rename(2, "eve").await;
+        let renamed = renamed.expect("expected Ok for account 2");
+        assert!(renamed, "expected true for account 2, got {renamed}");
+        let renamed = accounts.rename(4, "dan").await;
+        let renamed = renamed.expect("expected Ok for the missing account 4");
+        assert!(!renamed, "expected false for account 4, got {renamed}");
+        assert_names(&accounts, "blue", &["eve"]).await;
+        assert_names(&accounts, "red", &["cy", "ada"]).await;
+        assert_names(&accounts, "green", &[]).await;
     }
 
     #[tokio::test]
-    async fn a_name_can_be_taken_or_refused() {
+    async fn a_taken_name_is_a_conflict_and_an_invalid_name_is_rejected() {
         let database = Database::sqlite();
-        super::a_name_can_be_taken_or_refused(&database).await;
+        check_conflict_and_rejection(&database).await;
     }
 
     #[tokio::test]
-    async fn a_row_that_does_not_decode_is_corrupt() {
+    async fn listing_names_fails_as_corrupt_if_a_row_does_not_decode() {
         let database = Database::sqlite();
-        super::a_row_that_does_not_decode_is_corrupt(&database).await;
+        check_undecodable_row(&database).await;
     }
 
     #[tokio::test]
-    async fn three_operations_have_three_names() {
+    async fn each_method_names_a_different_operation_in_its_error() {
         let database = Database::sqlite();
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
         let accounts = Accounts::new(pool);
 
-        // There are no tables.
-        let names = accounts.names("red").await.unwrap_err().operation;
-        let rename = accounts.rename(1, "eve").await.unwrap_err().operation;
-        let audit = accounts.audit("red").await.unwrap_err().operation;
+        let no_table = "expected an error: the database has no tables";
+        let names = accounts.names("red").await;
+        let names = names.expect_err(no_table).operation;
+        let rename = accounts.rename(1, "eve").await;
+        let rename = rename.expect_err(no_table).operation;
+        let audit = accounts.audit("red").await;
+        let audit = audit.expect_err(no_table).operation;
         assert!(
             names != rename && names != audit && rename != audit,
-            "{names:?}, {rename:?} and {audit:?}"
+            "expected three different operations, got {names:?} from `names`, \
+             {rename:?} from `rename` and {audit:?} from `audit`"
         );
     }
 
     #[tokio::test]
-    async fn a_list_that_breaks_off_is_an_error() {
+    async fn listing_names_fails_if_the_query_fails_after_the_first_rows() {
         let database = Database::sqlite();
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
-        // The last of three names cannot be computed.
+        // The computation of the third name overflows.
         prepare(
             &pool,
             &[
@@ -231,39 +252,39 @@ mod statements {
         .await;
 
         let names = Accounts::new(pool).names("red").await;
-        assert_fails(Class::Bug, names);
+        assert_fails(Class::Unexpected, names);
     }
 }
 
 mod pools {
     use super::*;
 
-    const SOON: Duration = Duration::from_millis(300);
+    const SHORT_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(300);
 
     #[tokio::test]
-    async fn an_exhausted_pool_is_busy_and_recovers() {
+    async fn calls_fail_as_busy_while_the_pool_is_exhausted_then_succeed() {
         let database = Database::sqlite();
-        cy_bo_and_ada(&database).await;
-        let pool = database.pool(1, SOON).await;
+        pool_with_three_accounts(&database).await;
+        let pool = database.pool(1, SHORT_ACQUIRE_TIMEOUT).await;
         let accounts = Accounts::new(pool.clone());
 
-        let taken = pool.acquire().await.unwrap();
+        let only_connection = pool.acquire().await.unwrap();
         assert_fails(Class::Busy, accounts.names("red").await);
         assert_fails(Class::Busy, accounts.rename(3, "eve").await);
         assert_fails(Class::Busy, accounts.audit("red").await);
-        taken.close().await.unwrap();
-        assert_eq!(accounts.names("red").await.unwrap(), ["cy", "ada"]);
+        only_connection.close().await.unwrap();
+        assert_names(&accounts, "red", &["cy", "ada"]).await;
     }
 
     #[tokio::test]
-    async fn a_locked_file_is_busy_and_recovers() {
+    async fn writes_fail_as_busy_while_the_database_is_locked_then_succeed() {
         let database = Database::sqlite();
-        let others = cy_bo_and_ada(&database).await;
-        let at_once = "PRAGMA busy_timeout = 0";
-        let pool = database.pool_after(1, SOON, at_once).await;
+        let other_pool = pool_with_three_accounts(&database).await;
+        let setup = "PRAGMA busy_timeout = 0";
+        let pool = database.pool_after(1, SHORT_ACQUIRE_TIMEOUT, setup).await;
         let accounts = Accounts::new(pool.clone());
 
-        let mut other = others.acquire().await.unwrap();
+        let mut other = other_pool.acquire().await.unwrap();
         let lock = sqlx::query("BEGIN IMMEDIATE");
         lock.execute(&mut *other).await.unwrap();
         assert_fails(Class::Busy, accounts.rename(3, "eve").await);
@@ -271,18 +292,18 @@ mod pools {
         let unlock = sqlx::query("ROLLBACK");
         unlock.execute(&mut *other).await.unwrap();
 
-        assert_eq!(audited(&pool).await, []);
-        assert_eq!(accounts.audit("red").await.unwrap(), 2);
+        assert_audit_rows(&pool, &[]).await;
+        assert_audits(&accounts, "red", 2).await;
     }
 
     #[tokio::test]
-    async fn an_audit_needs_one_connection() {
-        super::an_audit_needs_one_connection(&Database::sqlite()).await;
+    async fn an_audit_needs_one_connection_and_writes_a_row_per_account() {
+        check_audit_on_one_connection(&Database::sqlite()).await;
     }
 
     #[tokio::test]
-    async fn an_audit_is_all_or_nothing() {
-        super::an_audit_is_all_or_nothing(&Database::sqlite()).await;
+    async fn an_audit_writes_no_rows_if_one_insert_fails() {
+        check_audit_is_atomic(&Database::sqlite()).await;
     }
 }
 
@@ -293,31 +314,34 @@ mod postgres {
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn a_name_can_be_taken_or_refused() {
+    async fn on_postgres_a_taken_name_conflicts_and_an_invalid_one_is_rejected()
+    {
         let database = Database::postgres();
-        super::a_name_can_be_taken_or_refused(&database).await;
+        check_conflict_and_rejection(&database).await;
     }
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn a_row_that_does_not_decode_is_corrupt() {
+    async fn listing_names_fails_as_corrupt_if_a_postgres_row_does_not_decode()
+    {
         let database = Database::postgres();
-        super::a_row_that_does_not_decode_is_corrupt(&database).await;
+        check_undecodable_row(&database).await;
     }
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn an_audit_is_all_or_nothing_on_one_connection() {
-        super::an_audit_needs_one_connection(&Database::postgres()).await;
-        super::an_audit_is_all_or_nothing(&Database::postgres()).await;
+    async fn an_audit_on_postgres_is_atomic_and_needs_only_one_connection() {
+        check_audit_on_one_connection(&Database::postgres()).await;
+        check_audit_is_atomic(&Database::postgres()).await;
     }
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn a_lock_is_busy_and_a_slow_statement_times_out() {
+    async fn a_lock_timeout_fails_as_busy_and_a_statement_timeout_as_timed_out()
+    {
         let database = Database::postgres();
-        let others = cy_bo_and_ada(&database).await;
-        let mut other = others.begin().await.unwrap();
+        let other_pool = pool_with_three_accounts(&database).await;
+        let mut other = other_pool.begin().await.unwrap();
         let lock = sqlx::query("UPDATE accounts SET name = 'dan' WHERE id = 3");
         lock.execute(&mut *other).await.unwrap();
 
@@ -328,38 +352,40 @@ mod postgres {
             let pool = database.pool_after(1, ACQUIRE_TIMEOUT, setting).await;
             let accounts = Accounts::new(pool);
             assert_fails(class, accounts.rename(3, "eve").await);
-            assert_eq!(accounts.names("red").await.unwrap(), ["cy", "ada"]);
+            assert_names(&accounts, "red", &["cy", "ada"]).await;
         }
     }
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn a_transaction_that_came_second_is_busy() {
+    async fn a_serialization_failure_on_postgres_fails_as_busy() {
         let database = Database::postgres();
-        let others = cy_bo_and_ada(&database).await;
+        let other_pool = pool_with_three_accounts(&database).await;
         let level = "SET default_transaction_isolation = 'repeatable read'";
         let pool = database.pool_after(1, ACQUIRE_TIMEOUT, level).await;
         let accounts = Accounts::new(pool);
 
-        let mut other = others.begin().await.unwrap();
+        let mut other = other_pool.begin().await.unwrap();
         let update = "UPDATE accounts SET name = 'dan' WHERE id = 3";
         sqlx::query(update).execute(&mut *other).await.unwrap();
-        let second =
+        let rename =
             tokio::spawn(async move { accounts.rename(3, "eve").await });
-        timeout(ACQUIRE_TIMEOUT, somebody_waits_for_a_lock(&others))
+        timeout(ACQUIRE_TIMEOUT, wait_for_a_blocked_statement(&other_pool))
             .await
-            .expect("the rename waits for the row");
+            .expect("expected `rename` to wait for the locked row");
         other.commit().await.unwrap();
 
-        assert_fails(Class::Busy, second.await.unwrap());
+        assert_fails(Class::Busy, rename.await.unwrap());
     }
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn a_connection_that_breaks_after_two_rows_is_lost() {
+    async fn listing_names_fails_as_lost_if_the_connection_breaks_after_two_rows()
+     {
         let database = Database::postgres();
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
-        // Rows so large that the first two are sent before the third ends it.
+        // The first two rows are so large that the server sends them before it
+        // computes the third, which ends the connection.
         prepare(
             &pool,
             &[
@@ -377,18 +403,19 @@ mod postgres {
         assert_fails(Class::Lost, names.map(|names| names.len()));
     }
 
-    async fn somebody_waits_for_a_lock(pool: &AnyPool) {
+    /// Waits until a statement waits for a lock.
+    async fn wait_for_a_blocked_statement(pool: &AnyPool) {
         let count = "SELECT count(*) FROM pg_locks WHERE NOT granted";
         loop {
-            let waiting = sqlx::query_scalar::<_, i64>(count);
-            if waiting.fetch_one(pool).await.unwrap() > 0 {
+            let blocked = sqlx::query_scalar::<_, i64>(count);
+            if blocked.fetch_one(pool).await.unwrap() > 0 {
                 return;
             }
         }
     }
 }
 
-async fn a_name_can_be_taken_or_refused(database: &Database) {
+async fn check_conflict_and_rejection(database: &Database) {
     let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
     prepare(
         &pool,
@@ -404,10 +431,10 @@ async fn a_name_can_be_taken_or_refused(database: &Database) {
 
     assert_fails(Class::Conflict, accounts.rename(2, "ada").await);
     assert_fails(Class::Rejected, accounts.rename(2, "charles").await);
-    assert_eq!(accounts.names("red").await.unwrap(), ["ada", "bo"]);
+    assert_names(&accounts, "red", &["ada", "bo"]).await;
 }
 
-async fn a_row_that_does_not_decode_is_corrupt(database: &Database) {
+async fn check_undecodable_row(database: &Database) {
     let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
     prepare(
         &pool,
@@ -423,65 +450,97 @@ async fn a_row_that_does_not_decode_is_corrupt(database: &Database) {
     assert_fails(Class::Corrupt, names);
 }
 
-async fn an_audit_needs_one_connection(database: &Database) {
-    cy_bo_and_ada(database).await.close().await;
+async fn check_audit_on_one_connection(database: &Database) {
+    pool_with_three_accounts(database).await.close().await;
     let pool = database.pool(1, Duration::from_millis(500)).await;
     let accounts = Accounts::new(pool.clone());
 
-    assert_eq!(accounts.audit("green").await.unwrap(), 0);
-    assert_eq!(accounts.audit("red").await.unwrap(), 2);
-    assert_eq!(audited(&pool).await, [entry(1, "cy"), entry(3, "ada")]);
-    assert_eq!(accounts.audit("blue").await.unwrap(), 1);
-    let all = [entry(1, "cy"), entry(2, "bo"), entry(3, "ada")];
-    assert_eq!(audited(&pool).await, all);
+    assert_audits(&accounts, "green", 0).await;
+    assert_audits(&accounts, "red", 2).await;
+    assert_audit_rows(&pool, &[(1, "cy"), (3, "ada")]).await;
+    assert_audits(&accounts, "blue", 1).await;
+    assert_audit_rows(&pool, &[(1, "cy"), (2, "bo"), (3, "ada")]).await;
 }
 
-async fn an_audit_is_all_or_nothing(database: &Database) {
-    cy_bo_and_ada(database).await.close().await;
+async fn check_audit_is_atomic(database: &Database) {
+    pool_with_three_accounts(database).await.close().await;
     let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
     let accounts = Accounts::new(pool.clone());
 
-    // Somebody has written the last row that the audit would write.
+    // The audit's last insert violates the primary key.
     prepare(&pool, &["INSERT INTO audit (account, entry) VALUES (3, 'old')"])
         .await;
     assert_fails(Class::Conflict, accounts.audit("red").await);
-    assert_eq!(audited(&pool).await, [entry(3, "old")]);
+    assert_audit_rows(&pool, &[(3, "old")]).await;
 }
 
-/// Checks all that a failure promises, and returns its operation.
+/// Asserts that the result is an error of this class, with an operation and
+/// with a `sqlx::Error` in its source chain.
 #[track_caller]
-fn assert_fails<T: Debug>(
-    class: Class,
-    result: Result<T, Error>,
-) -> &'static str {
-    let error = result.expect_err("a failure, not an answer");
-    assert_eq!(error.class, class, "{error:?}");
+fn assert_fails<T: Debug>(class: Class, result: Result<T, Error>) {
+    let error = match result {
+        Err(error) => error,
+        Ok(value) => panic!("expected a {class:?} error, got Ok({value:?})"),
+    };
+    assert_eq!(error.class, class, "the class of {error:?}");
     let cause = find_cause::<sqlx::Error>(&error);
-    assert!(cause.is_some(), "no driver's error among the sources: {error:?}");
+    assert!(
+        cause.is_some(),
+        "expected a sqlx::Error in the source chain of {error:?}"
+    );
 
-    let (text, below) = (error.to_string(), error.source.to_string());
-    assert!(!error.operation.is_empty(), "{text:?} names no operation");
-    let named = text.contains(error.operation);
-    assert!(named, "{text:?} does not name {:?}", error.operation);
-    assert!(!text.contains(&below), "{text:?} repeats its source");
-    error.operation
+    let (text, source) = (error.to_string(), error.source.to_string());
+    let operation = error.operation;
+    assert!(!operation.is_empty(), "expected an operation in {error:?}");
+    assert!(
+        text.contains(operation),
+        "expected `Display` to name the operation {operation:?}, got {text:?}"
+    );
+    assert!(
+        !text.contains(&source),
+        "expected `Display` not to repeat the source {source:?}, got {text:?}"
+    );
 }
 
-/// Cy and Ada are red, in the order of their keys. Bo is blue.
-async fn cy_bo_and_ada(database: &Database) -> AnyPool {
+async fn assert_names(accounts: &Accounts, team: &str, expected: &[&str]) {
+    match accounts.names(team).await {
+        Ok(names) => assert_eq!(names, expected, "the names of team {team}"),
+        Err(error) => {
+            panic!("expected the names {expected:?} of {team}, got {error:?}")
+        }
+    }
+}
+
+async fn assert_audits(accounts: &Accounts, team: &str, expected: usize) {
+    match accounts.audit(team).await {
+        Ok(count) => {
+            assert_eq!(count, expected, "the result of `audit` of team {team}");
+        }
+        Err(error) => {
+            panic!("expected Ok({expected}) from `audit`, got {error:?}")
+        }
+    }
+}
+
+/// Asserts that the table `audit` has exactly these rows.
+async fn assert_audit_rows(pool: &AnyPool, expected: &[(i64, &str)]) {
+    let select = "SELECT account, entry FROM audit ORDER BY account";
+    let rows = sqlx::query_as::<_, (i64, String)>(select).fetch_all(pool);
+    let rows = rows.await.unwrap();
+    let rows = rows.iter().map(|(id, name)| (*id, name.as_str()));
+    assert_eq!(
+        rows.collect::<Vec<_>>(),
+        expected,
+        "the rows in the table `audit`"
+    );
+}
+
+/// Opens a database in which cy (1) and ada (3) are in team red, and bo (2) is
+/// in team blue.
+async fn pool_with_three_accounts(database: &Database) -> AnyPool {
     let pool = database.with_tables().await;
     let insert = "INSERT INTO accounts (id, name, team) \
                   VALUES (3, 'ada', 'red'), (2, 'bo', 'blue'), (1, 'cy', 'red')";
     prepare(&pool, &[insert]).await;
     pool
-}
-
-/// What stands in the audit, by account.
-async fn audited(pool: &AnyPool) -> Vec<(i64, String)> {
-    let select = "SELECT account, entry FROM audit ORDER BY account";
-    sqlx::query_as(select).fetch_all(pool).await.unwrap()
-}
-
-fn entry(account: i64, name: &str) -> (i64, String) {
-    (account, name.to_owned())
 }

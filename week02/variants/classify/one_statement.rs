@@ -1,52 +1,55 @@
-//! Variant: the database does the work, and a table of pairs decides.
+//! Variant: one SQL statement writes the audit, and an array of pairs maps the
+//! codes.
 //!
-//! `INSERT … SELECT` is all or nothing by itself, and nothing leaves the
-//! server. It is the better answer wherever SQL can say what is to be written.
+//! `INSERT … SELECT` is atomic, and no row leaves the server. Prefer it
+//! wherever SQL can express the rows to write.
 
 use sqlx::AnyPool;
 use sqlx::error::ErrorKind;
 
-/// The accounts in the database.
+/// Reads and writes the accounts in the database.
 #[derive(Debug)]
 pub struct Accounts {
     pool: AnyPool,
 }
 
-/// An operation that failed.
+/// The error of a failed operation.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {class:?}")]
 pub struct Error {
-    /// What the caller can do about it.
+    /// The class, which says what the caller can do.
     pub class: Class,
-    /// What was tried.
+    /// The name of the operation that failed.
     pub operation: &'static str,
-    /// What went wrong.
+    /// The cause of the failure.
     pub source: BoxError,
 }
 
-/// What the caller of a failed operation can do.
+/// Says what the caller of a failed operation can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Somebody has it already: choose another.
+    /// Another row already has this value: choose a different one.
     Conflict,
-    /// A constraint refuses the row: mend the request.
+    /// The row violates another constraint: correct the request.
     Rejected,
-    /// Nothing was done: again after a pause, the whole transaction.
+    /// Nothing was done, or all was rolled back: retry the whole transaction
+    /// after a pause.
     Busy,
-    /// It took too long and was undone: again only with more time.
+    /// The statement was cancelled and rolled back: retry only with more time.
     TimedOut,
-    /// The connection broke. A read can be repeated; a write may have happened.
+    /// The connection broke: retry a read, but not a write, which may have been
+    /// executed.
     Lost,
-    /// What is stored is not what it should be: no retry will help.
+    /// The stored data is damaged or does not decode: do not retry.
     Corrupt,
-    /// Anything else: somebody must look at it.
-    Bug,
+    /// Any other failure: do not retry, and alert an operator.
+    Unexpected,
 }
 
-/// An error of some layer below, whose type is not ours to know.
+/// An error from a lower layer, of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The first prefix that fits decides.
+/// Prefixes of SQLSTATEs. The first prefix that matches decides.
 const SQLSTATES: [(&str, Class); 13] = [
     ("23P01", Class::Conflict),
     ("23", Class::Rejected),
@@ -63,7 +66,8 @@ const SQLSTATES: [(&str, Class); 13] = [
     ("XX002", Class::Corrupt),
 ];
 
-/// Primary codes, but for the first, which the driver takes for another kind.
+/// Primary codes, except the first. For that extended code, the driver does not
+/// report `UniqueViolation`.
 const SQLITE_CODES: [(u32, Class); 7] = [
     (2579, Class::Conflict),
     (19, Class::Rejected),
@@ -74,7 +78,7 @@ const SQLITE_CODES: [(u32, Class); 7] = [
     (26, Class::Corrupt),
 ];
 
-/// What the caller can do about an error of the driver.
+/// Returns the class of a driver error.
 pub fn classify(error: &sqlx::Error) -> Class {
     use sqlx::Error::*;
 
@@ -83,7 +87,7 @@ pub fn classify(error: &sqlx::Error) -> Class {
             PoolTimedOut | PoolClosed => Class::Busy,
             Io(_) | Protocol(_) | WorkerCrashed => Class::Lost,
             ColumnDecode { .. } | Decode(_) => Class::Corrupt,
-            _ => Class::Bug,
+            _ => Class::Unexpected,
         };
     };
     if database.kind() == ErrorKind::UniqueViolation {
@@ -100,16 +104,16 @@ pub fn classify(error: &sqlx::Error) -> Class {
             .find(|(prefix, _)| code.starts_with(prefix))
             .map(|(_, class)| *class),
     };
-    found.unwrap_or(Class::Bug)
+    found.unwrap_or(Class::Unexpected)
 }
 
 impl Accounts {
-    /// The accounts that `pool` reaches.
+    /// Creates a handle that takes its connections from `pool`.
     pub fn new(pool: AnyPool) -> Self {
         Self { pool }
     }
 
-    /// Gives an account a new name, and says whether there is such an account.
+    /// Renames an account. Returns whether the account exists.
     pub async fn rename(&self, id: i64, name: &str) -> Result<bool, Error> {
         let update = "UPDATE accounts SET name = $1 WHERE id = $2 RETURNING id";
         let query = sqlx::query(update).bind(name).bind(id);
@@ -119,7 +123,7 @@ impl Accounts {
         }
     }
 
-    /// The names of a team, in the order of the accounts' keys.
+    /// Returns the names of the accounts of a team, ordered by id.
     pub async fn names(&self, team: &str) -> Result<Vec<String>, Error> {
         use futures_util::TryStreamExt;
 
@@ -134,7 +138,8 @@ impl Accounts {
         Ok(names)
     }
 
-    /// Writes down every member of a team, or nothing, and counts them.
+    /// Writes an audit row for each account of a team, all or none. Returns the
+    /// number of rows.
     pub async fn audit(&self, team: &str) -> Result<usize, Error> {
         let insert = "INSERT INTO audit (account, entry) \
                       SELECT id, name FROM accounts WHERE team = $1";
