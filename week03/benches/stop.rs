@@ -1,5 +1,6 @@
-//! How long a process takes from SIGTERM to its exit, while clients keep idle
-//! connections: ours, and one by `axum::serve` with its graceful shutdown.
+//! Measures the time from SIGTERM to the exit of a process with idle
+//! connections: one with this week's server, and one with `axum::serve` and its
+//! graceful shutdown.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -19,16 +20,16 @@ use tokio_util::sync::CancellationToken;
 use week03::drain::Server;
 use week03::signals::{self, BoxError, Part};
 
-/// Which of the servers this process is to be, if any.
+/// If this variable is set, this process is the server that it names.
 const SERVER: &str = "BENCH_STOP_SERVER";
 
 const CONNECTIONS: [usize; 3] = [0, 100, 1000];
 
-/// Processes of each kind that are stopped, one after the other.
+/// The number of processes of each kind.
 const ROUNDS: usize = 21;
 
 fn main() -> ExitCode {
-    more_files();
+    raise_file_limit();
     match env::var(SERVER) {
         Ok(server) => serve(&server),
         Err(_) => {
@@ -38,15 +39,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// A thousand connections take a thousand files, on each side.
-fn more_files() {
+/// Raises the limit of open files: a thousand connections need a thousand files
+/// in each process.
+fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let all = Rlimit { current: maximum, maximum };
-    setrlimit(Resource::Nofile, all).expect("up to the maximum");
+    let raised = Rlimit { current: maximum, maximum };
+    setrlimit(Resource::Nofile, raised).expect("the maximum is allowed");
 }
 
 fn compare() {
-    println!("from SIGTERM to the exit, {ROUNDS} processes each:");
+    println!(
+        "time from SIGTERM to the exit, median of {ROUNDS} processes each:"
+    );
     for connections in CONNECTIONS {
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
@@ -58,8 +62,8 @@ fn compare() {
             .collect();
         let (ours, axum): (Vec<_>, Vec<_>) = rounds.into_iter().unzip();
         println!(
-            "{connections:5} idle connections: {:.2} ms, axum::serve {:.2} ms, \
-             ratio {}",
+            "{connections:5} idle connections: this server {:.2} ms, \
+             axum::serve {:.2} ms, ratio {}",
             median(ours),
             median(axum),
             Ratio::of(&ratios)
@@ -72,23 +76,26 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_secs_f64() * 1e3
 }
 
-/// Starts a server, opens connections that have had one answer each, and
-/// returns how long it then takes to stop.
+/// Starts a server, opens idle connections, on each of which one request has
+/// been answered, and returns the time from SIGTERM to the exit of the process.
 fn stop(server: &str, connections: usize) -> Duration {
     let (mut child, address) = start(server).expect("the server starts");
-    let clients: Vec<_> = iter::repeat_with(|| idle(address))
+    let clients: Vec<_> = iter::repeat_with(|| idle_connection(address))
         .take(connections)
         .collect::<io::Result<_>>()
-        .expect("the server answers");
+        .expect("the server responds");
     let start = Instant::now();
     let process = Pid::from_child(&child);
-    kill_process(process, Signal::TERM).expect("it runs");
-    let status = child.wait().expect("it is our child");
+    kill_process(process, Signal::TERM).expect("the process runs");
+    let status = child.wait().expect("a child process");
     let took = start.elapsed();
-    assert!(status.success(), "{server}: {status}");
+    assert!(
+        status.success(),
+        "expected exit code 0 of the server `{server}`; seen: {status}"
+    );
     for mut client in clients {
-        let closed = client.read(&mut [0]).expect("it is closed in order");
-        assert_eq!(closed, 0, "an idle connection is just closed");
+        let closed = client.read(&mut [0]).expect("closed without a reset");
+        assert_eq!(closed, 0, "bytes read from a closed idle connection");
     }
     took
 }
@@ -99,20 +106,20 @@ fn start(server: &str) -> io::Result<(Child, SocketAddr)> {
         .stdout(Stdio::piped())
         .spawn()?;
     let mut line = String::new();
-    let stdout = child.stdout.take().expect("it is piped");
+    let stdout = child.stdout.take().expect("stdout is piped");
     BufReader::new(stdout).read_line(&mut line)?;
     let address = line.trim().parse().map_err(io::Error::other)?;
     Ok((child, address))
 }
 
-fn idle(address: SocketAddr) -> io::Result<TcpStream> {
+fn idle_connection(address: SocketAddr) -> io::Result<TcpStream> {
     let mut client = TcpStream::connect(address)?;
     client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"idle") {
+    let mut response = Vec::new();
+    while !response.ends_with(b"idle") {
         let mut part = [0; 256];
         let read = client.read(&mut part)?;
-        answer.extend(&part[..read]);
+        response.extend(&part[..read]);
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -136,8 +143,9 @@ async fn ours(
     router: Router,
     stop: CancellationToken,
 ) -> Result<Vec<Part>, BoxError> {
-    let any = (Ipv4Addr::LOCALHOST, 0).into();
-    let server = Server::bind(any, router, Duration::from_secs(20)).await?;
+    let any_port = (Ipv4Addr::LOCALHOST, 0).into();
+    let server =
+        Server::bind(any_port, router, Duration::from_secs(20)).await?;
     println!("{}", server.local_addr()?);
     Ok(vec![Box::pin(async move {
         server.serve(stop).await;

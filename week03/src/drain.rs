@@ -1,23 +1,24 @@
-//! An HTTP server that stops without losing a request.
+//! Graceful shutdown of an HTTP server: no request is lost.
 //!
-//! *Question.* A process is told to stop while a hundred requests are in it, a
-//! thousand clients keep idle connections, and one client has sent half a
-//! header. What ends, in which order, and when at the latest?
+//! *Question.* A process receives SIGTERM. A hundred requests are in flight, a
+//! thousand connections are idle, and one client has sent half a header. In
+//! which order does the server close them, and what limits the wait?
 //!
-//! *Idea.* Four steps. **Bind** first, so that a taken port is an error before
-//! anything has begun. **Serve** until told to stop. **Drain**: close the
-//! listener, close what is idle, let what is in flight end. **Abort** what is
-//! left when the time is over.
+//! *Idea.* Four states. **Bind** first, so that a taken port is an error before
+//! anything else has begun. **Serve** until `stop` is cancelled. **Drain**:
+//! close the listener and the idle connections, and let in-flight requests
+//! complete. **Abort** the remaining connections at the drain deadline.
 //!
-//! *Guarantee.* After the stop no connection is accepted. A request that is in a
-//! handler by then is answered in whole, if that takes no longer than the drain.
-//! [`serve`](Server::serve) returns when no connection is left, soon after the
-//! drain at the latest, whatever clients do or do not send.
+//! *Guarantee.* Once `stop` is cancelled, no connection is accepted. A request
+//! that has reached its handler by then gets its whole response, if that takes
+//! no longer than the drain. [`serve`](Server::serve) returns when no
+//! connection is left, and at the latest soon after the drain deadline,
+//! whatever clients send or do not send.
 //!
-//! *Cost.* Whoever has just connected and is not yet accepted is reset, and one
-//! whose request has come and is not yet read is closed: let load balancers know
-//! before the stop. A task for each connection. Upgraded connections, such as
-//! WebSockets, are not waited for.
+//! *Cost.* A client that has connected but is not accepted yet gets a reset. A
+//! request that has arrived but is not read yet is lost with its connection:
+//! load balancers have to stop sending before the shutdown. Each connection is
+//! a task. `serve` does not wait for upgraded connections, such as WebSockets.
 //!
 //! ```
 //! use std::net::Ipv4Addr;
@@ -36,7 +37,7 @@
 //! println!("http://{}/", server.local_addr()?);
 //!
 //! let stop = CancellationToken::new();
-//! stop.cancel(); // a signal does it
+//! stop.cancel(); // in a service, a signal handler does this
 //! let stopped = server.serve(stop).await;
 //! assert_eq!(stopped.aborted, 0);
 //! # Ok(())
@@ -58,8 +59,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// A server whose port is open. Clients can connect, and are answered once it
-/// serves.
+/// A server with an open port. Clients can connect, and get a response once
+/// [`serve`](Self::serve) runs.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -67,20 +68,20 @@ pub struct Server {
     drain: Duration,
 }
 
-/// How a server has stopped.
+/// The result of a shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
-    /// Connections that were still open when the drain was over.
+    /// The number of connections that were aborted at the drain deadline.
     pub aborted: usize,
 }
 
 impl Server {
-    /// Opens `address`. What is in flight when the server is told to stop has
-    /// `drain` to end.
+    /// Opens a port at `address`. The drain deadline is `drain` after the
+    /// cancellation of `stop`.
     ///
     /// # Errors
     ///
-    /// When the address is taken, or not of this machine.
+    /// If the address is in use, or does not belong to this machine.
     pub async fn bind(
         address: SocketAddr,
         router: Router,
@@ -90,20 +91,21 @@ impl Server {
         Ok(Self { listener, router, drain })
     }
 
-    /// Where it listens: the port that was free, where it was bound to port 0.
+    /// Returns the address of the listener. After a bind to port 0, this is the
+    /// port that the system has chosen.
     ///
     /// # Errors
     ///
-    /// When the system does not say.
+    /// If the system cannot return the address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop` is cancelled, and drains.
+    /// Serves until `stop` is cancelled, and then drains.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped aborts every connection at once.
+    /// Dropping the future closes the port and aborts every connection at once.
     pub async fn serve(self, stop: CancellationToken) -> Stopped {
         let Self { mut listener, router, drain } = self;
         let mut connections = JoinSet::new();
@@ -111,37 +113,38 @@ impl Server {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                // Of those that have ended, nothing is kept: neither a handler's
-                // panic nor a client that hung up is the server's failure.
+                // The result is ignored: neither a panic of a handler nor a
+                // client that disconnects is a failure of the server.
                 Some(_ended) = connections.join_next() => {}
-                // Fails never: it waits where the process has too many files.
+                // Never fails: it waits if the process has too many open files.
                 (stream, _) = Listener::accept(&mut listener) => {
                     let stop = stop.clone();
                     connections.spawn(connection(stream, router.clone(), stop));
                 }
             }
         }
-        // First of all: who comes now must go to another server.
+        // First: new clients are refused, and can go to another server.
         drop(listener);
         let all = async { while connections.join_next().await.is_some() {} };
-        // Either all have ended, or what is left is counted.
+        // After a timeout, the remaining connections are counted and aborted.
         let _ = timeout(drain, all).await;
         let aborted = connections.len();
-        // Also waits until they have ended.
+        // Aborts the tasks, and waits until they have ended.
         connections.shutdown().await;
         Stopped { aborted }
     }
 }
 
-/// Answers one request after another, and none after the one that is in flight
-/// when `stop` is cancelled.
+/// Serves the requests of one connection. Once `stop` is cancelled, completes
+/// the request that is in flight and closes the connection.
 async fn connection(
     stream: TcpStream,
     router: Router,
     stop: CancellationToken,
 ) {
     let served = http1::Builder::new()
-        // With it, half a header has 30 s to become a whole one.
+        // Switches on hyper's limit of 30 s for a client to send a whole
+        // header.
         .timer(TokioTimer::new())
         .serve_connection(
             TokioIo::new(stream),
@@ -155,6 +158,6 @@ async fn connection(
             served.await
         }
     };
-    // A client that goes away has lost nothing that it waits for.
+    // An error here is a client that has disconnected: no response is owed.
     drop(ended);
 }

@@ -1,30 +1,38 @@
-//! An HTTP server that stops without losing a request. Your turn.
+//! Graceful shutdown of an HTTP server: no request is lost. Your turn.
 //!
-//! What is graded, and nothing else:
+//! These rules are graded, and nothing else:
 //!
-//! - `bind` opens the port, or says that it is taken. From then on clients can
-//!   connect; `serve` answers them, each on its own: none waits for another, and
-//!   a handler that panics ends its own connection alone.
-//! - Once `stop` is cancelled, no connection is let in: the port is closed while
-//!   the server drains, and not only afterwards.
-//! - A request that is in a handler by then is answered, and an answer is sent to
-//!   its end. What is answered after the stop says `connection: close`, and then
-//!   the connection ends.
-//! - Connections without a request in them, used or fresh, end at once.
-//! - `serve` returns as soon as no connection is left, and at the latest when
-//!   `drain` is over, counted once, from the stop. By then each connection has
-//!   ended and each handler is gone. `aborted` says how many connections had to
-//!   be cut off; half a request need not be counted.
-//! - Half a request, or a single byte of it, does not hold it up any longer.
-//! - When the future of `serve` is dropped, the port is free and the connections
-//!   end.
+//! - `bind` opens the port, or returns an error if the port is taken. From then
+//!   on, clients can connect. Their requests are answered once `serve` runs.
+//! - Clients do not wait for each other. A handler that panics ends only its
+//!   own connection.
+//! - *Shutdown* begins when `stop` is cancelled. From then on, no connection is
+//!   accepted: the port is closed during the drain, and not only after it.
+//! - A request that has reached its handler when shutdown begins is answered,
+//!   and a response that has begun is sent in full, if the drain deadline
+//!   allows it.
+//! - A response that begins after shutdown has begun carries the header
+//!   `connection: close`, and its connection is closed after it.
+//! - Connections without a request are closed at once, both idle ones and new
+//!   ones that have sent nothing yet.
+//! - The *drain deadline* is `drain` after the beginning of shutdown. It is set
+//!   once, and all connections share it.
+//! - `serve` returns as soon as no connection is left, and at the latest at the
+//!   drain deadline. By then, every connection is closed, and every handler has
+//!   completed or is dropped.
+//! - `aborted` is the number of connections that were aborted at the deadline.
+//!   A connection that has sent only part of a request need not be counted.
+//! - A connection that has sent only part of a request, even a single byte,
+//!   delays `serve` until the drain deadline at most.
+//! - Dropping the future of `serve` frees the port and closes all connections.
 //!
-//! `axum::serve(…).with_graceful_shutdown(…)` is not enough: it waits for half a
-//! request for ever, and has no handle to what it should abort. Below it lies
-//! `hyper::server::conn::http1::Builder`, whose `serve_connection` takes a
-//! `TokioIo` and a `TowerToHyperService` (both from `hyper_util`) around the
-//! router, and returns a future with a method `graceful_shutdown`. The future is
-//! polled through `Pin`.
+//! `axum::serve(…).with_graceful_shutdown(…)` is not enough: it waits for a
+//! partial request without a limit, and has no handle to abort connections. Use
+//! the layer below it, `hyper::server::conn::http1::Builder`. Its method
+//! `serve_connection` takes a `TokioIo` around the stream and a
+//! `TowerToHyperService` around the router; both types are in `hyper_util`. It
+//! returns a future, which is polled through `Pin` and has a method
+//! `graceful_shutdown`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,36 +41,37 @@ use std::time::Duration;
 use axum::Router;
 use tokio_util::sync::CancellationToken;
 
-/// A server whose port is open. Clients can connect, and are answered once it
-/// serves.
+/// A server with an open port. Clients can connect, and get a response once
+/// `serve` runs.
 #[derive(Debug)]
 pub struct Server {}
 
-/// How a server has stopped.
+/// The result of a shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
-    /// Connections that were still open when the drain was over.
+    /// The number of connections that were aborted at the drain deadline.
     pub aborted: usize,
 }
 
 impl Server {
-    /// Opens `address`. What is in flight when the server is told to stop has
-    /// `drain` to end.
+    /// Opens a port at `address`. The drain deadline is `drain` after the
+    /// cancellation of `stop`.
     pub async fn bind(
         _address: SocketAddr,
         _router: Router,
         _drain: Duration,
     ) -> io::Result<Self> {
-        todo!("what can fail before anything is served?")
+        todo!("which error must be reported before the first request?")
     }
 
-    /// Where it listens: the port that was free, where it was bound to port 0.
+    /// Returns the address of the listener. After a bind to port 0, this is the
+    /// port that the system has chosen.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        todo!("who knows which port was free?")
+        todo!("after a bind to port 0, which part knows the real port?")
     }
 
-    /// Serves until `stop` is cancelled, and drains.
+    /// Serves until `stop` is cancelled, and then drains.
     pub async fn serve(self, _stop: CancellationToken) -> Stopped {
-        todo!("bound, serving, draining, aborting: what ends each of them?")
+        todo!("bound, serving, draining, aborting: what ends each state?")
     }
 }

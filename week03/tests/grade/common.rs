@@ -1,4 +1,4 @@
-//! What graders of this week share.
+//! Helpers that the graders of this week share.
 
 use std::panic::resume_unwind;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// Nobody waits longer for what has to happen.
+/// The limit of [`soon`].
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What `work` returns, on a thread of its own: where it would wait for ever, the
-/// test fails instead.
+/// Runs `work` on a thread of its own, and returns its result. Panics if `work`
+/// takes longer than [`DEADLINE`], so that a deadlock fails the test.
 pub(crate) fn soon<R: Send + 'static>(
-    what: &str,
+    operation: &str,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> R {
     let (done, result) = mpsc::channel();
@@ -20,15 +20,15 @@ pub(crate) fn soon<R: Send + 'static>(
     match result.recv_timeout(DEADLINE) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => {
-            panic!("{what} has not ended in {DEADLINE:?}: who waits for whom?")
+            panic!("{operation} has not completed in {DEADLINE:?}: a deadlock?")
         }
-        Err(RecvTimeoutError::Disconnected) => {
-            resume_unwind(thread.join().expect_err("it sends unless it panics"))
-        }
+        Err(RecvTimeoutError::Disconnected) => resume_unwind(
+            thread.join().expect_err("only a panic sends no result"),
+        ),
     }
 }
 
-/// Values by number, and how often each of them has been dropped.
+/// Creates numbered values, and counts how often each of them is dropped.
 #[derive(Clone, Default)]
 pub(crate) struct Ledger(Arc<Mutex<Vec<usize>>>);
 
@@ -44,11 +44,12 @@ impl Ledger {
         Value { number: drops.len() - 1, ledger: self.clone() }
     }
 
+    /// Returns how often each value has been dropped, by number.
     pub(crate) fn drops(&self) -> Vec<usize> {
         self.0.lock().unwrap().clone()
     }
 
-    /// How many are not dropped.
+    /// Returns the number of values that are not dropped.
     pub(crate) fn left(&self) -> usize {
         self.drops().iter().filter(|drops| **drops == 0).count()
     }

@@ -1,4 +1,4 @@
-//! The graders of week 3, one module an exercise.
+//! The graders of week 3: one module for each exercise.
 
 mod app;
 mod common;

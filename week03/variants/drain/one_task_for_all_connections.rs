@@ -1,5 +1,5 @@
-//! An HTTP server that stops without losing a request. Here nothing is spawned:
-//! one task polls the listener, the stop, the time and every connection.
+//! Graceful shutdown of an HTTP server. This variant spawns no tasks: `serve`
+//! itself polls the listener, the token, the timer and every connection.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,7 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// A server whose port is open.
+/// A server with an open port.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -25,24 +25,28 @@ pub struct Server {
     drain: Duration,
 }
 
-/// How a server has stopped.
+/// The result of a shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
-    /// Connections that were still open when the drain was over.
+    /// The number of connections that were aborted at the drain deadline.
     pub aborted: usize,
 }
 
-type Served =
+type OpenConnection =
     Pin<Box<Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>>>;
 
-/// Whether it is still open. A handler that panics closes its own.
-fn polled(connection: &mut Served, context: &mut Context<'_>) -> bool {
+/// Polls `connection`, and returns whether it is still open. A panic of its
+/// handler closes it.
+fn poll_is_open(
+    connection: &mut OpenConnection,
+    context: &mut Context<'_>,
+) -> bool {
     let poll = || connection.as_mut().poll(context).is_pending();
     catch_unwind(AssertUnwindSafe(poll)).unwrap_or(false)
 }
 
 impl Server {
-    /// Opens `address`.
+    /// Opens a port at `address`.
     pub async fn bind(
         address: SocketAddr,
         router: Router,
@@ -52,24 +56,24 @@ impl Server {
         Ok(Self { listener, router, drain })
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop` is cancelled, and drains.
+    /// Serves until `stop` is cancelled, and then drains.
     pub async fn serve(self, stop: CancellationToken) -> Stopped {
         let Self { mut listener, router, drain } = self;
-        let mut open: Vec<Served> = Vec::new();
+        let mut open: Vec<OpenConnection> = Vec::new();
         loop {
             let next = {
-                let mut stopped = pin!(stop.cancelled());
+                let mut cancelled = pin!(stop.cancelled());
                 let mut accepted = pin!(Listener::accept(&mut listener));
                 poll_fn(|context| {
-                    if stopped.as_mut().poll(context).is_ready() {
+                    if cancelled.as_mut().poll(context).is_ready() {
                         return Poll::Ready(None);
                     }
-                    open.retain_mut(|it| polled(it, context));
+                    open.retain_mut(|it| poll_is_open(it, context));
                     accepted.as_mut().poll(context).map(Some)
                 })
                 .await
@@ -84,12 +88,12 @@ impl Server {
         for connection in &mut open {
             connection.as_mut().graceful_shutdown();
         }
-        let mut is_over = pin!(tokio::time::sleep(drain));
+        let mut deadline = pin!(tokio::time::sleep(drain));
         poll_fn(|context| {
-            open.retain_mut(|it| polled(it, context));
+            open.retain_mut(|it| poll_is_open(it, context));
             match open.is_empty() {
                 true => Poll::Ready(()),
-                false => is_over.as_mut().poll(context),
+                false => deadline.as_mut().poll(context),
             }
         })
         .await;

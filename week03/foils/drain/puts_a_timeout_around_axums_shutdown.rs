@@ -1,4 +1,4 @@
-//! An HTTP server that stops without losing a request.
+//! Graceful shutdown of an HTTP server, with a timeout around axum's.
 
 use std::io;
 use std::net::SocketAddr;

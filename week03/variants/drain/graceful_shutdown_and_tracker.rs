@@ -1,5 +1,6 @@
-//! An HTTP server that stops without losing a request. Here hyper-util watches
-//! the connections, a tracker counts them, and a token ends them.
+//! Graceful shutdown of an HTTP server. In this variant, hyper-util's
+//! `GracefulShutdown` drains the connections, a `TaskTracker` counts them, and
+//! a token aborts them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// A server whose port is open.
+/// A server with an open port.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -23,15 +24,15 @@ pub struct Server {
     drain: Duration,
 }
 
-/// How a server has stopped.
+/// The result of a shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
-    /// Connections that were still open when the drain was over.
+    /// The number of connections that were aborted at the drain deadline.
     pub aborted: usize,
 }
 
 impl Server {
-    /// Opens `address`.
+    /// Opens a port at `address`.
     pub async fn bind(
         address: SocketAddr,
         router: Router,
@@ -41,17 +42,17 @@ impl Server {
         Ok(Self { listener, router, drain })
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop` is cancelled, and drains.
+    /// Serves until `stop` is cancelled, and then drains.
     pub async fn serve(mut self, stop: CancellationToken) -> Stopped {
-        let watched = GracefulShutdown::new();
+        let graceful = GracefulShutdown::new();
         let tasks = TaskTracker::new();
-        let end = CancellationToken::new();
-        let _end_on_drop = end.clone().drop_guard();
+        let abort = CancellationToken::new();
+        let _abort_on_drop = abort.clone().drop_guard();
 
         let accept = async {
             loop {
@@ -59,8 +60,9 @@ impl Server {
                 let service = TowerToHyperService::new(self.router.clone());
                 let connection = http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service);
-                let connection = watched.watch(connection);
-                tasks.spawn(end.clone().run_until_cancelled_owned(connection));
+                let connection = graceful.watch(connection);
+                tasks
+                    .spawn(abort.clone().run_until_cancelled_owned(connection));
             }
         };
         stop.run_until_cancelled(accept).await;
@@ -68,14 +70,14 @@ impl Server {
         drop(self.listener);
         tasks.close();
         let drained = async {
-            watched.shutdown().await;
+            graceful.shutdown().await;
             tasks.wait().await;
         };
         let aborted = match tokio::time::timeout(self.drain, drained).await {
             Ok(()) => 0,
             Err(_) => tasks.len(),
         };
-        end.cancel();
+        abort.cancel();
         tasks.wait().await;
         Stopped { aborted }
     }
