@@ -1,24 +1,27 @@
-//! A process and its signals: one part goes, all go, and the exit code tells why.
+//! Signal handling: graceful shutdown, forced exit, reload, and the exit code.
 //!
-//! *Question.* Whoever runs a process speaks to it in signals and hears from it
-//! one number. What does each signal do, and what does the number say?
+//! *Question.* A supervisor sends signals to a process and reads its exit code.
+//! What does the process do at each signal, and what does the exit code report?
 //!
-//! *Idea.* Register first: a signal that comes during the start must not kill.
-//! The first SIGTERM, SIGINT or SIGQUIT **asks**: it cancels the token of the
-//! [group](crate::group) in which all parts run. The second **insists**: the
-//! process exits at once. SIGHUP means "read your configuration again". Every
-//! other signal keeps its default. All that is heard by a thread of its own, since
-//! what hangs may have taken every other one.
+//! *Idea.* Register the signals first: a signal during startup must not kill
+//! the process. The first SIGTERM, SIGINT or SIGQUIT begins **graceful
+//! shutdown**: it cancels the token of the [group](crate::group) in which all
+//! parts run. The second one **forces the exit**: the process exits at once.
+//! SIGHUP reloads the configuration. Every other signal keeps its disposition.
+//! A separate thread handles the signals, since parts may block all other
+//! threads.
 //!
-//! *Guarantee.* Asked to stop, the process exits with 0 when every part has
-//! ended. If a part fails, or ends without being asked to, the others are
-//! stopped and the code is 1. A second signal *n* ends it at once with 128 + *n*,
-//! as if it had killed. A reload that panics takes no signal away.
+//! *Guarantee.* After the first signal, the process exits with 0 when every
+//! part has ended. If a part fails, or ends before its token is cancelled, the
+//! other parts are cancelled and the exit code is 1. A second signal *n* ends
+//! the process at once with the code 128 + *n*, which shells also report for a
+//! process that *n* has killed. A panic in `reload` does not end the signal
+//! handling.
 //!
-//! *Cost.* A thread, which sleeps. Signals of one kind that come faster than they
-//! are heard are one. The handlers stay for the life of the process:
-//! tokio does not give them back. A part that never looks at its token keeps the
-//! process until somebody insists.
+//! *Cost.* A thread, which sleeps between signals. Signals of one kind that
+//! arrive faster than they are handled count as one. tokio never removes its
+//! handlers, so these signals stay caught until the process exits. A part that
+//! ignores its token keeps the process alive until the second signal.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -35,7 +38,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> ExitCode {
-//!     run(start, || println!("again")).await.into()
+//!     run(start, || println!("reload")).await.into()
 //! }
 //! ```
 
@@ -51,20 +54,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::group::Group;
 
-/// Whatever a part fails with.
+/// The error of a part.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What the process is made of: a server, a consumer. It ends when the token is
-/// cancelled that `start` was given.
+/// A part of the process, such as a server or a consumer. It ends when the
+/// token that was passed to `start` is cancelled.
 pub type Part = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
-/// Starts a process of parts, runs it until a signal or a failure ends it, and
-/// returns its exit code. `reload` is called at each SIGHUP, in this runtime, and
-/// must not block. Once in a process: its signals are this one's to the end.
+/// Runs the parts of a process until a signal or a failure ends them, and
+/// returns the exit code.
+///
+/// Calls `reload` at each SIGHUP, in the context of the current runtime.
+/// `reload` must not block. Call `run` at most once in a process: its signal
+/// handlers stay until the process exits.
 ///
 /// # Panics
 ///
-/// With what a part has panicked with, once the others have ended.
+/// If a part panics. The panic is raised again once the other parts have ended.
 pub async fn run<F>(
     start: impl FnOnce(CancellationToken) -> F,
     reload: impl FnMut() + Send + 'static,
@@ -72,7 +78,7 @@ pub async fn run<F>(
 where
     F: Future<Output = Result<Vec<Part>, BoxError>>,
 {
-    match parts(start, reload).await {
+    match run_parts(start, reload).await {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("error: {error}");
@@ -81,7 +87,7 @@ where
     }
 }
 
-async fn parts<F>(
+async fn run_parts<F>(
     start: impl FnOnce(CancellationToken) -> F,
     reload: impl FnMut() + Send + 'static,
 ) -> Result<(), BoxError>
@@ -89,8 +95,8 @@ where
     F: Future<Output = Result<Vec<Part>, BoxError>>,
 {
     let stop = CancellationToken::new();
-    // Before anything else: from here on no signal is lost, and none kills.
-    hear(stop.clone(), reload).await?;
+    // Before anything else: from here on, no signal is lost, and none kills.
+    handle_signals(stop.clone(), reload).await?;
 
     let mut group = Group::new(&stop);
     for part in start(group.token()).await? {
@@ -99,41 +105,43 @@ where
             part.await?;
             match token.is_cancelled() {
                 true => Ok(()),
-                false => Err("a part has ended, and was not asked to".into()),
+                false => Err("a part ended before its cancellation".into()),
             }
         });
     }
     group.wait().await
 }
 
-/// Starts to hear signals, until the process exits. In a runtime of its own: it
-/// does also while parts block all threads of theirs, and after its end.
-async fn hear(
+/// Starts a thread that handles signals until the process exits, and waits
+/// until the signals are registered. The thread has a runtime of its own, so it
+/// works while parts block all threads of their runtime, and after that
+/// runtime's end.
+async fn handle_signals(
     stop: CancellationToken,
     reload: impl FnMut() + Send + 'static,
 ) -> io::Result<()> {
-    let (tell, told) = oneshot::channel();
-    let home = Handle::current();
-    let hear = move || {
+    let (registered, is_registered) = oneshot::channel();
+    let parts_runtime = Handle::current();
+    let handle = move || {
         let runtime = Builder::new_current_thread().enable_io().build();
-        let hears = runtime.and_then(|runtime| {
+        let ready = runtime.and_then(|runtime| {
             let signals = runtime.block_on(async { Signals::register() })?;
             Ok((runtime, signals))
         });
-        match hears {
+        match ready {
             Ok((runtime, signals)) => {
-                let _ = tell.send(Ok(()));
-                runtime.block_on(signals.handle(stop, reload, home));
+                let _ = registered.send(Ok(()));
+                runtime.block_on(signals.handle(stop, reload, parts_runtime));
             }
-            Err(error) => drop(tell.send(Err(error))),
+            Err(error) => drop(registered.send(Err(error))),
         }
     };
     let thread = thread::Builder::new().name("signals".to_owned());
-    thread.spawn(hear)?;
-    told.await.expect("it tells")
+    thread.spawn(handle)?;
+    is_registered.await.expect("the thread sends one result")
 }
 
-/// The signals that this process hears instead of dying of them.
+/// The signals that this process catches.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -151,16 +159,16 @@ impl Signals {
         })
     }
 
-    /// Until the process exits.
+    /// Handles signals until the process exits.
     async fn handle(
         mut self,
         stop: CancellationToken,
         mut reload: impl FnMut(),
-        home: Handle,
+        parts_runtime: Handle,
     ) {
         let mut reload = move || {
-            // What it spawns is no business of this thread.
-            let _home = home.enter();
+            // Tasks that `reload` spawns run in the runtime of the parts.
+            let _context = parts_runtime.enter();
             reload();
         };
         loop {
@@ -169,8 +177,9 @@ impl Signals {
                 _ = self.interrupt.recv() => SignalKind::interrupt(),
                 _ = self.quit.recv() => SignalKind::quit(),
                 _ = self.hangup.recv() => {
-                    // It has been printed by then. If it ended this loop, the
-                    // signals would be heard by nobody, and kill nobody.
+                    // The panic hook has printed the message already. If the
+                    // panic ended this loop, later signals would neither be
+                    // handled nor kill the process.
                     let _ = catch_unwind(AssertUnwindSafe(&mut reload));
                     continue;
                 }

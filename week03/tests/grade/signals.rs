@@ -16,80 +16,89 @@ use tokio_util::sync::CancellationToken;
 use week03::drain::Server;
 use week03::signals::{BoxError, Part, run};
 
-/// Nothing that has to happen takes longer. Counted in turns, which a machine
-/// that is slow takes more slowly.
-const TURN: Duration = Duration::from_millis(5);
-const TURNS: u32 = 500;
+/// The time between two checks of a condition. Limits are counted in ticks, so
+/// they are longer on a slow machine.
+const TICK: Duration = Duration::from_millis(5);
 
-/// A process that starts is read from a disk, and somebody's program may have
-/// more to do.
-const MORE_TURNS: u32 = 2000;
+/// The limit for an event that has to come at once.
+const TICKS: u32 = 500;
 
-/// No answer takes longer, and none that is graded comes near.
+/// The same for the start of a process, and for every event of another program.
+const LONG_TICKS: u32 = 2000;
+
+/// The limit for a response and for a printed line.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-/// Looks once a turn. Whether it has come true.
-fn in_time(turns: u32, mut is_true: impl FnMut() -> bool) -> bool {
-    (0..turns).any(|_| {
-        let is_true = is_true();
+/// Checks `condition` once in each tick. Returns whether it became true.
+fn becomes_true(ticks: u32, mut condition: impl FnMut() -> bool) -> bool {
+    (0..ticks).any(|_| {
+        let is_true = condition();
         if !is_true {
-            thread::park_timeout(TURN);
+            thread::park_timeout(TICK);
         }
         is_true
     })
 }
 
-/// A program of one's own to grade, in place of this one.
+/// The command of another program to grade, in place of the grader's own child.
 const PROGRAM: &str = "WB_PROGRAM";
 
-/// Where the program listens.
+/// The address on which the process has to listen.
 const ADDRESS: &str = "ADDRESS";
 
-/// This program is the child, and of this kind: it serves at once, or does not
-/// before it is told to stop, or has a part that fails then, or blocks its only
-/// thread, or leaves a thread behind that blocks.
+/// If this variable is set, this program is the child, of one of these kinds:
+/// it serves at once, its `start` waits for the cancellation, its part fails
+/// after the cancellation, its part blocks the only thread of the runtime, or a
+/// blocking task is left when `run` has returned.
 const CHILD: &str = "WB_SIGNALS_CHILD";
 const SERVES: &str = "serves";
-const STARTS: &str = "starts";
-const FAILS: &str = "fails";
-const BLOCKS: &str = "blocks";
-const LINGERS: &str = "lingers";
+const WAITS_IN_START: &str = "waits in start";
+const FAILS_IN_SHUTDOWN: &str = "fails in shutdown";
+const BLOCKS_THE_THREAD: &str = "blocks the thread";
+const BLOCKS_AFTER_RUN: &str = "blocks after run";
 
-/// What it says once it has begun to start, has ended that, has reloaded, has a
-/// part that blocks, and has returned from `run`.
+/// Lines that the child prints: `start` or the part has begun, `start` has
+/// completed, `reload` has been called, the part blocks, and `run` has
+/// returned.
 const STARTING: &str = "starting";
 const STARTED: &str = "started";
 const RELOADED: &str = "reloaded";
 const BLOCKED: &str = "blocked";
 const RETURNED: &str = "returned";
 
-/// The test that is the child where it is asked to.
-const IS_CHILD: &str = "signals::stops::a_process_that_is_idle_ends_at_once";
+/// The test that runs the child, if [`CHILD`] is set.
+const CHILD_TEST: &str =
+    "signals::shutdown::an_idle_process_exits_with_0_at_the_first_signal";
 
-/// The process under grading. Killed on drop.
+/// The process that is graded. Killed on drop.
 struct Process {
     child: Child,
     address: SocketAddr,
     /// The lines that it prints.
-    said: mpsc::Receiver<String>,
-    /// How long it may take to do what it has to.
-    turns: u32,
+    lines: mpsc::Receiver<String>,
+    /// The limit for each event.
+    ticks: u32,
 }
 
 impl Process {
-    /// One that serves.
+    /// Starts a process that serves.
     fn start() -> Self {
-        // Somebody else may take a port just then.
+        let mut seen = String::new();
+        // Another program may take the port just then.
         for _ in 0..3 {
-            let mut process = Self::at(free_port());
-            if process.serves() {
+            let mut process = Self::start_at(free_port());
+            if process.listens() {
                 return process;
             }
+            seen = process.end().to_string();
         }
-        panic!("it ends at once, and does not serve on its {ADDRESS}");
+        panic!(
+            "expected the process to listen on the address in `{ADDRESS}`; it \
+             ended before that, in each of 3 starts: {seen}"
+        );
     }
 
-    fn at(address: SocketAddr) -> Self {
+    fn start_at(address: SocketAddr) -> Self {
         let mut command = match env::var(PROGRAM) {
             Ok(program) => {
                 let mut shell = Command::new("/bin/sh");
@@ -104,135 +113,202 @@ impl Process {
     fn spawn(command: &mut Command, address: SocketAddr) -> Self {
         let command = command.env(ADDRESS, address.to_string());
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = child.spawn().expect("it starts");
-        let stdout = child.stdout.take().expect("it is piped");
-        let (say, said) = mpsc::channel();
+        let mut child = child.spawn().expect("cannot start the process");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (line_sender, lines) = mpsc::channel();
         thread::spawn(move || {
-            let lines = BufReader::new(stdout).lines();
-            // To the end, so that it can go on printing.
-            lines.map_while(Result::ok).for_each(|line| drop(say.send(line)));
+            let stdout = BufReader::new(stdout).lines();
+            // Reads to the end, so that the process never blocks on a full
+            // pipe.
+            stdout
+                .map_while(Result::ok)
+                .for_each(|line| drop(line_sender.send(line)));
         });
-        Self { child, address, said, turns: MORE_TURNS }
+        Self { child, address, lines, ticks: LONG_TICKS }
     }
 
-    /// Waits until its port is open, or it has ended.
-    fn serves(&mut self) -> bool {
+    fn limit(&self) -> Duration {
+        TICK * self.ticks
+    }
+
+    /// Waits until the port is open, or the process has ended. Returns whether
+    /// it still runs.
+    fn listens(&mut self) -> bool {
         let mut has_ended = false;
-        let has_begun = in_time(self.turns, || {
-            let ended = self.child.try_wait().expect("a child of ours");
+        let has_begun = becomes_true(self.ticks, || {
+            let ended = self.child.try_wait().expect("a child process");
             has_ended = ended.is_some();
             has_ended || TcpStream::connect(self.address).is_ok()
         });
-        assert!(has_begun, "it does not open {ADDRESS}");
-        self.is_ready();
+        assert!(
+            has_begun,
+            "expected the process to listen on {}, the address in \
+             `{ADDRESS}`; clients cannot connect {:?} after its start",
+            self.address,
+            self.limit()
+        );
+        self.startup_is_over();
         !has_ended
     }
 
-    /// It has started: what is asked of it from now on, it does at once.
-    fn is_ready(&mut self) {
+    /// From now on, the grader's own child has to react at once.
+    fn startup_is_over(&mut self) {
         if !is_foreign() {
-            self.turns = TURNS;
+            self.ticks = TICKS;
         }
     }
 
-    /// One of ours, which has begun to start.
-    fn starts(kind: &str) -> Self {
+    /// Starts the grader's own child, and waits until `start` or its part runs.
+    fn start_child(kind: &str) -> Self {
         let mut process = Self::spawn(&mut own_child(kind), free_port());
-        assert!(process.says(STARTING), "it does not start");
-        process.is_ready();
+        assert!(
+            process.prints(STARTING),
+            "expected `run` to call `start` and to run its parts; this has not \
+             happened within {DEADLINE:?}"
+        );
+        process.startup_is_over();
         process
     }
 
-    /// Waits until one of ours says this.
-    fn says(&self, what: &str) -> bool {
-        let mut said = iter::from_fn(|| self.said.recv_timeout(DEADLINE).ok());
-        said.any(|line| line.ends_with(what))
+    /// Waits until the child prints `line`. Returns false if it does not.
+    fn prints(&self, line: &str) -> bool {
+        let mut lines =
+            iter::from_fn(|| self.lines.recv_timeout(DEADLINE).ok());
+        lines.any(|printed| printed.ends_with(line))
     }
 
-    /// Sends it a hangup, and waits for what that does.
-    fn reloads(&mut self) {
-        self.gets(Signal::HUP);
-        if !self.says(RELOADED) {
-            match self.child.try_wait().expect("a child of ours") {
-                Some(status) => panic!("{}, at a hangup", Ended(status)),
-                None => panic!("it does not reload"),
-            }
+    /// Sends SIGHUP, and waits until `reload` has been called.
+    fn reload(&mut self) {
+        self.send(Signal::HUP);
+        if !self.prints(RELOADED) {
+            let seen = match self.child.try_wait().expect("a child process") {
+                Some(status) => Ended(status).to_string(),
+                None => format!("it was not called within {DEADLINE:?}"),
+            };
+            panic!("expected a call of `reload` after SIGHUP; {seen}");
         }
     }
 
-    fn gets(&self, signal: Signal) {
+    fn send(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("it still runs");
+        if let Err(error) = kill_process(pid, signal) {
+            let signal = name(signal);
+            panic!("the process ended before {signal} was sent: {error}");
+        }
     }
 
     fn request(&self, path: &str) -> Request {
-        let mut stream = TcpStream::connect(self.address).expect("a port");
+        let address = self.address;
+        let mut stream = TcpStream::connect(address).unwrap_or_else(|error| {
+            panic!("cannot connect to {address} for GET {path}: {error}")
+        });
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
         );
-        stream.write_all(request.as_bytes()).expect("it reads");
-        Request { stream }
+        if let Err(error) = stream.write_all(request.as_bytes()) {
+            panic!("cannot send GET {path}: {error}");
+        }
+        Request { path: path.to_owned(), stream }
     }
 
-    /// The body of an answer that comes at once.
+    /// Returns the body of a response that comes at once.
     fn body(&self, path: &str) -> String {
-        let answer = self.request(path).answer();
-        let answer = answer.unwrap_or_else(|| panic!("no answer to {path}"));
-        answer.trim().to_owned()
+        self.request(path).body("while the process serves").trim().to_owned()
     }
 
-    /// A request that has begun, and ends when it is let go on.
-    fn slow(&self) -> Request {
-        // Of somebody's program by itself: nobody can tell it.
-        self.begun(if is_foreign() { "/slow?ms=1000" } else { "/waits" })
+    /// Begins a request that is in flight until [`release`](Self::release).
+    fn slow_request(&self) -> Request {
+        // The grader cannot release a request of another program.
+        self.begin(if is_foreign() { "/slow?ms=1000" } else { "/waits" })
     }
 
-    /// One that does not end.
-    fn very_slow(&self) -> Request {
-        self.begun(if is_foreign() { "/slow?ms=60000" } else { "/waits" })
+    /// Begins a request that stays in flight.
+    fn endless_request(&self) -> Request {
+        self.begin(if is_foreign() { "/slow?ms=60000" } else { "/waits" })
     }
 
-    fn begun(&self, path: &str) -> Request {
+    fn begin(&self, path: &str) -> Request {
         let request = self.request(path);
         if is_foreign() {
-            // It was sent before all these, which have been answered.
+            // After these responses, the earlier request has surely arrived.
             (0..20).for_each(|_| drop(self.body("/version")));
         } else {
-            let has_begun = in_time(self.turns, || self.body("/begun") == "1");
-            assert!(has_begun, "a request is not let in");
+            let has_begun =
+                becomes_true(self.ticks, || self.body("/begun") == "1");
+            assert!(has_begun, "the handler of GET {path} was not called");
         }
         request
     }
 
-    fn lets_go_on(&mut self) {
+    fn release(&mut self) {
         if !is_foreign() {
-            // The end of its input says so.
+            // The child reads its stdin to the end, and then releases a
+            // request.
             drop(self.child.stdin.take());
         }
     }
 
-    /// Waits until nobody is let in any more.
-    fn closes(&self) {
-        let is_closed =
-            in_time(self.turns, || TcpStream::connect(self.address).is_err());
-        assert!(is_closed, "it still lets clients in");
+    /// Waits until the port is closed.
+    fn closes_its_port(&self, when: &str) {
+        let is_closed = becomes_true(self.ticks, || {
+            TcpStream::connect(self.address).is_err()
+        });
+        assert!(
+            is_closed,
+            "expected the port to be closed {when}; clients can still connect \
+             to {} after {:?}",
+            self.address,
+            self.limit()
+        );
     }
 
-    /// Waits for its end.
-    fn ends(&mut self) -> Ended {
+    /// Waits until the process exits.
+    fn exit(&mut self, when: &str) -> Ended {
         let mut ended = None;
-        let has_ended = in_time(self.turns, || {
-            ended = self.child.try_wait().expect("our child");
+        let has_ended = becomes_true(self.ticks, || {
+            ended = self.child.try_wait().expect("a child process");
             ended.is_some()
         });
-        assert!(has_ended, "it runs on");
-        Ended(ended.expect("it has"))
+        assert!(
+            has_ended,
+            "expected the process to exit {when}; it still runs after {:?}",
+            self.limit()
+        );
+        Ended(ended.expect("the process has ended"))
+    }
+
+    /// Returns how a process ended that has already ended.
+    fn end(&mut self) -> Ended {
+        Ended(self.child.wait().expect("a child process"))
+    }
+
+    #[track_caller]
+    fn exits_with(&mut self, code: i32, when: &str) {
+        let ended = self.exit(when);
+        assert!(
+            ended.code() == code,
+            "expected exit code {code} {when}; {ended}"
+        );
+    }
+
+    /// Checks for exit code 1, or for any code but 0 of another program.
+    #[track_caller]
+    fn exits_with_a_failure(&mut self, when: &str) {
+        if is_foreign() {
+            let ended = self.exit(when);
+            assert!(
+                ended.code() > 0,
+                "expected an exit code other than 0 {when}; {ended}"
+            );
+        } else {
+            self.exits_with(1, when);
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has ended already where a test has ended it.
+        // Both fail if a test has already waited for the end of the process.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -242,8 +318,8 @@ impl Drop for Process {
 struct Ended(ExitStatus);
 
 impl Ended {
-    /// As a shell and a supervisor show it: whoever is killed by a signal, and
-    /// whoever exits as if it were, look the same.
+    /// Returns the exit code as shells report it: 128 + *n* for a process that
+    /// signal *n* has killed, and for a process that exits with this code.
     fn code(&self) -> i32 {
         let signal = || 128 + self.0.signal().expect("no code, so a signal");
         self.0.code().unwrap_or_else(signal)
@@ -253,312 +329,359 @@ impl Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.code(), self.0.signal()) {
-            (Some(code), _) => write!(f, "it exits with {code}"),
-            (None, Some(signal)) => write!(f, "signal {signal} kills it"),
-            (None, None) => write!(f, "{}", self.0),
+            (Some(code), _) => {
+                write!(f, "the process exited with code {code}")
+            }
+            (None, Some(signal)) => {
+                write!(f, "the process was killed by signal {signal}")
+            }
+            (None, None) => write!(f, "the process ended with {}", self.0),
         }
     }
 }
 
-#[track_caller]
-fn exits_with(code: i32, ended: &Ended, when: &str) {
-    assert!(ended.code() == code, "{ended}, and not with {code}, {when}");
-}
-
-/// As one types it.
 fn name(signal: Signal) -> &'static str {
     let names = [
         (Signal::TERM, "SIGTERM"),
         (Signal::INT, "SIGINT"),
         (Signal::QUIT, "SIGQUIT"),
+        (Signal::HUP, "SIGHUP"),
         (Signal::USR1, "SIGUSR1"),
         (Signal::USR2, "SIGUSR2"),
         (Signal::ALARM, "SIGALRM"),
+        (Signal::WINCH, "SIGWINCH"),
+        (Signal::CHILD, "SIGCHLD"),
+        (Signal::URG, "SIGURG"),
+        (Signal::CONT, "SIGCONT"),
     ];
     let found = names.iter().find(|(of, _)| *of == signal);
     found.expect("a signal of these tests").1
 }
 
 struct Request {
+    path: String,
     stream: TcpStream,
 }
 
 impl Request {
-    /// The body, where the whole answer comes.
-    fn answer(mut self) -> Option<String> {
+    /// Returns the body of the response, or what was seen instead.
+    fn response(mut self) -> Result<String, String> {
         let _ = self.stream.set_read_timeout(Some(DEADLINE));
-        let mut answer = String::new();
-        self.stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+        let mut response = String::new();
+        self.stream
+            .read_to_string(&mut response)
+            .map_err(|error| format!("reading it failed: {error}"))?;
+        let Some((head, body)) = response.split_once("\r\n\r\n") else {
+            return Err(format!("the connection ended after {response:?}"));
+        };
+        match head.starts_with("HTTP/1.1 200") {
+            true => Ok(body.to_owned()),
+            false => Err(format!("the response began with {head:?}")),
+        }
+    }
+
+    #[track_caller]
+    fn body(self, when: &str) -> String {
+        let path = self.path.clone();
+        match self.response() {
+            Ok(body) => body,
+            Err(seen) => panic!(
+                "expected a response with status 200 to GET {path} {when}; \
+                 {seen}"
+            ),
+        }
     }
 }
 
-/// With 1, or with whatever somebody's program says it with.
-#[track_caller]
-fn has_failed(ended: &Ended) {
-    if is_foreign() {
-        assert!(ended.code() > 0, "{ended}: nobody learns that it has failed");
-    } else {
-        exits_with(1, ended, "though a part has failed");
-    }
-}
-
-/// This program, as the child.
-fn own_child(starts: &str) -> Command {
+/// Returns the command that runs this program as the child.
+fn own_child(kind: &str) -> Command {
     let own = env::current_exe().expect("this program's file");
     let mut own = Command::new(own);
-    own.args(["--exact", IS_CHILD, "--nocapture"]).env(CHILD, starts);
+    own.args(["--exact", CHILD_TEST, "--nocapture"]).env(CHILD, kind);
     own
 }
 
-/// Whether the process is somebody's program, of which we know less.
+/// Returns whether another program is graded, about which less is known.
 fn is_foreign() -> bool {
     env::var_os(PROGRAM).is_some()
 }
 
-/// Whether it is ours, or else why only ours can be asked for this.
-fn is_ours(or_else: &str) -> bool {
+/// Returns whether the grader's own child is graded. Otherwise prints why the
+/// test cannot be asked of another program.
+fn is_own_child(why_not: &str) -> bool {
     if is_foreign() {
-        println!("not asked of a program: {or_else}");
+        println!("not asked of a program: {why_not}");
     }
     !is_foreign()
 }
 
-/// Not one of those that the system gives to clients: whoever asks again and
-/// again for such a port while it is closed is given it some day as their own,
-/// and finds themselves. Nor is it opened to try it: a process that another
-/// thread starts just then has it open for a moment longer.
+/// Returns a port below the range that the system gives to clients. In that
+/// range, a client that connects to a closed port again and again may get this
+/// very port as its own, and connect to itself. The port is not opened here: a
+/// process that another thread starts would inherit it for a moment.
 fn free_port() -> SocketAddr {
     static TRIED: AtomicU32 = AtomicU32::new(0);
     let ports = iter::repeat_with(|| {
         let n = std::process::id() + 997 * TRIED.fetch_add(1, Relaxed);
-        let port = 20_000 + u16::try_from(n % 10_000).expect("it is small");
+        let port = 20_000 + u16::try_from(n % 10_000).expect("below 10,000");
         SocketAddr::from(([127, 0, 0, 1], port))
     });
     let mut free = ports.filter(|port| TcpStream::connect(port).is_err());
-    free.next().expect("there is always another")
+    free.next().expect("the iterator is endless")
 }
 
-mod stops {
+mod shutdown {
     use super::*;
 
     #[test]
-    fn the_first_signal_lets_requests_end_and_the_code_is_0() {
+    fn the_first_signal_drains_requests_and_the_exit_code_is_0() {
+        for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+            let when = format!("after {}", name(signal));
+            let mut process = Process::start();
+            let slow = process.slow_request();
+            process.send(signal);
+            process.closes_its_port(&when);
+            process.release();
+            slow.body(&format!("that was in flight at {}", name(signal)));
+            process.exits_with(0, &when);
+        }
+    }
+
+    #[test]
+    fn an_idle_process_exits_with_0_at_the_first_signal() {
+        run_child_if_set();
         for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
             let mut process = Process::start();
-            let slow = process.slow();
-            process.gets(signal);
-            process.closes();
-            process.lets_go_on();
-            let answer = slow.answer();
-            let signal = name(signal);
-            assert!(answer.is_some(), "{signal}: half an answer, or none");
-            exits_with(0, &process.ends(), &format!("after {signal}"));
+            process.send(signal);
+            process.exits_with(0, &format!("after {}", name(signal)));
         }
     }
 
     #[test]
-    fn a_process_that_is_idle_ends_at_once() {
-        be_the_child_if_asked();
-        for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
-            let mut process = Process::start();
-            process.gets(signal);
-            exits_with(0, &process.ends(), &format!("after {}", name(signal)));
-        }
-    }
-
-    #[test]
-    fn a_signal_during_the_start_is_heard() {
-        if !is_ours("nobody knows how long it takes to start") {
+    fn a_signal_during_startup_begins_shutdown_with_exit_code_0() {
+        if !is_own_child("the grader cannot see when its startup begins") {
             return;
         }
-        let mut process = Process::starts(STARTS);
-        process.gets(Signal::TERM);
-        exits_with(0, &process.ends(), "after SIGTERM");
+        let mut process = Process::start_child(WAITS_IN_START);
+        process.send(Signal::TERM);
+        process.exits_with(0, "after SIGTERM during `start`");
     }
 
     #[test]
-    fn a_start_that_is_told_to_stop_ends_by_itself() {
-        if !is_ours("nobody knows what it does in its start") {
+    fn start_completes_when_a_signal_arrives_during_startup() {
+        if !is_own_child("the grader cannot see whether its startup completes")
+        {
             return;
         }
-        let mut process = Process::starts(STARTS);
-        process.gets(Signal::TERM);
-        let _ = process.ends();
-        assert!(process.says(STARTED), "its start is not run to its end");
+        let mut process = Process::start_child(WAITS_IN_START);
+        process.send(Signal::TERM);
+        let ended = process.exit("after SIGTERM during `start`");
+        assert!(
+            process.prints(STARTED),
+            "expected `start` to complete after SIGTERM; {ended} before that"
+        );
     }
 
     #[test]
-    fn what_is_ignored_by_default_stays_so() {
+    fn signals_ignored_by_default_are_still_ignored() {
         let mut process = Process::start();
         for signal in [Signal::WINCH, Signal::CHILD, Signal::URG, Signal::CONT]
         {
-            process.gets(signal);
-            process.body("/version");
+            process.send(signal);
+            let when = format!("after {}", name(signal));
+            process.request("/version").body(&when);
         }
-        process.gets(Signal::TERM);
-        exits_with(0, &process.ends(), "after SIGTERM");
+        process.send(Signal::TERM);
+        process.exits_with(0, "after SIGTERM");
     }
 
     #[test]
-    fn what_kills_by_default_kills() {
-        if !is_ours("it may have a use for these signals") {
+    fn signals_that_kill_by_default_still_kill() {
+        if !is_own_child("it may handle these signals itself") {
             return;
         }
         for signal in [Signal::USR1, Signal::USR2, Signal::ALARM] {
             let mut process = Process::start();
-            process.gets(signal);
-            let (ended, signal) = (process.ends(), name(signal));
+            process.send(signal);
+            let signal = name(signal);
+            let ended = process.exit(&format!("after {signal}"));
             assert!(
                 ended.0.code().is_none(),
-                "{signal} does not kill: {ended}"
+                "expected {signal} to kill the process; {ended}"
             );
         }
     }
 }
 
-mod insists {
+mod second_signal {
     use super::*;
 
-    /// A process that was asked, and then told.
-    fn insisted(first: Signal, second: Signal) -> Ended {
+    /// Sends two signals to a process with a request in flight.
+    fn send_both(first: Signal, second: Signal) -> Ended {
         let mut process = Process::start();
-        let _slow = process.very_slow();
-        process.gets(first);
-        process.closes();
-        process.gets(second);
-        process.ends()
+        let _request = process.endless_request();
+        process.send(first);
+        process.closes_its_port(&format!("after {}", name(first)));
+        process.send(second);
+        process.exit(&after(first, second))
+    }
+
+    fn after(first: Signal, second: Signal) -> String {
+        format!(
+            "after {} and {}, with a request in flight",
+            name(first),
+            name(second)
+        )
     }
 
     #[test]
-    fn a_second_signal_ends_it_at_once() {
+    fn a_second_signal_ends_the_process_at_once() {
         for (first, second) in [
             (Signal::TERM, Signal::TERM),
             (Signal::INT, Signal::INT),
             (Signal::QUIT, Signal::TERM),
         ] {
-            insisted(first, second);
+            send_both(first, second);
         }
     }
 
     #[test]
-    fn the_code_is_then_128_and_the_second_signal() {
+    fn the_exit_code_is_128_plus_the_number_of_the_second_signal() {
         for (first, second) in [
             (Signal::TERM, Signal::TERM),
             (Signal::TERM, Signal::INT),
             (Signal::INT, Signal::QUIT),
         ] {
-            let ended = insisted(first, second);
-            let when = format!("after {} and {}", name(first), name(second));
-            exits_with(128 + second.as_raw(), &ended, &when);
+            let ended = send_both(first, second);
+            let code = 128 + second.as_raw();
+            assert!(
+                ended.code() == code,
+                "expected exit code {code} {}; {ended}",
+                after(first, second)
+            );
         }
     }
 
     #[test]
-    fn a_hangup_does_not_insist() {
-        if !is_ours("nobody sees when it has reloaded") {
+    fn sighup_during_shutdown_reloads_and_does_not_force_an_exit() {
+        if !is_own_child("the grader cannot see a reload during shutdown") {
             return;
         }
         let mut process = Process::start();
-        let _slow = process.very_slow();
-        process.gets(Signal::TERM);
-        process.closes();
-        process.reloads();
-        process.gets(Signal::INT);
-        let insisted = 128 + Signal::INT.as_raw();
-        exits_with(insisted, &process.ends(), "after SIGTERM and SIGINT");
+        let _request = process.endless_request();
+        process.send(Signal::TERM);
+        process.closes_its_port("after SIGTERM");
+        process.reload();
+        process.send(Signal::INT);
+        let code = 128 + Signal::INT.as_raw();
+        process.exits_with(code, "after SIGTERM, SIGHUP and SIGINT");
     }
 
     #[test]
-    fn it_does_so_where_parts_block_all_threads() {
-        if !is_ours("nobody knows how to block it") {
+    fn a_second_signal_works_while_parts_block_all_runtime_threads() {
+        if !is_own_child("the grader cannot make it block its threads") {
             return;
         }
-        let mut process = Process::starts(BLOCKS);
-        process.gets(Signal::TERM);
-        assert!(process.says(BLOCKED), "its part is not told to stop");
-        process.gets(Signal::TERM);
-        let insisted = 128 + Signal::TERM.as_raw();
-        exits_with(insisted, &process.ends(), "while a part blocks");
+        let mut process = Process::start_child(BLOCKS_THE_THREAD);
+        process.send(Signal::TERM);
+        assert!(
+            process.prints(BLOCKED),
+            "expected SIGTERM to cancel the token of the part; it was not \
+             cancelled within {DEADLINE:?}"
+        );
+        process.send(Signal::TERM);
+        let code = 128 + Signal::TERM.as_raw();
+        let when = "after a second SIGTERM, while a part blocks the only \
+                    thread of its runtime";
+        process.exits_with(code, when);
     }
 
     #[test]
-    fn it_does_so_where_run_has_returned() {
-        if !is_ours("nobody knows what it does at its end") {
+    fn a_second_signal_works_after_run_has_returned() {
+        if !is_own_child("the grader cannot see when its parts have ended") {
             return;
         }
-        let mut process = Process::starts(LINGERS);
-        process.gets(Signal::TERM);
-        assert!(process.says(RETURNED), "its part has ended, and it runs on");
-        process.gets(Signal::INT);
-        let insisted = 128 + Signal::INT.as_raw();
-        exits_with(insisted, &process.ends(), "while it lingers");
+        let mut process = Process::start_child(BLOCKS_AFTER_RUN);
+        process.send(Signal::TERM);
+        assert!(
+            process.prints(RETURNED),
+            "expected `run` to return after SIGTERM, when its only part has \
+             ended; it did not within {DEADLINE:?}"
+        );
+        process.send(Signal::INT);
+        let code = 128 + Signal::INT.as_raw();
+        let when = "after SIGTERM and SIGINT, while the runtime waits for a \
+                    blocking task";
+        process.exits_with(code, when);
     }
 }
 
-mod fails {
+mod failures {
     use super::*;
 
+    const AFTER_FAILURE: &str = "after a part has failed";
+
     #[test]
-    fn a_port_that_is_taken_ends_it_with_another_code() {
-        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = taken.local_addr().expect("its address");
-        let mut process = Process::at(address);
-        has_failed(&process.ends());
+    fn a_taken_port_ends_the_process_with_a_nonzero_exit_code() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = taken.local_addr().expect("the address of a listener");
+        let mut process = Process::start_at(address);
+        let when = format!("after a start with a taken port, {address}");
+        process.exits_with_a_failure(&when);
     }
 
     #[test]
-    fn one_part_fails_and_the_others_end_in_good_order() {
+    fn a_failed_part_shuts_down_the_other_parts_gracefully() {
         let mut process = Process::start();
-        let slow = process.slow();
-        // Whether this is answered is its own affair.
-        let _ = process.request("/crash").answer();
-        process.closes();
-        process.lets_go_on();
-        assert!(slow.answer().is_some(), "the other part cuts off its request");
-        has_failed(&process.ends());
+        let slow = process.slow_request();
+        // A response to this request is optional.
+        let _ = process.request("/crash").response();
+        process.closes_its_port(AFTER_FAILURE);
+        process.release();
+        slow.body("that was in flight in another part at the failure");
+        process.exits_with_a_failure(AFTER_FAILURE);
     }
 
     #[test]
-    fn one_part_ends_unasked_and_takes_the_others_along() {
-        if !is_ours("not each one has a part that ends by itself") {
+    fn a_part_that_returns_ok_before_cancellation_has_failed() {
+        if !is_own_child("no HTTP path makes one of its parts return early") {
             return;
         }
         let mut process = Process::start();
-        let slow = process.slow();
-        let _ = process.request("/leave").answer();
-        process.closes();
-        process.lets_go_on();
-        assert!(slow.answer().is_some(), "the other part cuts off its request");
-        exits_with(1, &process.ends(), "though a part has failed");
+        let slow = process.slow_request();
+        let _ = process.request("/return").response();
+        process.closes_its_port("after a part has returned `Ok` early");
+        process.release();
+        slow.body("that was in flight when another part returned early");
+        process.exits_with(1, "after a part has returned `Ok` early");
     }
 
     #[test]
-    fn a_part_that_fails_when_it_is_told_to_stop_has_failed() {
-        if !is_ours("not each one has a part that fails then") {
+    fn a_part_that_fails_during_shutdown_makes_the_exit_code_1() {
+        if !is_own_child("no HTTP path makes one of its parts fail in shutdown")
+        {
             return;
         }
-        let mut process = Process::starts(FAILS);
-        process.gets(Signal::TERM);
-        exits_with(1, &process.ends(), "though a part has failed");
+        let mut process = Process::start_child(FAILS_IN_SHUTDOWN);
+        process.send(Signal::TERM);
+        process.exits_with(1, "after a part has failed during shutdown");
     }
 
     #[test]
-    fn the_first_signal_after_a_failure_asks() {
-        if !is_ours("it may take that for the second signal") {
+    fn the_first_signal_after_a_failure_does_not_force_an_exit() {
+        if !is_own_child("it may count the failure as the first signal") {
             return;
         }
         let mut process = Process::start();
-        let slow = process.slow();
-        let _ = process.request("/crash").answer();
-        process.closes();
-        process.gets(Signal::TERM);
-        // Has it been heard? Surely before so many of these.
-        (0..50).for_each(|_| process.reloads());
-        process.lets_go_on();
-        assert!(slow.answer().is_some(), "it insists");
-        exits_with(1, &process.ends(), "though a part has failed");
+        let slow = process.slow_request();
+        let _ = process.request("/crash").response();
+        process.closes_its_port(AFTER_FAILURE);
+        process.send(Signal::TERM);
+        // After so many reloads, SIGTERM has surely been handled, too.
+        (0..50).for_each(|_| process.reload());
+        process.release();
+        slow.body("that was in flight at a failure and the first SIGTERM");
+        process.exits_with(1, AFTER_FAILURE);
     }
 }
 
@@ -566,98 +689,109 @@ mod reloads {
     use super::*;
 
     #[test]
-    fn each_hangup_reloads_and_loses_nothing() {
+    fn each_sighup_reloads_and_no_request_is_lost() {
         let mut process = Process::start();
-        let slow = process.slow();
+        let slow = process.slow_request();
         let version = || process.body("/version").parse::<u32>();
-        let first = version().expect("a version is a number");
-        for version_after in first + 1..first + 4 {
-            process.gets(Signal::HUP);
+        let first = version().unwrap_or_else(|error| {
+            panic!("expected a number as the body of /version: {error}")
+        });
+        for expected in first + 1..first + 4 {
+            process.send(Signal::HUP);
             let reloads =
-                in_time(process.turns, || version() == Ok(version_after));
-            assert!(reloads, "no reload: {:?}", version());
+                becomes_true(process.ticks, || version() == Ok(expected));
+            assert!(
+                reloads,
+                "expected version {expected} after SIGHUP; seen: {:?}",
+                version()
+            );
         }
-        process.lets_go_on();
-        assert!(slow.answer().is_some(), "a request is lost by a reload");
-        process.gets(Signal::TERM);
-        exits_with(0, &process.ends(), "after SIGTERM");
+        process.release();
+        slow.body("that was in flight during SIGHUP");
+        process.send(Signal::TERM);
+        process.exits_with(0, "after SIGTERM");
     }
 
     #[test]
-    fn a_reload_that_panics_takes_no_signal_away() {
-        if !is_ours("not each one can be made to panic") {
+    fn signals_are_still_handled_after_a_panic_in_reload() {
+        if !is_own_child("no HTTP path makes its reload panic") {
             return;
         }
         let mut process = Process::start();
-        let slow = process.slow();
-        process.body("/trap");
-        process.gets(Signal::HUP);
+        let slow = process.slow_request();
+        process.body("/let_reload_panic");
+        process.send(Signal::HUP);
+        let panics = becomes_true(process.ticks, || {
+            process.body("/version") == "panicked"
+        });
+        assert!(panics, "SIGHUP did not call `reload`");
+        process.send(Signal::HUP);
         let reloads =
-            in_time(process.turns, || process.body("/version") == "sprung");
-        assert!(reloads, "no reload");
-        process.gets(Signal::HUP);
-        let reloads =
-            in_time(process.turns, || process.body("/version") == "1");
-        assert!(reloads, "no reload after one that has panicked");
-        process.gets(Signal::TERM);
-        process.lets_go_on();
-        assert!(slow.answer().is_some(), "a request is lost by a reload");
-        exits_with(0, &process.ends(), "after a panic in a reload");
+            becomes_true(process.ticks, || process.body("/version") == "1");
+        assert!(
+            reloads,
+            "SIGHUP did not call `reload` again after a call that panicked"
+        );
+        process.send(Signal::TERM);
+        process.release();
+        slow.body("that was in flight at a panic in `reload`");
+        process.exits_with(0, "after a panic in `reload` and SIGTERM");
     }
 }
 
-/// Where this program is the child: does not return.
-fn be_the_child_if_asked() {
+/// Runs the child if [`CHILD`] is set, and does not return then.
+fn run_child_if_set() {
     let Ok(kind) = env::var(CHILD) else { return };
     let mut threads = match &*kind {
-        BLOCKS => Builder::new_current_thread(),
+        BLOCKS_THE_THREAD => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
     let runtime = threads.enable_all().build().expect("a runtime");
     let code = runtime.block_on(async {
-        let site = Arc::new(Site::new());
-        let (reloaded, told) = (Arc::clone(&site), Arc::clone(&site));
+        let service = Arc::new(Service::new());
+        let reloaded = Arc::clone(&service);
+        let released = Arc::clone(&service);
         thread::spawn(move || {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
-            told.go_on.add_permits(1);
+            released.release.add_permits(1);
         });
         let start = async |stop: CancellationToken| match &*kind {
-            SERVES => site.start(stop).await,
-            STARTS => {
+            SERVES => service.start(stop).await,
+            WAITS_IN_START => {
                 println!("{STARTING}");
                 stop.cancelled().await;
                 tokio::task::yield_now().await;
                 println!("{STARTED}");
                 Ok(Vec::new())
             }
-            FAILS => part(async move {
+            FAILS_IN_SHUTDOWN => single_part(async move {
                 stop.cancelled().await;
-                Err("it has failed".into())
+                Err("a part failed during shutdown".into())
             }),
-            BLOCKS => part(async move {
+            BLOCKS_THE_THREAD => single_part(async move {
                 stop.cancelled().await;
                 println!("{BLOCKED}");
-                for_ever()
+                block_forever()
             }),
-            LINGERS => part(async move {
-                tokio::task::spawn_blocking(for_ever);
+            BLOCKS_AFTER_RUN => single_part(async move {
+                tokio::task::spawn_blocking(block_forever);
                 stop.cancelled().await;
                 Ok(())
             }),
-            _ => unreachable!("no such kind"),
+            _ => unreachable!("no such kind of child"),
         };
         run(start, move || reloaded.reload()).await
     });
-    if kind == LINGERS {
+    if kind == BLOCKS_AFTER_RUN {
         println!("{RETURNED}");
     }
-    // As at the end of a `main` that is async: it waits for what blocks.
+    // As at the end of an async `main`: waits for blocking tasks.
     drop(runtime);
     std::process::exit(code.into());
 }
 
-/// A process of one part, which says when it has begun: all is started by then.
-fn part<F>(part: F) -> Result<Vec<Part>, BoxError>
+/// Returns one part, which prints [`STARTING`] when it runs.
+fn single_part<F>(part: F) -> Result<Vec<Part>, BoxError>
 where
     F: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
@@ -667,41 +801,42 @@ where
     })])
 }
 
-fn for_ever() -> Result<(), BoxError> {
+fn block_forever() -> Result<(), BoxError> {
     loop {
         thread::park();
     }
 }
 
-/// What the child shows of itself.
-struct Site {
+/// The state of the child of kind [`SERVES`].
+struct Service {
     version: AtomicU32,
-    /// Requests that have begun to wait.
+    /// The number of requests that have begun to wait.
     begun: AtomicU32,
-    /// Lets one go on.
-    go_on: Semaphore,
-    /// How its second part ends.
+    /// Each permit lets one waiting request complete.
+    release: Semaphore,
+    /// Makes the second part fail.
     crash: Notify,
-    leave: Notify,
-    trap: AtomicU32,
+    /// Makes the second part return `Ok`.
+    early_return: Notify,
+    reload_panic: AtomicU32,
 }
 
-/// A drain that no test outlives.
+/// A drain timeout longer than any test.
 const A_DAY: Duration = Duration::from_secs(86_400);
 
-/// The next reload panics; it has.
-const SET: u32 = 1;
-const SPRUNG: u32 = 2;
+/// Values of `reload_panic`: the next call panics, or the last call panicked.
+const NEXT: u32 = 1;
+const PANICKED: u32 = 2;
 
-impl Site {
+impl Service {
     fn new() -> Self {
         Self {
             version: AtomicU32::new(0),
             begun: AtomicU32::new(0),
-            go_on: Semaphore::new(0),
+            release: Semaphore::new(0),
             crash: Notify::new(),
-            leave: Notify::new(),
-            trap: AtomicU32::new(0),
+            early_return: Notify::new(),
+            reload_panic: AtomicU32::new(0),
         }
     }
 
@@ -713,60 +848,67 @@ impl Site {
         let router = Arc::clone(&self).router();
         let server = Server::bind(address, router, A_DAY).await?;
         let token = stop.clone();
-        let serves: Part = Box::pin(async {
+        let serve: Part = Box::pin(async {
             server.serve(token).await;
             Ok(())
         });
         let other: Part = Box::pin(async move {
             tokio::select! {
                 () = stop.cancelled() => Ok(()),
-                () = self.crash.notified() => Err("it has crashed".into()),
-                () = self.leave.notified() => Ok(()),
+                () = self.crash.notified() => Err("a part failed".into()),
+                () = self.early_return.notified() => Ok(()),
             }
         });
-        Ok(vec![serves, other])
+        Ok(vec![serve, other])
     }
 
     fn router(self: Arc<Self>) -> Router {
-        let with = |tell: fn(&Self) -> String| {
-            let site = Arc::clone(&self);
-            get(async move || tell(&site))
+        let with = |respond: fn(&Self) -> String| {
+            let service = Arc::clone(&self);
+            get(async move || respond(&service))
         };
         Router::new()
             .route("/version", with(Self::version))
-            .route("/crash", with(|site| told(&site.crash)))
-            .route("/leave", with(|site| told(&site.leave)))
+            .route("/crash", with(|service| notify(&service.crash)))
+            .route("/return", with(|service| notify(&service.early_return)))
             .route(
-                "/trap",
-                with(|site| site.trap.swap(SET, Relaxed).to_string()),
+                "/let_reload_panic",
+                with(|service| {
+                    service.reload_panic.swap(NEXT, Relaxed).to_string()
+                }),
             )
-            .route("/begun", with(|site| site.begun.load(Relaxed).to_string()))
-            .route("/waits", get(move || self.waits()))
+            .route(
+                "/begun",
+                with(|service| service.begun.load(Relaxed).to_string()),
+            )
+            .route("/waits", get(move || self.wait()))
     }
 
-    async fn waits(self: Arc<Self>) -> &'static str {
+    async fn wait(self: Arc<Self>) -> &'static str {
         self.begun.fetch_add(1, Relaxed);
-        self.go_on.acquire().await.expect("it stays open").forget();
+        self.release.acquire().await.expect("never closed").forget();
         "waited"
     }
 
     fn version(&self) -> String {
-        match self.trap.load(Relaxed) {
-            SPRUNG => "sprung".to_owned(),
+        match self.reload_panic.load(Relaxed) {
+            PANICKED => "panicked".to_owned(),
             _ => self.version.load(Relaxed).to_string(),
         }
     }
 
     fn reload(&self) {
-        let set = self.trap.compare_exchange(SET, SPRUNG, Relaxed, Relaxed);
-        assert!(set.is_err(), "on purpose: a bug in a reload");
-        self.trap.store(0, Relaxed);
+        let next = self
+            .reload_panic
+            .compare_exchange(NEXT, PANICKED, Relaxed, Relaxed);
+        assert!(next.is_err(), "on purpose: a bug in a reload");
+        self.reload_panic.store(0, Relaxed);
         self.version.fetch_add(1, Relaxed);
         println!("{RELOADED}");
     }
 }
 
-fn told(whom: &Notify) -> String {
-    whom.notify_one();
-    "told".to_owned()
+fn notify(part: &Notify) -> String {
+    part.notify_one();
+    "notified".to_owned()
 }

@@ -1,5 +1,5 @@
-//! A process and its signals. Here a thread of its own hears them, also while
-//! the parts keep every other thread busy.
+//! Signal handling and exit codes. As in the answer, a separate thread handles
+//! the signals. In this variant, the parts are plain tasks with a drop guard.
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,13 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// Whatever a part fails with.
+/// The error of a part.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What the process is made of.
+/// A part of the process, such as a server or a consumer.
 pub type Part = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
-/// Runs a process of parts, and returns its exit code.
+/// Runs the parts of a process, and returns the exit code.
 pub async fn run<F>(
     start: impl FnOnce(CancellationToken) -> F,
     reload: impl FnMut() + Send + 'static,
@@ -26,14 +26,14 @@ where
     F: Future<Output = Result<Vec<Part>, BoxError>>,
 {
     let stop = CancellationToken::new();
-    let (ready, is_ready) = oneshot::channel();
+    let (registered, is_registered) = oneshot::channel();
     let token = stop.clone();
     thread::spawn(move || {
-        if let Err(error) = listen(token, reload, ready) {
+        if let Err(error) = handle_signals(token, reload, registered) {
             failed(&error);
         }
     });
-    if is_ready.await.is_err() {
+    if is_registered.await.is_err() {
         return 1;
     }
 
@@ -44,12 +44,14 @@ where
     let spawned = |part: Part| {
         let stop = stop.clone();
         tokio::spawn(async move {
-            // However it ends: one goes, all go.
+            // However the part ends, the other parts are cancelled.
             let stop = stop.drop_guard();
             part.await?;
             match stop.token().is_cancelled() {
                 true => Ok(()),
-                false => Err(BoxError::from("a part has left")),
+                false => {
+                    Err(BoxError::from("a part ended before its cancellation"))
+                }
             }
         })
     };
@@ -68,11 +70,11 @@ fn failed(error: &dyn Error) -> u8 {
     1
 }
 
-/// Until the process exits.
-fn listen(
+/// Handles signals until the process exits.
+fn handle_signals(
     stop: CancellationToken,
     mut reload: impl FnMut(),
-    ready: oneshot::Sender<()>,
+    registered: oneshot::Sender<()>,
 ) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
@@ -80,8 +82,8 @@ fn listen(
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut quit = signal(SignalKind::quit())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let _ = ready.send(());
-        let mut is_told = false;
+        let _ = registered.send(());
+        let mut is_shutting_down = false;
         loop {
             let kind = tokio::select! {
                 _ = terminate.recv() => SignalKind::terminate(),
@@ -92,10 +94,10 @@ fn listen(
                     continue;
                 }
             };
-            if is_told {
+            if is_shutting_down {
                 process::exit(128 + kind.as_raw_value());
             }
-            is_told = true;
+            is_shutting_down = true;
             stop.cancel();
         }
     })

@@ -1,5 +1,5 @@
-//! A process and its signals. Here each signal has a task that listens to it, in a
-//! runtime that is never shut down, and the parts are joined by hand.
+//! Signal handling and exit codes. In this variant, each signal has a task of
+//! its own, in a runtime that is never shut down. A `JoinSet` joins the parts.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -12,13 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Whatever a part fails with.
+/// The error of a part.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What the process is made of.
+/// A part of the process, such as a server or a consumer.
 pub type Part = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
-/// Runs a process of parts, and returns its exit code.
+/// Runs the parts of a process, and returns the exit code.
 pub async fn run<F>(
     start: impl FnOnce(CancellationToken) -> F,
     reload: impl FnMut() + Send + 'static,
@@ -27,7 +27,7 @@ where
     F: Future<Output = Result<Vec<Part>, BoxError>>,
 {
     let stop = CancellationToken::new();
-    if let Err(error) = listen(&stop, reload) {
+    if let Err(error) = handle_signals(&stop, reload) {
         return failed(&error);
     }
     let mut parts = JoinSet::new();
@@ -53,42 +53,43 @@ fn failed(error: &dyn Error) -> u8 {
     1
 }
 
-fn listen(
+/// Registers the signals, and spawns their tasks.
+fn handle_signals(
     stop: &CancellationToken,
     mut reload: impl FnMut() + Send + 'static,
 ) -> std::io::Result<()> {
     let runtime =
         Builder::new_multi_thread().worker_threads(1).enable_io().build()?;
-    // The process has it to its end.
-    let listeners = Box::leak(Box::new(runtime));
-    let _in_it = listeners.enter();
-    let is_told = Arc::new(AtomicBool::new(false));
+    // Never dropped: it runs until the process exits.
+    let runtime = Box::leak(Box::new(runtime));
+    let _context = runtime.enter();
+    let has_begun = Arc::new(AtomicBool::new(false));
     for kind in
         [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()]
     {
-        let mut comes = signal(kind)?;
-        let (stop, is_told) = (stop.clone(), Arc::clone(&is_told));
-        listeners.spawn(async move {
-            while comes.recv().await.is_some() {
-                if is_told.swap(true, Relaxed) {
+        let mut signals = signal(kind)?;
+        let (stop, has_begun) = (stop.clone(), Arc::clone(&has_begun));
+        runtime.spawn(async move {
+            while signals.recv().await.is_some() {
+                if has_begun.swap(true, Relaxed) {
                     exit(128 + kind.as_raw_value());
                 }
                 stop.cancel();
             }
         });
     }
-    let mut hangup = signal(SignalKind::hangup())?;
-    let (again, mut asked) = tokio::sync::mpsc::channel(1);
-    // It may panic there, once for each time.
+    let mut hangups = signal(SignalKind::hangup())?;
+    let (request, mut requests) = tokio::sync::mpsc::channel(1);
+    // A panic of `reload` ends neither this thread nor the task below.
     std::thread::spawn(move || {
-        while asked.blocking_recv().is_some() {
+        while requests.blocking_recv().is_some() {
             let reload = std::panic::AssertUnwindSafe(&mut reload);
             let _ = std::panic::catch_unwind(reload);
         }
     });
-    listeners.spawn(async move {
-        while hangup.recv().await.is_some() {
-            let _ = again.send(()).await;
+    runtime.spawn(async move {
+        while hangups.recv().await.is_some() {
+            let _ = request.send(()).await;
         }
     });
     Ok(())
