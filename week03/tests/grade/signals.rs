@@ -88,6 +88,9 @@ impl Process {
         for _ in 0..3 {
             let mut process = Self::start_at(free_port());
             if process.listens() {
+                // The port is open before startup is over. A response shows
+                // that the parts run.
+                drop(process.body("/version"));
                 return process;
             }
             seen = process.end().to_string();
@@ -783,7 +786,14 @@ fn run_child_if_set() {
         run(start, move || reloaded.reload()).await
     });
     if kind == BLOCKS_AFTER_RUN {
-        println!("{RETURNED}");
+        // Until the runtime shuts down, a task could still receive a signal.
+        let tasks = runtime.metrics();
+        thread::spawn(move || {
+            while tasks.num_alive_tasks() > 0 {
+                thread::park_timeout(TICK);
+            }
+            println!("{RETURNED}");
+        });
     }
     // As at the end of an async `main`: waits for blocking tasks.
     drop(runtime);
