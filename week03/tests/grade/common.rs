@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// The limit of [`soon`].
+/// The limit of [`with_deadline`].
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs `work` on a thread of its own, and returns its result. Panics if `work`
 /// takes longer than [`DEADLINE`], so that a deadlock fails the test.
-pub(crate) fn soon<R: Send + 'static>(
+pub(crate) fn with_deadline<R: Send + 'static>(
     operation: &str,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> R {

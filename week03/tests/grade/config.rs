@@ -11,7 +11,7 @@ use toml::Value;
 use week03::config::{Config, Snapshot, Subscription};
 use week03::layers::{Cause, Error, Layer};
 
-use crate::common::soon;
+use crate::common::with_deadline;
 
 /// The longest time that a test waits for an event.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -418,7 +418,7 @@ mod publishes {
         content.set(&DEFAULTS.replace("80", "81"));
         let reload = || config.reload().map(|now| version_and_port(&now)).ok();
         assert_eq!(
-            soon("a reload whose `validate` calls `snapshot`", reload),
+            with_deadline("a reload whose `validate` calls `snapshot`", reload),
             Some((2, 81)),
             "the snapshot that `reload` returned"
         );
@@ -490,7 +490,7 @@ mod publishes {
             assert_eq!(last, None, "`last_error` after a panic for {text:?}");
             let next = fixture.clone();
             let port = 80 + u16::try_from(version).unwrap();
-            let next = soon("the reload after a panic", move || {
+            let next = with_deadline("the reload after a panic", move || {
                 version_and_port(&next.reload_with_port(port))
             });
             assert_eq!(
@@ -563,9 +563,10 @@ mod notifies {
         fixture.file.set(BROKEN);
         // Another test checks the returned error.
         let _ = fixture.config.reload();
-        soon("a reload whose observer calls `last_error`", move || {
-            fixture.reload_with_port(81)
-        });
+        with_deadline(
+            "a reload whose observer calls `last_error`",
+            move || fixture.reload_with_port(81),
+        );
         let last = calls
             .try_recv()
             .expect("the observer was not called for version 2");
@@ -593,9 +594,10 @@ mod notifies {
             })
         };
         let outer = fixture.clone();
-        soon("a reload whose observer reloads and subscribes", move || {
-            outer.reload_with_port(82)
-        });
+        with_deadline(
+            "a reload whose observer reloads and subscribes",
+            move || outer.reload_with_port(82),
+        );
         assert_eq!(
             fixture.current(),
             (4, 83),
@@ -645,9 +647,10 @@ mod notifies {
             keep(&subscriptions[own], subscription);
         }
         let reloads = fixture.clone();
-        soon("a reload whose observer unsubscribes another", move || {
-            reloads.reload_with_port(81)
-        });
+        with_deadline(
+            "a reload whose observer unsubscribes another",
+            move || reloads.reload_with_port(81),
+        );
         assert_eq!(
             calls.load(Relaxed),
             1,
@@ -667,9 +670,10 @@ mod notifies {
             }
         });
         let reloads = fixture.clone();
-        soon("a reload whose observer reloads and unsubscribes", move || {
-            reloads.reload_with_port(82)
-        });
+        with_deadline(
+            "a reload whose observer reloads and unsubscribes",
+            move || reloads.reload_with_port(82),
+        );
         let mut calls = log.calls();
         calls.retain(|[_, (version, _)]| *version > 3);
         assert!(
@@ -694,7 +698,8 @@ mod notifies {
         for port in [81, 82] {
             let fixture = fixture.clone();
             let reload = move || fixture.reload_with_port(port).value.port;
-            let returned = soon("a reload whose observer panics", reload);
+            let returned =
+                with_deadline("a reload whose observer panics", reload);
             assert_eq!(returned, port, "the port that `reload` returned");
         }
         let changes = [[(1, 80), (2, 81)], [(2, 81), (3, 82)]];
@@ -752,7 +757,7 @@ mod races {
             let _ = done.send((nested.current(), has_no_error));
         });
         keep(&shared, subscription);
-        soon("a reload whose observer subscribes", move || {
+        with_deadline("a reload whose observer subscribes", move || {
             fixture.reload_with_port(81)
         });
         let result = results
@@ -783,7 +788,7 @@ mod races {
                 }
             })
         };
-        soon("a reload whose observer reloads", move || {
+        with_deadline("a reload whose observer reloads", move || {
             fixture.reload_with_port(81)
         });
         let result = results
@@ -813,7 +818,7 @@ mod races {
         let other = fixture.clone();
         let what =
             "a thread that uses the configuration while an observer runs";
-        let result = soon(what, move || {
+        let result = with_deadline(what, move || {
             drop(other.subscribe(|_, _| {}));
             let last = other.config.last_error().map(|error| kind(&error));
             assert_eq!(last, None, "`last_error` while an observer runs");
@@ -865,7 +870,7 @@ mod races {
             };
             let what = "a reload whose layer reads the configuration";
             assert_eq!(
-                soon(what, reload),
+                with_deadline(what, reload),
                 expected.map_err(str::to_owned),
                 "the result of `reload` with {text:?}"
             );
@@ -912,7 +917,7 @@ mod races {
         let second = config.clone();
         let port = move || second.reload().map(|now| now.value.port).ok();
         assert_eq!(
-            soon("the second reload", port),
+            with_deadline("the second reload", port),
             Some(82),
             "the port that the second reload returned"
         );
@@ -940,7 +945,7 @@ mod races {
         let first = thread::spawn(move || reloads.reload_with_port(81).version);
         wait_until_called();
         let reloads = fixture.clone();
-        soon("a reload while an observer runs", move || {
+        with_deadline("a reload while an observer runs", move || {
             reloads.reload_with_port(82)
         });
         let calls = log.calls();
@@ -1051,16 +1056,21 @@ mod races {
                 all
             });
         }
-        let all = soon("a run of 3 writers and 2 readers", move || {
-            thread::scope(|scope| {
-                let writers: Vec<_> =
-                    threads.into_iter().map(|run| scope.spawn(run)).collect();
-                let readers: Vec<_> =
-                    readers.into_iter().map(|run| scope.spawn(run)).collect();
-                let all = writers.into_iter().chain(readers);
-                all.map(|thread| thread.join()).collect::<Vec<_>>()
-            })
-        });
+        let all =
+            with_deadline("a run of 3 writers and 2 readers", move || {
+                thread::scope(|scope| {
+                    let writers: Vec<_> = threads
+                        .into_iter()
+                        .map(|run| scope.spawn(run))
+                        .collect();
+                    let readers: Vec<_> = readers
+                        .into_iter()
+                        .map(|run| scope.spawn(run))
+                        .collect();
+                    let all = writers.into_iter().chain(readers);
+                    all.map(|thread| thread.join()).collect::<Vec<_>>()
+                })
+            });
 
         let mut versions = HashMap::new();
         for snapshot in all

@@ -2,7 +2,7 @@ use std::thread;
 
 use week03::epoch::Swap;
 
-use crate::common::{Ledger, soon};
+use crate::common::{Ledger, with_deadline};
 
 /// The number of later stores within which a replaced value is dropped.
 const STORES: usize = 3;
@@ -171,7 +171,7 @@ mod protects {
         let swap = Swap::new(0);
         let reader = swap.reader();
         let seen = reader.load();
-        soon("a store while a guard is held", {
+        with_deadline("a store while a guard is held", {
             let swap = swap.clone();
             move || (1..=100).for_each(|value| swap.store(value))
         });

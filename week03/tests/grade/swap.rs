@@ -2,7 +2,7 @@ use std::thread;
 
 use week03::swap::{Reader, Swap};
 
-use crate::common::{Ledger, soon};
+use crate::common::{Ledger, with_deadline};
 
 fn reader<T: Send + Sync>(swap: &Swap<T>) -> Reader<T> {
     swap.reader().expect("`reader` returned `None`: expected a free reader")
@@ -138,7 +138,7 @@ mod protects {
         let swap = Swap::new(0, 1);
         let mut reader = reader(&swap);
         let seen = reader.load();
-        soon("a store while a guard is held", {
+        with_deadline("a store while a guard is held", {
             let swap = swap.clone();
             move || (1..=3).for_each(|value| swap.store(value))
         });
@@ -155,8 +155,9 @@ mod protects {
         let (mut first, mut second) = (reader(&swap), reader(&swap));
         let seen = first.load();
         swap.store(1);
-        let other =
-            soon("a load while a guard is held", move || *second.load());
+        let other = with_deadline("a load while a guard is held", move || {
+            *second.load()
+        });
         assert_eq!(
             (*seen, other),
             (0, 1),
