@@ -5,7 +5,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use std::{env, fmt, iter, thread};
+use std::{env, fmt, fs, iter, thread};
 
 use axum::Router;
 use axum::routing::get;
@@ -280,6 +280,20 @@ impl Process {
         Ended(ended.expect("the process has ended"))
     }
 
+    /// Returns whether Linux reports a handler for `signal`. Without `/proc` and
+    /// for another program, whose language may handle every signal, returns
+    /// `false`.
+    fn handles(&self, signal: Signal) -> bool {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(status).unwrap_or_default();
+        let handled = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        let bit = 1 << (signal.as_raw() - 1);
+        !is_foreign() && handled.is_some_and(|mask| mask & bit != 0)
+    }
+
     /// Returns how a process ended that has already ended.
     fn end(&mut self) -> Ended {
         Ended(self.child.wait().expect("a child process"))
@@ -488,8 +502,13 @@ mod shutdown {
     #[test]
     fn signals_ignored_by_default_are_still_ignored() {
         let mut process = Process::start();
-        for signal in [Signal::WINCH, Signal::CHILD, Signal::URG, Signal::CONT]
-        {
+        let ignored = [Signal::WINCH, Signal::CHILD, Signal::URG, Signal::CONT];
+        for signal in ignored {
+            assert!(
+                !process.handles(signal),
+                "expected no handler for {}; /proc reports one",
+                name(signal)
+            );
             process.send(signal);
             let when = format!("after {}", name(signal));
             process.request("/version").body(&when);
