@@ -1,4 +1,4 @@
-//! What a reader types, one module a word.
+//! The subcommands, one module each.
 
 pub(crate) mod check;
 pub(crate) mod compare;

@@ -1,11 +1,10 @@
-//! Why a command cannot go on: one line that says what is wrong, and one that
-//! says what to type.
+//! The error that ends a command: a message, and what the reader can do.
 
 use std::fmt::{self, Display};
 use std::io;
 use std::path::Path;
 
-/// Shown as one line. The exit code is then 2.
+/// An error that ends the command with exit code 2.
 #[derive(Debug)]
 pub(crate) struct Error {
     message: String,
@@ -17,13 +16,13 @@ impl Error {
         Self { message: message.into(), fix: None }
     }
 
-    /// Adds what the reader can type, or do, about it.
+    /// Adds what the reader can do.
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
     }
 
-    /// An I/O error of `operation` ("read", "write", "copy") on `file`.
+    /// Returns the error of `operation` ("read", "write", "copy") on `file`.
     pub(crate) fn file(
         operation: &str,
         file: &Path,
@@ -34,14 +33,15 @@ impl Error {
     }
 }
 
+/// Returns what the reader can do about an I/O error.
 fn fix_of(error: &io::Error) -> Option<String> {
     let fix = match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-            "the workbook writes to its own folder: `git clone` it to a place \
-             where you may write"
+            "the workbook writes to its own folder: `git clone` it to a folder \
+             with write permission"
         }
         io::ErrorKind::StorageFull => {
-            "free some space: `cargo clean` frees the most"
+            "free some disk space: `cargo clean` frees the most"
         }
         _ => return None,
     };
@@ -52,7 +52,9 @@ impl From<workbook::Error> for Error {
     fn from(error: workbook::Error) -> Self {
         use workbook::Error as Cause;
         let fix = match &error {
-            Cause::NoWorkbook { .. } => Some("`cd` into your clone".to_owned()),
+            Cause::NoWorkbook { .. } => {
+                Some("`cd` into your clone of the workbook".to_owned())
+            }
             Cause::Read { source, .. } => fix_of(source),
             Cause::Toml { .. } => {
                 Some("CONTRIBUTING.md lists the fields".to_owned())

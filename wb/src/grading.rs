@@ -2,12 +2,12 @@
 //!
 //! | Module | |
 //! |--------|-|
-//! | [`grade`] | One subject, from its text to its rungs. |
-//! | [`compile`] | Builds the grader against the subject. |
-//! | [`properties`] | Runs every test of the grader, several at a time. |
-//! | [`run`] | Runs one test in a process of its own, and reads its outcome. |
-//! | [`process`] | Child processes in groups, which end at a deadline. |
-//! | [`lock`] | One command at a time. |
+//! | [`grade`] | Grades one subject: its rungs and its outcome. |
+//! | [`compile`] | Builds the grader with the subject. |
+//! | [`properties`] | Runs all tests of the grader, several at a time. |
+//! | [`run`] | Runs one test in a process of its own, and returns its verdict. |
+//! | [`process`] | Child processes in groups, with deadlines. |
+//! | [`lock`] | File locks, so that one command grades at a time. |
 
 pub(crate) mod compile;
 pub(crate) mod grade;

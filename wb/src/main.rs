@@ -1,5 +1,5 @@
-//! `cargo wb`: hands out the exercises of the workbook, grades attempts, says
-//! why a wrong one is wrong, and keeps the score.
+//! `cargo wb`: lists the exercises of the workbook, grades attempts, and records
+//! which exercises pass.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use workbook::Workbook;
 use workbook::spec::Route;
 
-use crate::commands::check::Reader;
+use crate::commands::check::OutputFormat;
 use crate::error::Error;
 
 mod commands;
@@ -22,8 +22,8 @@ mod terminal;
 mod verify;
 mod watch;
 
-/// The Backend Workbook. Without a command: where you are, and, in a terminal,
-/// on from there.
+/// The Backend Workbook: solve exercises and have your code graded. Without a
+/// command, opens an interactive screen.
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo wb",
@@ -37,130 +37,142 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Begin an exercise: copies its stub to attempts/
+    /// Start an exercise: copy its stub to attempts/ and print its question
     Start {
-        /// Else what comes next
+        /// The exercise [default: the current one until it passes, then the
+        /// next one]
         name: Option<String>,
     },
-    /// Grade an attempt (exit code 0 passes, 1 wrong, 3 hangs, 4 does not
-    /// compile)
+    /// Grade your attempt at an exercise
+    #[command(after_help = "Exit code: 0 passes, 1 wrong, 2 not graded, 3 \
+                            hangs, 4 does not compile")]
     Check {
-        /// Else the one you are at
+        /// The exercise [default: the current one]
         name: Option<String>,
-        /// For editors and classrooms
+        /// Print the result as JSON, for editors and scripts
         #[arg(long)]
         json: bool,
-        /// For `watch`: JSON, and on stderr a line for each step
+        /// For `watch`: print JSON, and each step as a line on stderr
         #[arg(long, hide = true, conflicts_with = "json")]
         watched: bool,
     },
-    /// Grade any program by what an exercise asks of a process
+    /// Grade a program in any language, for exercises that test a process
+    #[command(after_help = "Exit code: 0 passes, 1 wrong, 2 not graded, 3 \
+                            hangs")]
     Grade {
+        /// The exercise, such as `signals`
         name: String,
-        /// A command for the shell: './my-server', 'python3 server.py'
+        /// The shell command that starts the program: './my-server', 'python3
+        /// server.py'
         #[arg(long)]
         cmd: String,
     },
-    /// Grade an attempt each time you save it
+    /// Grade your attempt each time you save it, in an interactive screen
     Watch {
-        /// Else the one you are at
+        /// The exercise [default: the current one]
         name: Option<String>,
     },
-    /// One more hint, of three
+    /// Show the next hint; each exercise has three
     Hint {
+        /// The exercise [default: the current one]
         name: Option<String>,
-        /// Only those that you have seen
+        /// Repeat the hints that you have seen, without a new one
         #[arg(long)]
         again: bool,
     },
-    /// The attempt beside the answer and its variants, once it passes
+    /// Compare your attempt with the answer, once it passes
     Compare {
+        /// The exercise [default: the current one]
         name: Option<String>,
-        /// Also when it does not pass yet
+        /// Show the answer even if your attempt does not pass
         #[arg(long)]
         spoil: bool,
     },
-    /// Back to the stub; the attempt is kept as a numbered copy
+    /// Replace your attempt with the stub; your file is kept under another name
     Reset {
-        /// Else the one you are at
+        /// The exercise [default: the current one]
         name: Option<String>,
     },
-    /// The map, and no more
+    /// List the exercises and your progress
     List,
-    /// Which exercises are on the map
+    /// Show or choose the path: which exercises are listed
     Path {
-        #[arg(value_parser = route())]
+        /// The path to choose
+        #[arg(value_name = "PATH", value_parser = route())]
         route: Option<Route>,
     },
     /// List the examples, or run one
     Demo {
+        /// The example to run
         name: Option<String>,
-        /// For the example itself
+        /// Arguments for the example, after `--`
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Build the book of notes, and serve it on this machine
+    /// Build the book of notes and serve it on this machine
     Notes {
-        /// Else 3000, or whichever is free
+        /// The port [default: 3000, or another one if 3000 is in use]
         #[arg(long)]
         port: Option<u16>,
+        /// For `watch`: print each step as a line on stderr
         #[arg(long, hide = true)]
         watched: bool,
     },
-    /// What this machine has of what the workbook uses
+    /// Check that the programs that the workbook uses are installed
     Doctor,
-    /// For `watch`: compile what an exercise needs
+    /// For `watch`: compile the dependencies of an exercise
     #[command(hide = true)]
     Prepare { name: String },
-    /// Hold the workbook itself to its promises (for contributors)
-    Verify(verify::Plan),
+    /// Test the workbook itself (for contributors)
+    Verify(verify::Options),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match grading::process::end_all_on_signals().and_then(|()| run(arguments)) {
+    match grading::process::stop_all_on_signals().and_then(|()| run(arguments))
+    {
         Ok(code) => ExitCode::from(code),
-        Err(trouble) => {
-            eprintln!("cargo wb: {trouble}");
+        Err(error) => {
+            eprintln!("cargo wb: {error}");
             ExitCode::from(2)
         }
     }
 }
 
-/// Parses the name of a route, and lists the names in the help.
+/// Parses the name of a path, and lists the names in the help.
 fn route() -> impl TypedValueParser<Value = Route> {
     let names =
         Route::ALL.map(|it| PossibleValue::new(it.name()).help(it.about()));
     let names = PossibleValuesParser::new(names);
-    names.map(|name| name.parse().expect("only names of routes are possible"))
+    names.map(|name| name.parse().expect("clap accepts only these names"))
 }
 
 fn run(arguments: Arguments) -> Result<u8, Error> {
-    let here = env::current_dir().map_err(|error| {
-        Error::new(format!("the current directory is gone: {error}"))
+    let folder = env::current_dir().map_err(|error| {
+        Error::new(format!("cannot find the current directory: {error}"))
     })?;
-    let book = Workbook::around(&here)?;
+    let book = Workbook::around(&folder)?;
     match arguments.command {
         None if watch::is_possible() => {
-            watch::watch(&book, None, watch::From::TheMap)?;
+            watch::watch(&book, None, watch::StartPage::Map)?;
         }
         None | Some(Command::List) => commands::map::map(&book)?,
         Some(Command::Start { name }) => {
             commands::start::start(&book, name.as_deref())?;
         }
         Some(Command::Check { name, json, watched }) => {
-            let reader = match (json, watched) {
-                (true, _) => Reader::Program,
-                (_, true) => Reader::Watch,
-                _ => Reader::Person,
+            let format = match (json, watched) {
+                (true, _) => OutputFormat::Json,
+                (_, true) => OutputFormat::JsonWithSteps,
+                _ => OutputFormat::Report,
             };
-            return commands::check::check(&book, name.as_deref(), reader);
+            return commands::check::check(&book, name.as_deref(), format);
         }
         Some(Command::Grade { name, cmd }) => {
             return commands::grade::grade(&book, &name, &cmd);
         }
         Some(Command::Watch { name }) => {
-            watch::watch(&book, name.as_deref(), watch::From::TheVerdict)?;
+            watch::watch(&book, name.as_deref(), watch::StartPage::Verdict)?;
         }
         Some(Command::Demo { name, arguments }) => {
             commands::demo::demo(&book, name.as_deref(), &arguments)?;
@@ -182,7 +194,9 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
             commands::reset::reset(&book, name.as_deref())?;
         }
         Some(Command::Path { route }) => commands::path::path(&book, route)?,
-        Some(Command::Verify(plan)) => return verify::verify(&book, &plan),
+        Some(Command::Verify(options)) => {
+            return verify::verify(&book, &options);
+        }
     }
     Ok(0)
 }

@@ -1,9 +1,9 @@
-//! The reader's state, which is kept in `attempts/progress.txt`.
+//! The state of the reader: progress and current exercise.
 //!
 //! | Module | |
 //! |--------|-|
-//! | [`progress`] | Which exercises have passed, and with which text. |
-//! | [`current`] | The exercise that the reader is at, and the next one. |
+//! | [`progress`] | The results so far, in `attempts/progress.txt`. |
+//! | [`current`] | The current exercise and the next one. |
 
 pub(crate) mod current;
 pub(crate) mod progress;

@@ -1,13 +1,13 @@
-//! The terminal: text for a person.
+//! Output for a person, in a terminal or a pipe.
 //!
 //! | Module | |
 //! |--------|-|
 //! | [`report`] | A grade as text, rung by rung. |
-//! | [`screen`] | The whole terminal, in raw mode, for `watch`. |
-//! | [`status`] | A line that shows how far a build is. |
+//! | [`fullscreen`] | Full-screen mode, for `watch`. |
+//! | [`status`] | The current step of a build or a check. |
 //! | [`style`] | Colours, line breaks, links. |
 
+pub(crate) mod fullscreen;
 pub(crate) mod report;
-pub(crate) mod screen;
 pub(crate) mod status;
 pub(crate) mod style;

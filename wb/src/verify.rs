@@ -1,8 +1,17 @@
-//! `verify`: holds the workbook itself to its promises.
+//! `verify`: tests the workbook itself.
 //!
-//! Every exercise: its answer and variants pass, its stub fails in every test,
-//! each foil breaks exactly the tests that it names. Then the house: format,
-//! lints, documentation, and all tests, with the servers that they need.
+//! For each exercise, the answer and the variants pass, the stub fails every test,
+//! and each foil fails exactly the tests that it names. Then the workspace is
+//! checked: format, lints, documentation, and all tests, with their servers.
+//!
+//! | Module | |
+//! |--------|-|
+//! | [`pipeline`] | Grades the subjects of all exercises. |
+//! | [`batch`] | Builds the graders of many subjects at a time. |
+//! | [`exercise`] | Compares the grade of each subject with the expected one. |
+//! | [`workspace`] | Runs rustfmt, clippy, rustdoc and all tests. |
+//! | [`figures`] | Finds figures that differ from what their examples draw. |
+//! | [`install`] | Installs missing servers. |
 
 use std::fmt::Write;
 use std::time::Instant;
@@ -19,29 +28,30 @@ use crate::terminal::style;
 mod batch;
 mod exercise;
 mod figures;
-mod house;
 mod install;
 mod pipeline;
+mod workspace;
 
+/// The arguments of `verify`.
 #[derive(Debug, Args)]
-pub(crate) struct Plan {
-    /// Only these, such as week02
+pub(crate) struct Options {
+    /// Only these weeks, such as week02
     weeks: Vec<String>,
-    /// Only this exercise, and nothing of the house
+    /// Only this exercise, without the checks of the workspace
     #[arg(long, value_name = "NAME", conflicts_with = "weeks")]
     exercise: Option<String>,
-    /// Only the exercises, and nothing of the house
+    /// Only the exercises, without the checks of the workspace
     #[arg(long)]
     exercises: bool,
-    /// Install the servers that are missing (Debian's packages)
+    /// Install missing servers with apt-get (Debian, Ubuntu)
     #[arg(long)]
     install: bool,
-    /// Succeed also where a missing server kept tests from running
+    /// Succeed even if tests are skipped because a server is missing
     #[arg(long)]
     allow_skips: bool,
 }
 
-/// What was found, and how long each part took.
+/// The faults, the table of exercises, and the time of each part.
 #[derive(Debug, Default)]
 struct Findings {
     faults: Vec<String>,
@@ -49,62 +59,69 @@ struct Findings {
     parts: Vec<(String, f64)>,
 }
 
-/// 0 if all is well, else 1.
-pub(crate) fn verify(book: &Workbook, plan: &Plan) -> Result<u8, Error> {
-    let weeks: Vec<&Week> = if plan.weeks.is_empty() {
+/// Returns exit code 0 if there is no fault, and 1 otherwise.
+pub(crate) fn verify(book: &Workbook, options: &Options) -> Result<u8, Error> {
+    let weeks: Vec<&Week> = if options.weeks.is_empty() {
         book.weeks.iter().collect()
     } else {
-        let named = plan.weeks.iter().map(|name| book.week(name));
+        let named = options.weeks.iter().map(|name| book.week(name));
         named.collect::<Result<_, _>>()?
     };
-    let _lock = lock::wait_for(book, "grading")?;
+    let _lock = lock::acquire(book, "grading")?;
     let mut found = Findings::default();
 
     let is_missing = |program: &&Program| program.find().is_none();
     let mut missing: Vec<_> = PROGRAMS.iter().filter(is_missing).collect();
-    if plan.install && !missing.is_empty() {
+    if options.install && !missing.is_empty() {
         let start = Instant::now();
         install::install(&missing)?;
         missing.retain(is_missing);
-        found.part("install", start);
+        found.add_time("install", start);
     }
     for program in &missing {
         style::print(&format!(
-            "{} is missing: its tests are skipped. `apt-get install {}`, or \
-             `cargo wb verify --install`\n",
+            "{} is missing: its tests are skipped. Install it with `apt-get \
+             install {}` or `cargo wb verify --install`\n",
             program.name, program.debian
         ));
     }
 
     let start = Instant::now();
-    let exercises: Vec<_> = match &plan.exercise {
+    let exercises: Vec<_> = match &options.exercise {
         Some(name) => vec![book.exercise(name)?],
         None => weeks.iter().flat_map(|week| &week.exercises).collect(),
     };
     pipeline::verify(book, &exercises, &mut found)?;
-    found.part("exercises", start);
+    found.add_time("exercises", start);
     style::print(&exercise::table(&found.table));
 
-    if plan.exercise.is_none() && !plan.exercises {
-        house::verify(book, plan, &weeks, missing.is_empty(), &mut found)?;
+    if options.exercise.is_none() && !options.exercises {
+        workspace::verify(
+            book,
+            options,
+            &weeks,
+            missing.is_empty(),
+            &mut found,
+        )?;
     }
 
-    style::print(&found.summary(&missing, plan));
-    let is_well =
-        found.faults.is_empty() && (missing.is_empty() || plan.allow_skips);
-    Ok(u8::from(!is_well))
+    style::print(&found.summary(&missing, options));
+    let has_passed =
+        found.faults.is_empty() && (missing.is_empty() || options.allow_skips);
+    Ok(u8::from(!has_passed))
 }
 
 impl Findings {
-    /// Shown at once: the rest takes minutes.
+    /// Adds a fault, and prints it at once, since the rest takes minutes.
     fn fault(&mut self, bar: &ProgressBar, fault: String) {
         bar.suspend(|| {
-            style::print(&format!("{} {fault}\n", style::bad("fault:")));
+            style::print(&format!("{} {fault}\n", style::failure("fault:")));
         });
         self.faults.push(fault);
     }
 
-    fn part(&mut self, name: &str, start: Instant) {
+    /// Adds the time since `start` to the part `name`.
+    fn add_time(&mut self, name: &str, start: Instant) {
         let seconds = start.elapsed().as_secs_f64();
         match self.parts.iter_mut().find(|(part, _)| part == name) {
             Some((_, all)) => *all += seconds,
@@ -112,7 +129,7 @@ impl Findings {
         }
     }
 
-    fn summary(&self, missing: &[&Program], plan: &Plan) -> String {
+    fn summary(&self, missing: &[&Program], options: &Options) -> String {
         let mut text = String::from("\ntime of each part\n");
         for (name, seconds) in &self.parts {
             let _ = writeln!(text, "  {name:12} {seconds:6.1} s");
@@ -120,19 +137,21 @@ impl Findings {
         let all: f64 = self.parts.iter().map(|(_, seconds)| seconds).sum();
         let _ = writeln!(text, "  {:12} {all:6.1} s\n", "all");
         for program in missing {
-            let _ = writeln!(text, "skipped: what needs {}", program.name);
+            let _ = writeln!(text, "skipped: tests that need {}", program.name);
         }
         if !missing.is_empty() {
             text.push_str("skipped: all ignored tests of `cargo test`\n");
         }
-        if !missing.is_empty() && !plan.allow_skips {
-            text.push_str("with --allow-skips that is no failure\n");
+        if !missing.is_empty() && !options.allow_skips {
+            text.push_str(
+                "with --allow-skips, skipped tests are not a failure\n",
+            );
         }
         let faults = self.faults.len();
         text += &match faults {
-            0 => format!("{}\n", style::good("no faults")),
-            1 => format!("{}\n", style::bad("1 fault")),
-            _ => format!("{}\n", style::bad(&format!("{faults} faults"))),
+            0 => format!("{}\n", style::success("no faults")),
+            1 => format!("{}\n", style::failure("1 fault")),
+            _ => format!("{}\n", style::failure(&format!("{faults} faults"))),
         };
         text
     }

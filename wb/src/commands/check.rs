@@ -1,4 +1,4 @@
-//! `check [NAME]`: grades the attempt, and remembers how far it came.
+//! `check [NAME]`: grades the attempt, and records the result.
 
 use std::fs;
 
@@ -13,42 +13,44 @@ use crate::terminal::report;
 use crate::terminal::status::Status;
 use crate::terminal::style;
 
-/// For whom a check is made.
+/// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reader {
-    Person,
-    /// JSON.
-    Program,
-    /// JSON, and on stderr a line for each step.
-    Watch,
+pub(crate) enum OutputFormat {
+    /// A report for a person.
+    Report,
+    /// JSON on stdout.
+    Json,
+    /// JSON on stdout, and each step as a line on stderr.
+    JsonWithSteps,
 }
 
-/// The exit code says the outcome.
+/// Returns the exit code, which tells the outcome.
 pub(crate) fn check(
     book: &Workbook,
     name: Option<&str>,
-    reader: Reader,
+    format: OutputFormat,
 ) -> Result<u8, Error> {
-    let exercise = current::chosen(book, name)?;
-    if reader == Reader::Program {
+    let exercise = current::named_or_current(book, name)?;
+    if format == OutputFormat::Json {
         console::set_colors_enabled(false);
     }
-    let status = match reader {
-        Reader::Watch => Status::Lines,
-        Reader::Person | Reader::Program => Status::spinner(),
+    let status = match format {
+        OutputFormat::JsonWithSteps => Status::Lines,
+        OutputFormat::Report | OutputFormat::Json => Status::spinner(),
     };
     let grade = grade_attempt(book, exercise, &status)?;
     drop(status);
-    if reader == Reader::Person {
+    if format == OutputFormat::Report {
         style::print(&report::report(&grade, exercise));
-        if !is_of(&grade, exercise) {
+        if !is_current(&grade, exercise) {
             style::print(
-                "\nYour file has changed since: this is what it was before.\n",
+                "\nYour file has changed since: this is the report on the text \
+                 before.\n",
             );
         }
     } else {
         let json = serde_json::to_string_pretty(&grade)
-            .expect("a grade is strings and numbers");
+            .expect("a grade has only strings and numbers");
         style::print(&format!("{json}\n"));
     }
     Ok(grade.exit_code())
@@ -60,7 +62,7 @@ fn grade_attempt(
     status: &Status,
 ) -> Result<Grade, Error> {
     let file = exercise.attempt();
-    let _lock = lock::wait_for(book, "grading")?;
+    let _lock = lock::acquire(book, "grading")?;
     if !file.exists() {
         return Err(Error::new(format!("there is no {}", book.short(&file)))
             .fix(format!("`cargo wb start {}`", exercise.name)));
@@ -79,7 +81,8 @@ fn grade_attempt(
     Ok(grade)
 }
 
-fn is_of(grade: &Grade, exercise: &Exercise) -> bool {
+/// Returns whether the attempt still has the text that was graded.
+fn is_current(grade: &Grade, exercise: &Exercise) -> bool {
     fs::read(exercise.attempt())
         .is_ok_and(|text| content_hash(&text) == grade.text)
 }

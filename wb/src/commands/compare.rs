@@ -1,4 +1,4 @@
-//! `compare [NAME]`: the attempt beside the answer, and how the variants do it.
+//! `compare [NAME]`: compares the attempt with the answer and its variants.
 
 use std::fmt::Write;
 use std::fs;
@@ -13,19 +13,19 @@ use crate::reader::current;
 use crate::reader::progress::{Progress, State};
 use crate::terminal::style;
 
-/// From this many columns on, two listings fit beside each other.
-const TWO_LISTINGS: usize = 130;
+/// The number of columns from which on two listings are shown side by side.
+const SIDE_BY_SIDE_WIDTH: usize = 130;
 
-/// Lines around a difference.
-const CONTEXT: usize = 2;
+/// The number of equal lines shown around a difference.
+const CONTEXT_LINES: usize = 2;
 
-/// What is worth counting, and how it looks in code: as a method, and as the
-/// function that it also is.
-const TRAITS: [(&str, &[&str]); 8] = [
+/// The rows of the table: a name, and the patterns that are counted. A call may
+/// be written as a method or as a function.
+const COUNTED: [(&str, &[&str]); 8] = [
     ("unwrap, expect", &[".unwrap()", "::unwrap)", ".expect("]),
     ("clone", &[".clone()", ".cloned()", "::clone(", "::clone)"]),
     (
-        "text made (format!, to_string)",
+        "strings (format!, to_string)",
         &["format!(", ".to_string()", "::to_string)"],
     ),
     (
@@ -40,11 +40,11 @@ const TRAITS: [(&str, &[&str]); 8] = [
     ),
     ("awaits", &[".await"]),
     ("locks", &["Mutex", "RwLock"]),
-    ("sequentially consistent", &["SeqCst"]),
+    ("SeqCst", &["SeqCst"]),
     ("unsafe", &["unsafe "]),
 ];
 
-/// A listing without comments: what the compiler sees of it.
+/// The lines of a file without comments and empty lines.
 struct Code {
     name: String,
     lines: Vec<String>,
@@ -55,7 +55,7 @@ pub(crate) fn compare(
     name: Option<&str>,
     spoil: bool,
 ) -> Result<(), Error> {
-    let exercise = current::chosen(book, name)?;
+    let exercise = current::named_or_current(book, name)?;
     let state = Progress::read(book)?.state(exercise);
     if state != State::Passing && !spoil {
         return Err(Error::new(format!("{} does not pass yet", exercise.id()))
@@ -68,7 +68,7 @@ pub(crate) fn compare(
     Ok(())
 }
 
-/// The attempt beside the answer.
+/// Returns the comparison as text.
 pub(crate) fn text(exercise: &Exercise) -> Result<String, Error> {
     let attempt = exercise.attempt();
     let yours = attempt.exists().then_some(attempt);
@@ -91,17 +91,17 @@ pub(crate) fn text(exercise: &Exercise) -> Result<String, Error> {
     let all: Vec<_> = yours.iter().chain([&answer]).chain(&variants).collect();
     text += &counts(&all);
     if !variants.is_empty() {
-        let _ = write!(text, "\nOther right answers:\n{intros}");
+        let _ = write!(text, "\nVariants (other right answers):\n{intros}");
     }
     if let Some(yours) = &yours {
         let _ = writeln!(
             text,
-            "\n{}, comments aside\n",
-            style::bold("- yours  + the answer")
+            "\n{}, without comments\n",
+            style::bold("- your file  + the answer")
         );
         text += &difference(yours, &answer);
     }
-    let _ = writeln!(text, "\nThe answer, with its reasons:");
+    let _ = writeln!(text, "\nThe answer, its variants and the notes:");
     let mut files = vec![exercise.answer()];
     files.extend(exercise.variants());
     files.push(exercise.notes());
@@ -124,9 +124,9 @@ impl Code {
         Ok(Self { name: name.to_owned(), lines })
     }
 
-    fn count(&self, looks: &[&str]) -> usize {
+    fn count(&self, patterns: &[&str]) -> usize {
         let counts = |line: &String| -> usize {
-            looks.iter().map(|look| line.matches(look).count()).sum()
+            patterns.iter().map(|it| line.matches(it).count()).sum()
         };
         self.lines.iter().map(counts).sum()
     }
@@ -136,7 +136,7 @@ fn read(file: &Path) -> Result<String, Error> {
     fs::read_to_string(file).map_err(|error| Error::file("read", file, &error))
 }
 
-/// A module's documentation as one paragraph, without its label.
+/// Returns the documentation of a module as one paragraph, without `Variant: `.
 fn introduction(file: &Path) -> Result<String, Error> {
     let text = read(file)?;
     let doc = text.lines().map_while(|line| line.strip_prefix("//!"));
@@ -148,7 +148,7 @@ fn introduction(file: &Path) -> Result<String, Error> {
     Ok(first.collect::<String>() + &rest.as_str().replace("  ", " "))
 }
 
-/// Only the rows in which they differ.
+/// Returns the table, with only the rows in which the listings differ.
 fn counts(all: &[&Code]) -> String {
     let width = |code: &&Code| style::columns(&code.name).max(5);
     let mut text = format!("{:32}", "");
@@ -159,10 +159,10 @@ fn counts(all: &[&Code]) -> String {
         "lines of code",
         all.iter().map(|code| code.lines.len()).collect(),
     ));
-    let traits = TRAITS.iter().map(|(name, looks)| {
-        (*name, all.iter().map(|code| code.count(looks)).collect::<Vec<_>>())
+    let counted = COUNTED.iter().map(|(name, patterns)| {
+        (*name, all.iter().map(|code| code.count(patterns)).collect::<Vec<_>>())
     });
-    for (name, counts) in rows.chain(traits) {
+    for (name, counts) in rows.chain(counted) {
         if counts.iter().all(|count| *count == counts[0]) {
             continue;
         }
@@ -182,25 +182,26 @@ fn difference(yours: &Code, answer: &Code) -> String {
     let (_, columns) = Term::stdout().size();
     let columns = usize::from(columns);
     let mut text = String::new();
-    for group in diff.grouped_ops(CONTEXT) {
+    for group in diff.grouped_ops(CONTEXT_LINES) {
         if !text.is_empty() {
             text += &style::dim("  …\n");
         }
         for op in group {
-            if columns >= TWO_LISTINGS {
-                beside(&old, &new, &op, columns / 2 - 3, &mut text);
+            if columns >= SIDE_BY_SIDE_WIDTH {
+                side_by_side(&old, &new, &op, columns / 2 - 3, &mut text);
             } else {
-                below(&diff, &op, &mut text);
+                unified(&diff, &op, &mut text);
             }
         }
     }
     if text.is_empty() {
-        text.push_str("  the same code\n");
+        text.push_str("  no difference\n");
     }
     text
 }
 
-fn beside(
+/// Appends one operation of a diff, with two columns.
+fn side_by_side(
     old: &[&str],
     new: &[&str],
     op: &DiffOp,
@@ -218,19 +219,24 @@ fn beside(
         let (left, right) = if is_same {
             (style::dim(&left), style::dim(&right))
         } else {
-            (left, style::good(&right))
+            (left, style::success(&right))
         };
         let _ = writeln!(text, "{left} {} {right}", style::dim("|"));
     }
 }
 
-fn below<'a>(diff: &TextDiff<'a, 'a, 'a, str>, op: &DiffOp, text: &mut String) {
+/// Appends one operation of a diff, with lines marked `-` and `+`.
+fn unified<'a>(
+    diff: &TextDiff<'a, 'a, 'a, str>,
+    op: &DiffOp,
+    text: &mut String,
+) {
     for change in diff.iter_changes(op) {
         let line = change.value();
         let line = match change.tag() {
             ChangeTag::Equal => style::dim(&format!("  {line}")),
             ChangeTag::Delete => format!("- {line}"),
-            ChangeTag::Insert => style::good(&format!("+ {line}")),
+            ChangeTag::Insert => style::success(&format!("+ {line}")),
         };
         let _ = writeln!(text, "{line}");
     }
@@ -238,16 +244,16 @@ fn below<'a>(diff: &TextDiff<'a, 'a, 'a, str>, op: &DiffOp, text: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Code, TRAITS};
+    use super::{COUNTED, Code};
 
-    fn count(what: &str, line: &str) -> usize {
+    fn count(row: &str, line: &str) -> usize {
         let code = Code { name: String::new(), lines: vec![line.to_owned()] };
-        let (_, looks) = TRAITS.iter().find(|it| it.0 == what).unwrap();
-        code.count(looks)
+        let (_, patterns) = COUNTED.iter().find(|it| it.0 == row).unwrap();
+        code.count(patterns)
     }
 
     #[test]
-    fn a_clone_counts_however_it_is_written() {
+    fn method_and_function_calls_of_clone_are_counted() {
         let twice = "(Arc::clone(&self.shared), self.token.clone())";
         assert_eq!(count("clone", twice), 2);
         assert_eq!(count("clone", "old.as_ref().map(Arc::clone)"), 1);
@@ -257,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boxed_error_is_not_any_box() {
+    fn only_boxed_errors_count_as_boxed_errors() {
         let two = "fn new(old: Box<dyn Error>) -> Result<(), BoxError> {";
         assert_eq!(count("boxed errors", two), 2);
         let three = "(Box<dyn error::Error + Send>, Box<dyn StdError>, \
@@ -268,9 +274,9 @@ mod tests {
     }
 
     #[test]
-    fn functions_count_as_methods_do() {
-        let text = "text made (format!, to_string)";
-        assert_eq!(count(text, "links.map(ToString::to_string)"), 1);
+    fn function_paths_are_counted_as_calls() {
+        let strings = "strings (format!, to_string)";
+        assert_eq!(count(strings, "links.map(ToString::to_string)"), 1);
         assert_eq!(count("unwrap, expect", "all.map(Result::unwrap)"), 1);
         assert_eq!(count("unwrap, expect", "one.unwrap_or(0)"), 0);
     }

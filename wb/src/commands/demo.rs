@@ -1,4 +1,4 @@
-//! `demo [NAME]`: the examples, and what each shows.
+//! `demo [NAME]`: lists the examples, or runs one.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -12,14 +12,14 @@ use crate::error::Error;
 use crate::grading::compile;
 use crate::terminal::style;
 
-/// One of a week's examples.
+/// An example of a week.
 struct Example {
     week: String,
     name: String,
     file: PathBuf,
 }
 
-/// Lists them, or turns into one: then it does not return.
+/// Lists the examples, or runs the one with this name in place of this process.
 pub(crate) fn demo(
     book: &Workbook,
     name: Option<&str>,
@@ -65,7 +65,7 @@ fn list(examples: &[Example]) -> Result<String, Error> {
     if let Some(first) = examples.first() {
         let _ = writeln!(
             text,
-            "\n`cargo wb demo {}` runs one; what stands behind `--` is for it.",
+            "\n`cargo wb demo {}` runs one. Arguments after `--` are passed to it.",
             first.name
         );
     }
@@ -73,7 +73,7 @@ fn list(examples: &[Example]) -> Result<String, Error> {
 }
 
 impl Example {
-    /// The first sentence of its documentation.
+    /// Returns the first paragraph of its documentation.
     fn about(&self) -> Result<String, Error> {
         let text = fs::read_to_string(&self.file)
             .map_err(|error| Error::file("read", &self.file, &error))?;
@@ -92,23 +92,23 @@ fn find<'a>(examples: &'a [Example], name: &str) -> Result<&'a Example, Error> {
     let found: Vec<_> = examples.iter().filter(is_named).collect();
     match found[..] {
         [example] => Ok(example),
-        [first, _, ..] => {
-            Err(Error::new(format!("{name} is in more weeks than one"))
-                .fix(format!("say `{}/{}`", first.week, first.name)))
-        }
+        [first, _, ..] => Err(Error::new(format!(
+            "more than one week has an example `{name}`"
+        ))
+        .fix(format!("type `{}/{}`", first.week, first.name))),
         [] => {
             let names = examples.iter().map(|example| &*example.name);
-            let trouble = Error::new(format!("no example `{name}`"));
+            let error = Error::new(format!("no example `{name}`"));
             Err(match workbook::nearest(names, name) {
-                Some(near) => trouble.fix(format!("did you mean `{near}`?")),
-                None => trouble.fix("`cargo wb demo` lists them"),
+                Some(near) => error.fix(format!("did you mean `{near}`?")),
+                None => error.fix("`cargo wb demo` lists all examples"),
             })
         }
     }
 }
 
-/// In place of this command: keys and Ctrl-C are for the example. Returns only
-/// where it cannot start.
+/// Replaces this process with the example, so that it gets all keys and Ctrl-C.
+/// Returns only if it cannot start.
 fn run(book: &Workbook, example: &Example, arguments: &[String]) -> Error {
     let mut command = compile::cargo(book);
     command

@@ -1,4 +1,4 @@
-//! `doctor`: what this machine has of what the workbook uses.
+//! `doctor`: checks that this machine has the programs that the workbook uses.
 
 use std::env;
 use std::fmt::Write;
@@ -14,26 +14,26 @@ use crate::grading::compile::cargo;
 use crate::grading::process::Group;
 use crate::terminal::style;
 
-/// For a program that only says its version.
+/// The deadline for a program to print its version.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Comes with macOS's command line tools alone.
+/// The command that installs cc and make on macOS.
 const XCODE: &str = "xcode-select --install";
 
-/// One thing that is here, or what is wrong with it.
-struct Finding {
+/// A program, and its version or path.
+struct Check {
     name: &'static str,
-    is: Result<String, Lack>,
+    result: Result<String, Problem>,
 }
 
-struct Lack {
-    /// In two words.
-    is: &'static str,
-    /// What to do.
-    mend: String,
+struct Problem {
+    /// `missing` or `too old`.
+    summary: &'static str,
+    /// The command that fixes it.
+    fix: String,
 }
 
-/// Exit code 1 where something is missing that everything needs.
+/// Returns exit code 1 if a program is missing that every command needs.
 pub(crate) fn doctor(book: &Workbook) -> Result<u8, Error> {
     let needed = [
         rust(book),
@@ -41,88 +41,94 @@ pub(crate) fn doctor(book: &Workbook) -> Result<u8, Error> {
         tool("make", ["apt-get install make", "dnf install make", XCODE]),
     ];
     let servers: Vec<_> = PROGRAMS.iter().map(server).collect();
-    let component = |name, mend: &str| Finding {
+    let component = |name, fix: &str| Check {
         name,
-        is: version(cargo(book).args([name, "--version"]))
-            .ok_or_else(|| missing(mend)),
+        result: version(cargo(book).args([name, "--version"]))
+            .ok_or_else(|| missing(fix)),
     };
-    let checks = [
+    let components = [
         component("fmt", "`rustup component add rustfmt`"),
         component("clippy", "`rustup component add clippy`"),
     ];
 
     let mut text = String::new();
     group("Needed for everything", &needed, &mut text);
-    group("For the tests that ask for a server", &servers, &mut text);
-    group("For `cargo wb verify` alone", &checks, &mut text);
-    let mends: Vec<_> =
-        needed.iter().filter_map(|it| it.is.as_ref().err()).collect();
-    let all_is_well = mends.is_empty();
-    if all_is_well {
-        let _ =
-            writeln!(text, "{}", style::good("All that is needed is here."));
+    group("For tests that need a server", &servers, &mut text);
+    group("Only for `cargo wb verify`", &components, &mut text);
+    let problems: Vec<_> =
+        needed.iter().filter_map(|it| it.result.as_ref().err()).collect();
+    let is_ready = problems.is_empty();
+    if is_ready {
+        let _ = writeln!(
+            text,
+            "{}",
+            style::success("Everything that is needed is installed.")
+        );
     } else {
-        text.push_str("First of all:\n");
-        mends.iter().for_each(|lack| text += &format!("  {}\n", lack.mend));
+        text.push_str("Fix this first:\n");
+        for problem in problems {
+            let _ = writeln!(text, "  {}", problem.fix);
+        }
     }
     style::print(&text);
-    Ok(u8::from(!all_is_well))
+    Ok(u8::from(!is_ready))
 }
 
-fn group(title: &str, findings: &[Finding], text: &mut String) {
+fn group(title: &str, checks: &[Check], text: &mut String) {
     let _ = writeln!(text, "{}", style::bold(title));
-    for Finding { name, is } in findings {
-        let (mark, is) = match is {
-            Ok(found) => (style::good("ok"), found),
-            Err(lack) => (style::open(lack.is), &lack.mend),
+    for Check { name, result } in checks {
+        let (mark, detail) = match result {
+            Ok(found) => (style::success("ok"), found),
+            Err(problem) => (style::pending(problem.summary), &problem.fix),
         };
-        let _ = writeln!(text, "  {name:13} {} {is}", style::pad(&mark, 8));
+        let _ = writeln!(text, "  {name:13} {} {detail}", style::pad(&mark, 8));
     }
     text.push('\n');
 }
 
-/// Cargo, if it is not older than what the workspace asks for.
-fn rust(book: &Workbook) -> Finding {
+/// Checks that cargo is not older than the `rust-version` of the workspace.
+fn rust(book: &Workbook) -> Check {
     let wanted = wanted_rust(book);
-    let is = match version(cargo(book).arg("--version")) {
+    let result = match version(cargo(book).arg("--version")) {
         Some(found) if is_at_least(&found, &wanted) => Ok(found),
-        Some(found) => Err(Lack {
-            is: "too old",
-            mend: format!(
-                "`rustup update stable`: {wanted} is needed, this is {found}"
+        Some(found) => Err(Problem {
+            summary: "too old",
+            fix: format!(
+                "`rustup update stable`: {wanted} is needed, found {found}"
             ),
         }),
         None => Err(missing("https://rustup.rs")),
     };
-    Finding { name: "Rust", is }
+    Check { name: "Rust", result }
 }
 
-fn tool(name: &'static str, mends: [&str; 3]) -> Finding {
+fn tool(name: &'static str, installs: [&str; 3]) -> Check {
     let found = version(Command::new(name).arg("--version"));
-    Finding { name, is: found.ok_or_else(|| missing(mend(mends))) }
+    Check { name, result: found.ok_or_else(|| missing(install(installs))) }
 }
 
-fn server(program: &Program) -> Finding {
+fn server(program: &Program) -> Check {
     let found = program.find().map(|file| file.display().to_string());
-    let mends = [
+    let installs = [
         format!("apt-get install {}", program.debian),
         format!("dnf install {}", program.fedora),
         format!("brew install {}", program.homebrew),
     ];
-    let mends = mends.each_ref().map(String::as_str);
-    let is = found.ok_or_else(|| missing(mend(mends)));
-    Finding { name: program.name, is }
+    let installs = installs.each_ref().map(String::as_str);
+    let result = found.ok_or_else(|| missing(install(installs)));
+    Check { name: program.name, result }
 }
 
-fn missing(mend: impl Into<String>) -> Lack {
-    Lack { is: "missing", mend: mend.into() }
+fn missing(fix: impl Into<String>) -> Problem {
+    Problem { summary: "missing", fix: fix.into() }
 }
 
-/// The one for the package manager that is here, or all three.
-fn mend([debian, fedora, homebrew]: [&str; 3]) -> String {
-    let ways = [("apt-get", debian), ("dnf", fedora), ("brew", homebrew)];
-    match ways.iter().find(|(manager, _)| is_on_path(manager)) {
-        Some((_, way)) => format!("`{way}`"),
+/// Returns the command for the package manager of this machine, or else all three
+/// commands.
+fn install([debian, fedora, homebrew]: [&str; 3]) -> String {
+    let commands = [("apt-get", debian), ("dnf", fedora), ("brew", homebrew)];
+    match commands.iter().find(|(manager, _)| is_on_path(manager)) {
+        Some((_, command)) => format!("`{command}`"),
         None => format!("`{debian}`, `{fedora}` or `{homebrew}`"),
     }
 }
@@ -132,14 +138,14 @@ fn is_on_path(program: &str) -> bool {
     env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// The first line of what it says, if it starts at all.
+/// Returns the first line that `command` prints, if it succeeds.
 fn version(command: &mut Command) -> Option<String> {
     let output = Group::piped(command).ok()?.output(DEADLINE);
-    let says = output.status?.success().then_some(output.stdout)?;
-    Some(says.lines().next()?.trim().to_owned())
+    let text = output.status?.success().then_some(output.stdout)?;
+    Some(text.lines().next()?.trim().to_owned())
 }
 
-/// `1.95`
+/// Returns the `rust-version` of the workspace, such as `1.95`.
 fn wanted_rust(book: &Workbook) -> String {
     let text = fs::read_to_string(book.root.join("Cargo.toml"));
     let table: toml::Table =
@@ -150,13 +156,14 @@ fn wanted_rust(book: &Workbook) -> String {
     version.unwrap_or("1").to_owned()
 }
 
-/// `cargo 1.95.0 (f2d3ce0bd 2026-03-21)` is at least `1.95`.
-fn is_at_least(says: &str, wanted: &str) -> bool {
+/// Returns whether a version, such as `cargo 1.95.0 (f2d3ce0bd 2026-03-21)`, is at
+/// least `wanted`, such as `1.95`.
+fn is_at_least(cargo: &str, wanted: &str) -> bool {
     let numbers = |version: &str| -> Vec<u32> {
         let digits = version.split(['.', '-']);
         digits.map_while(|number| number.parse().ok()).collect()
     };
-    let version = says.split(' ').nth(1).unwrap_or_default();
+    let version = cargo.split(' ').nth(1).unwrap_or_default();
     numbers(version) >= numbers(wanted)
 }
 
@@ -166,11 +173,11 @@ mod tests {
 
     #[test]
     fn versions_are_compared_by_number() {
-        let says = "cargo 1.95.0 (f2d3ce0bd 2026-03-21)";
-        assert!(is_at_least(says, "1.95"));
-        assert!(is_at_least(says, "1.9"));
-        assert!(!is_at_least(says, "1.96"));
-        assert!(!is_at_least(says, "2.0"));
+        let cargo = "cargo 1.95.0 (f2d3ce0bd 2026-03-21)";
+        assert!(is_at_least(cargo, "1.95"));
+        assert!(is_at_least(cargo, "1.9"));
+        assert!(!is_at_least(cargo, "1.96"));
+        assert!(!is_at_least(cargo, "2.0"));
         assert!(is_at_least("cargo 1.100.0-nightly (x)", "1.95"));
         assert!(!is_at_least("cargo", "1.95"));
     }

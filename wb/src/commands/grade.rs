@@ -1,5 +1,5 @@
-//! `grade NAME --cmd COMMAND`: holds any program, in any language, to what an
-//! exercise asks of a process.
+//! `grade NAME --cmd COMMAND`: grades a program in any language with the tests of
+//! an exercise.
 
 use workbook::Workbook;
 
@@ -10,7 +10,7 @@ use crate::terminal::report;
 use crate::terminal::status::Status;
 use crate::terminal::style;
 
-/// The exit code says the outcome. Nothing is kept of it.
+/// Returns the exit code, which tells the outcome. The result is not recorded.
 pub(crate) fn grade(
     book: &Workbook,
     name: &str,
@@ -18,18 +18,22 @@ pub(crate) fn grade(
 ) -> Result<u8, Error> {
     let exercise = book.exercise(name)?;
     if !exercise.spec.takes_program {
-        let able = book.exercises().filter(|other| other.spec.takes_program);
-        let able: Vec<_> = able.map(|other| &*other.name).collect();
-        return Err(Error::new(format!("{name} looks at no process"))
-            .fix(format!("these do: {}", able.join(", "))));
+        let others = book.exercises().filter(|other| other.spec.takes_program);
+        let others: Vec<_> = others.map(|other| &*other.name).collect();
+        return Err(Error::new(format!(
+            "the exercise {name} cannot grade a program"
+        ))
+        .fix(format!("these exercises can: {}", others.join(", "))));
     }
     let status = Status::spinner();
-    let _lock = lock::wait_for(book, "grading")?;
+    let _lock = lock::acquire(book, "grading")?;
     let grade = grade_program(book, exercise, program, &status)?;
     drop(status);
     style::print(&report::findings(&grade, exercise));
     let notes = exercise.notes();
     let shown = style::link(&notes, &book.short(&notes).to_string());
-    style::print(&format!("\nWhat is asked of a program: {shown}\n"));
+    style::print(&format!(
+        "\nThe notes describe what the program has to do: {shown}\n"
+    ));
     Ok(grade.exit_code())
 }

@@ -1,5 +1,4 @@
-//! `hint [NAME]`: three levels, one more at each call, or those again that were
-//! seen.
+//! `hint [NAME]`: shows the hints of an exercise, one more at each call.
 
 use workbook::{Exercise, Workbook};
 
@@ -13,14 +12,14 @@ pub(crate) fn hint(
     name: Option<&str>,
     again: bool,
 ) -> Result<(), Error> {
-    let exercise = current::chosen(book, name)?;
+    let exercise = current::named_or_current(book, name)?;
     let text =
         if again { seen(book, exercise) } else { one_more(book, exercise) };
     style::print(&text?);
     Ok(())
 }
 
-/// The hints seen so far, or else the first.
+/// Returns the hints that the reader has seen, or else the first one.
 pub(crate) fn seen(
     book: &Workbook,
     exercise: &Exercise,
@@ -31,33 +30,33 @@ pub(crate) fn seen(
     }
 }
 
-/// The hints seen so far, and the next.
+/// Returns the hints that the reader has seen, and the next one.
 pub(crate) fn one_more(
     book: &Workbook,
     exercise: &Exercise,
 ) -> Result<String, Error> {
-    let asked = Progress::read(book)?.hints(exercise) + 1;
-    let seen = asked.min(exercise.spec.hints.len());
+    let wanted = Progress::read(book)?.hints(exercise) + 1;
+    let seen = wanted.min(exercise.spec.hints.len());
     Progress::update(book, |progress| progress.set_hints(exercise, seen))?;
-    Ok(text(exercise, asked))
+    Ok(text(exercise, wanted))
 }
 
-/// Whether there is one that was not seen.
+/// Returns whether the reader has not seen all hints.
 pub(crate) fn is_one_left(progress: &Progress, exercise: &Exercise) -> bool {
     progress.hints(exercise) < exercise.spec.hints.len()
 }
 
-/// So many hints, and what to do where there are no more.
-fn text(exercise: &Exercise, asked: usize) -> String {
+/// Returns the first `count` hints. If there are fewer, adds how to see the answer.
+fn text(exercise: &Exercise, count: usize) -> String {
     let hints = &exercise.spec.hints;
     let mut text = String::new();
-    for (level, hint) in (1..).zip(hints.iter().take(asked)) {
+    for (level, hint) in (1..).zip(hints.iter().take(count)) {
         let head = style::bold(&format!("Hint {level} of {}", hints.len()));
         text += &format!("{head}\n{}\n", style::wrap(hint.trim(), 2));
     }
-    if asked > hints.len() {
+    if count > hints.len() {
         text += &format!(
-            "That is all of them. `cargo wb compare {} --spoil` shows the \
+            "There are no more hints. `cargo wb compare {} --spoil` shows the \
              answer.\n",
             exercise.name
         );

@@ -1,4 +1,4 @@
-//! `cargo wb`: where the reader stands, and what to type next.
+//! `list`: the exercises with their state, and the next step.
 
 use std::fmt::Write;
 
@@ -17,7 +17,7 @@ pub(crate) fn map(book: &Workbook) -> Result<(), Error> {
 }
 
 fn text(book: &Workbook, progress: &Progress) -> String {
-    let current = current::open(book, progress);
+    let current = current::unfinished(book, progress);
     let mut text = String::new();
     for (line, _) in lines(book, progress, current) {
         text += &line;
@@ -28,7 +28,7 @@ fn text(book: &Workbook, progress: &Progress) -> String {
     text
 }
 
-/// The exercises on the map.
+/// Returns the exercises that the map lists.
 pub(crate) fn listed<'a>(
     book: &'a Workbook,
     progress: &Progress,
@@ -36,17 +36,17 @@ pub(crate) fn listed<'a>(
     book.exercises().filter(|it| is_on_map(it, progress)).collect()
 }
 
-/// The map, line by line, and which line is the one that is `marked`.
+/// Returns the lines of the map, each with whether it shows `selected`.
 pub(crate) fn lines(
     book: &Workbook,
     progress: &Progress,
-    marked: Option<&Exercise>,
+    selected: Option<&Exercise>,
 ) -> Vec<(String, bool)> {
     let route = progress.route();
     let width = book.exercises().map(|e| e.name.len()).max().unwrap_or(0);
 
     let mut lines = Vec::new();
-    let (mut passed, mut all, mut beyond) = (0, 0, 0);
+    let (mut passed, mut all, mut hidden) = (0, 0, 0);
     let mut has_star = false;
     for week in &book.weeks {
         let number =
@@ -55,34 +55,35 @@ pub(crate) fn lines(
         lines.extend([(title, false), (String::new(), false)]);
         for exercise in &week.exercises {
             if !is_on_map(exercise, progress) {
-                beyond += 1;
+                hidden += 1;
                 continue;
             }
             if exercise.spec.path <= route {
                 all += 1;
                 passed += usize::from(progress.has_passed(exercise));
             }
-            let is_marked =
-                marked.is_some_and(|marked| marked.id() == exercise.id());
+            let is_selected =
+                selected.is_some_and(|it| it.id() == exercise.id());
             let star = if exercise.spec.starred { " *" } else { "" };
             has_star |= exercise.spec.starred;
             let line = format!(
                 "{} {:width$}  {}  {}{star}",
-                if is_marked { ">" } else { " " },
+                if is_selected { ">" } else { " " },
                 exercise.name,
                 style::pad(&exercise.spec.title, 36),
                 state(progress, exercise),
             );
-            lines.push((line, is_marked));
+            lines.push((line, is_selected));
         }
         lines.push((String::new(), false));
     }
-    let mut sum = format!("{passed} of {all} on the path `{}`", route.name());
-    if beyond > 0 {
-        let _ = write!(sum, "; {beyond} more on `cargo wb path all`");
+    let mut sum =
+        format!("{passed} of {all} passed on the path `{}`", route.name());
+    if hidden > 0 {
+        let _ = write!(sum, "; {hidden} more on `cargo wb path all`");
     }
     if has_star {
-        sum += "; * starred";
+        sum += "; * research level";
     }
     lines.push((sum, false));
     lines
@@ -93,25 +94,26 @@ fn is_on_map(exercise: &Exercise, progress: &Progress) -> bool {
         || progress.state(exercise) != State::Untouched
 }
 
-/// In a word or two.
+/// Returns the state of an exercise in a few words.
 pub(crate) fn state(progress: &Progress, exercise: &Exercise) -> String {
     match progress.state(exercise) {
-        State::Untouched => style::dim("untouched"),
-        State::Started => style::open("started"),
+        State::Untouched => style::dim("not started"),
+        State::Started => style::pending("started"),
         State::Failing { rung, of } if progress.has_passed(exercise) => {
-            style::open(&format!("passed, now rung {rung} of {of}"))
+            style::pending(&format!("passed, now rung {rung} of {of}"))
         }
         State::Failing { rung, of } => {
-            style::bad(&format!("failing at rung {rung} of {of}"))
+            style::failure(&format!("failing at rung {rung} of {of}"))
         }
-        State::Passing => style::good("passing"),
-        State::Changed => style::open("changed since it passed"),
+        State::Passing => style::success("passing"),
+        State::Changed => style::pending("changed since it passed"),
     }
 }
 
+/// Returns the next command to type.
 fn next(current: Option<&Exercise>, progress: &Progress) -> String {
     let Some(exercise) = current else {
-        return format!("All done: {}.\n", current::all_done());
+        return format!("All done: {}.\n", current::all_pass());
     };
     if progress.state(exercise) == State::Untouched {
         let Exercise { name, spec, .. } = exercise;

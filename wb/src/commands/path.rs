@@ -1,4 +1,4 @@
-//! `path [homework|course|all]`: which exercises are on the map.
+//! `path [homework|course|all]`: shows or chooses which exercises are listed.
 
 use std::fmt::Write;
 
@@ -16,16 +16,17 @@ pub(crate) fn path(book: &Workbook, route: Option<Route>) -> Result<(), Error> {
     let chosen = Progress::read(book)?.route();
     let mut text = String::new();
     for route in Route::ALL {
-        let on_it =
+        let on_path =
             || book.exercises().filter(|exercise| exercise.spec.path <= route);
-        let minutes: u32 = on_it().map(|exercise| exercise.spec.minutes).sum();
+        let minutes: u32 =
+            on_path().map(|exercise| exercise.spec.minutes).sum();
         let about = route.about();
         let _ = writeln!(
             text,
             "{} {:9} {:3} exercises, {:4.1} hours  {about}",
             if route == chosen { ">" } else { " " },
             route.name(),
-            on_it().count(),
+            on_path().count(),
             f64::from(minutes) / 60.0,
         );
     }

@@ -1,4 +1,4 @@
-//! `prepare NAME`: compiles what an exercise needs, before it is needed.
+//! `prepare NAME`: compiles the dependencies of an exercise before its first check.
 
 use std::fs;
 

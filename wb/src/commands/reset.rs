@@ -1,4 +1,4 @@
-//! `reset [NAME]`: back to the stub. The old attempt is kept.
+//! `reset [NAME]`: replaces the attempt with the stub, and keeps a copy.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ use crate::reader::current;
 use crate::terminal::style;
 
 pub(crate) fn reset(book: &Workbook, name: Option<&str>) -> Result<(), Error> {
-    let exercise = current::chosen(book, name)?;
+    let exercise = current::named_or_current(book, name)?;
     let attempt = exercise.attempt();
-    let _lock = lock::wait_for(book, "grading")?;
+    let _lock = lock::acquire(book, "grading")?;
     if !attempt.exists() {
         return Err(Error::new(format!(
             "there is no {}",
@@ -23,28 +23,32 @@ pub(crate) fn reset(book: &Workbook, name: Option<&str>) -> Result<(), Error> {
         .fix(format!("`cargo wb start {}`", exercise.name)));
     }
     if fs::read(&attempt).ok() == fs::read(exercise.stub()).ok() {
-        style::print(&format!("{} is the stub\n", book.short(&attempt)));
+        style::print(&format!(
+            "{} is the stub already\n",
+            book.short(&attempt)
+        ));
         return Ok(());
     }
-    let kept = keep(exercise)?;
-    start::hand_out(exercise)?;
+    let copy = move_aside(exercise)?;
+    start::copy_stub(exercise)?;
     style::print(&format!(
-        "{} is the stub again; what you had is {}\n",
+        "{} is the stub again; your old file is now {}\n",
         book.short(&attempt),
-        book.short(&kept)
+        book.short(&copy)
     ));
     Ok(())
 }
 
-/// Moves the attempt to the first number that is free.
-fn keep(exercise: &Exercise) -> Result<PathBuf, Error> {
+/// Renames the attempt to the first free number, `NAME.1.rs`, and returns the new
+/// path.
+fn move_aside(exercise: &Exercise) -> Result<PathBuf, Error> {
     let attempt = exercise.attempt();
     let numbered = |n: u32| attempt.with_extension(format!("{n}.rs"));
-    let kept = (1..)
+    let copy = (1..)
         .map(numbered)
         .find(|file| !file.exists())
         .expect("some number is free");
-    fs::rename(&attempt, &kept)
+    fs::rename(&attempt, &copy)
         .map_err(|error| Error::file("move", &attempt, &error))?;
-    Ok(kept)
+    Ok(copy)
 }

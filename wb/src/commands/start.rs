@@ -1,4 +1,4 @@
-//! `start [NAME]`: hands out a stub, and the question it asks.
+//! `start [NAME]`: copies the stub of an exercise, and prints its question.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,17 +15,18 @@ use crate::terminal::style;
 pub(crate) fn start(book: &Workbook, name: Option<&str>) -> Result<(), Error> {
     let exercise = match name {
         Some(name) => book.exercise(name)?,
-        None => current::open(book, &Progress::read(book)?)
-            .ok_or_else(current::all_done)?,
+        None => current::unfinished(book, &Progress::read(book)?)
+            .ok_or_else(current::all_pass)?,
     };
-    let is_new = hand_out(exercise)?;
+    let is_new = copy_stub(exercise)?;
     Progress::update(book, |progress| progress.set_current(exercise))?;
     style::print(&text(book, exercise, is_new));
     Ok(())
 }
 
-/// Copies the stub, never over a file. Says whether there was none.
-pub(crate) fn hand_out(exercise: &Exercise) -> Result<bool, Error> {
+/// Copies the stub to the attempt, unless the attempt exists. Returns whether it
+/// was copied.
+pub(crate) fn copy_stub(exercise: &Exercise) -> Result<bool, Error> {
     let (stub, attempt) = (exercise.stub(), exercise.attempt());
     let text =
         fs::read(&stub).map_err(|error| Error::file("read", &stub, &error))?;
@@ -40,19 +41,20 @@ pub(crate) fn hand_out(exercise: &Exercise) -> Result<bool, Error> {
 
 fn text(book: &Workbook, exercise: &Exercise, is_new: bool) -> String {
     let mut text = question(book, exercise);
-    let yours = if is_new { "your file:" } else { "yours, kept:" };
-    text = text.replacen("your file:  ", &format!("{yours:12}"), 1);
+    if !is_new {
+        text += "\nYour file existed before. It is unchanged.\n";
+    }
     let _ = writeln!(
         text,
-        "\nWhat is graded stands at the top of your file. Save it, then\n\
-         `cargo wb check {0}`, or `cargo wb watch {0}`, which checks each \
-         time you save.\n(A week's first check compiles what the week needs.)",
+        "\nNext: edit and save your file, then `cargo wb check {0}`.\n\
+         `cargo wb watch {0}` checks it each time you save.\n\
+         (The first check of a week compiles the whole week.)",
         exercise.name
     );
     text
 }
 
-/// What is asked, and where everything is.
+/// Returns the question of an exercise, and where its files are.
 pub(crate) fn question(book: &Workbook, exercise: &Exercise) -> String {
     let spec = &exercise.spec;
     let mut text = format!(
@@ -64,10 +66,16 @@ pub(crate) fn question(book: &Workbook, exercise: &Exercise) -> String {
     text += &style::wrap(spec.question.en.trim(), 0);
     text += &style::wrap(spec.question.zh.trim(), 0);
     text.push('\n');
-    let _ = writeln!(text, "{:13}{}", "your file:", report::attempt(exercise));
+    let attempt = report::attempt(exercise);
+    let _ = writeln!(
+        text,
+        "{:13}{attempt} (the rules are at its top)",
+        "your file:"
+    );
     let notes = exercise.notes();
     let shown = style::link(&notes, &book.short(&notes).to_string());
-    let _ = writeln!(text, "{:13}{shown} (and the answer)", "the notes:");
-    let _ = writeln!(text, "{:13}cargo wb demo {}", "to see it:", spec.example);
+    let _ = writeln!(text, "{:13}{shown} (with the answer)", "the notes:");
+    let _ =
+        writeln!(text, "{:13}cargo wb demo {}", "an example:", spec.example);
     text
 }

@@ -1,5 +1,5 @@
-//! Compiles the grader against one subject: the answer, a variant, the stub, a
-//! foil or the reader's attempt.
+//! Builds the grader with one subject: the answer, a variant, the stub, a foil
+//! or an attempt.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -14,10 +14,11 @@ use crate::grading::process::Group;
 use crate::terminal::status::Status;
 use crate::terminal::style;
 
+/// The outcome of a build of the graders.
 #[derive(Debug)]
 pub(crate) enum Compiled {
     Ready(Graders),
-    /// What rustc says of the subject.
+    /// The subject does not compile, with these errors of rustc.
     Not {
         rendered: String,
     },
@@ -28,11 +29,11 @@ pub(crate) enum Compiled {
 pub(crate) struct Graders {
     pub(crate) tests: PathBuf,
     pub(crate) models: Option<PathBuf>,
-    /// What is graded in place of the subject: a command for the shell.
+    /// A shell command that starts the program to grade, instead of the subject.
     pub(crate) program: Option<String>,
 }
 
-/// A line of `cargo test --message-format json`.
+/// A message of `cargo test --message-format json`.
 #[derive(Deserialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 enum Line {
@@ -61,7 +62,7 @@ struct Target {
     name: String,
 }
 
-/// `cargo`, as it was found.
+/// Returns a command that runs cargo at the root of the workbook.
 pub(crate) fn cargo(book: &Workbook) -> Command {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -69,16 +70,16 @@ pub(crate) fn cargo(book: &Workbook) -> Command {
     command
 }
 
-/// Builds the graders of `exercise` over `subject`, whose text has the hash
-/// `text`: a file that was put in place of another may be the older of the two,
-/// and cargo would take it for the one that it knows.
+/// Builds the graders of `exercise` with `subject`, and shows the progress on
+/// `status`.
 ///
-/// A build of more than a moment shows itself on `status`.
+/// `hash` is the hash of the subject's text. cargo compares only modification
+/// times: it would miss a file that was replaced by an older one.
 pub(crate) fn graders(
     book: &Workbook,
     exercise: &Exercise,
     subject: &Path,
-    text: &str,
+    hash: &str,
     status: &Status,
 ) -> Result<Compiled, Error> {
     let mut command = cargo(book);
@@ -87,13 +88,14 @@ pub(crate) fn graders(
         .args(exercise.models().map(|_| "--test=loom"))
         .args(["--package", &exercise.package()])
         .env("WB_SUBJECT", format!("{}={}", exercise.name, subject.display()))
-        .env("WB_SUBJECT_HASH", text);
-    status.say(&format!("compiling {}", exercise.id()));
-    // The attempt itself and its grader are always built.
+        .env("WB_SUBJECT_HASH", hash);
+    status.show(&format!("compiling {}", exercise.id()));
+    // The first two crates are the attempt and its grader. More of them mean
+    // that the week is built.
     let build = build(&mut command, &exercise.package(), |done, name| {
         let week = &exercise.week;
         if done > 2 {
-            status.say(&format!("building {week} ({done} done: {name})"));
+            status.show(&format!("building {week} (crate {done}: {name})"));
         }
     })?;
 
@@ -110,21 +112,21 @@ pub(crate) fn graders(
     Err(build.error(&exercise.week))
 }
 
-/// Returns the errors of a subject as a reader sees them.
+/// Returns the errors of a subject in the form that a reader sees.
 pub(crate) fn rendered(
     book: &Workbook,
     exercise: &Exercise,
     errors: &[String],
 ) -> String {
-    // Paths as a reader types them, and short enough to read.
+    // Paths are shown relative to the root.
     let root = format!("{}/", book.root.display());
     let mut rendered = errors.concat().replace(&root, "");
-    if errors.iter().all(|error| is_in_a_grader(error)) {
+    if errors.iter().all(|error| is_in_grader(error)) {
         let name = &exercise.name;
         let why = format!(
-            "Your file lacks an item that the grader uses: keep the names and \
-             signatures of the stub. `cargo wb reset {name}` restores the stub, \
-             and keeps a copy of your file.\n\n"
+            "The grader uses an item that your file does not have: keep the \
+             names and signatures of the stub. `cargo wb reset {name}` \
+             restores the stub, and keeps a copy of your file.\n\n"
         );
         rendered.insert_str(0, &style::wrap(&why, 0));
     }
@@ -135,33 +137,33 @@ pub(crate) fn rendered(
 #[derive(Debug, Default)]
 pub(crate) struct Build {
     pub(crate) is_done: bool,
-    /// The errors that rustc reports in the package that was to be built.
+    /// The errors that rustc reports in the package itself.
     of_package: Vec<String>,
     /// The errors that rustc reports in its dependencies.
     elsewhere: Vec<String>,
-    /// The lines that cargo itself prints: no network, no such package.
+    /// The lines that cargo prints itself, such as network errors.
     cargo: Vec<String>,
     executables: Vec<(String, PathBuf)>,
 }
 
-/// One message of cargo about a package.
+/// A message of cargo about a package.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// rustc reports an error, as text for a person.
+    /// rustc reports an error.
     Error { package: String, rendered: String },
     /// A library, a test binary or a build script is complete.
     Artifact {
         package: String,
         target: String,
         executable: Option<PathBuf>,
-        /// Whether it was complete before.
+        /// Whether it was complete before this build.
         fresh: bool,
     },
 }
 
-/// Runs `command`, a cargo command that builds, and passes each message to
-/// `handle` as soon as cargo prints it. Returns whether the build succeeded, and
-/// the lines that cargo printed for a person.
+/// Runs `command`, a cargo command that builds, and calls `handle` with each
+/// message as soon as cargo prints it. Returns whether the build succeeded, and
+/// the lines that cargo printed to stderr.
 pub(crate) fn run_cargo(
     command: &mut Command,
     mut handle: impl FnMut(Event),
@@ -181,7 +183,7 @@ pub(crate) fn run_cargo(
         match serde_json::from_str(&line).unwrap_or(Line::Other) {
             Line::CompilerMessage { package_id: package, message } => {
                 let rendered = message.rendered.unwrap_or_default();
-                if message.level == "error" && !is_a_summary(&rendered) {
+                if message.level == "error" && !is_summary(&rendered) {
                     handle(Event::Error { package, rendered });
                 }
             }
@@ -199,9 +201,9 @@ pub(crate) fn run_cargo(
             Line::Other => {}
         }
     }
-    let status = group
-        .wait()
-        .map_err(|error| Error::new(format!("cannot wait: {error}")))?;
+    let status = group.wait().map_err(|error| {
+        Error::new(format!("cannot wait for cargo: {error}"))
+    })?;
     Ok((status.success(), stderr.join().unwrap_or_default()))
 }
 
@@ -212,13 +214,13 @@ pub(crate) fn build(
     package: &str,
     mut built: impl FnMut(usize, &str),
 ) -> Result<Build, Error> {
-    let ours = format!("#{package}@");
+    let id_part = format!("#{package}@");
     let mut build = Build::default();
     let mut done = 0;
     (build.is_done, build.cargo) = run_cargo(command, |event| match event {
         Event::Error { package, rendered } => {
-            let is_ours = package.contains(&ours);
-            let errors = if is_ours {
+            let is_of_package = package.contains(&id_part);
+            let errors = if is_of_package {
                 &mut build.of_package
             } else {
                 &mut build.elsewhere
@@ -239,34 +241,35 @@ pub(crate) fn build(
     Ok(build)
 }
 
-/// `--> week02/tests/grade/no_rows.rs:4:5` is not the reader's to mend.
-fn is_in_a_grader(error: &str) -> bool {
+/// Returns whether an error is in a file of the graders, such as
+/// `--> week02/tests/grade/no_rows.rs:4:5`.
+fn is_in_grader(error: &str) -> bool {
     let text = console::strip_ansi_codes(error);
     let at = text.lines().find_map(|line| line.trim().strip_prefix("--> "));
     at.is_some_and(|at| at.contains("/tests/"))
 }
 
-/// "aborting due to 2 previous errors"
-fn is_a_summary(text: &str) -> bool {
+/// Returns whether `text` is `error: aborting due to 2 previous errors`.
+fn is_summary(text: &str) -> bool {
     console::strip_ansi_codes(text).starts_with("error: aborting due to")
 }
 
 impl Build {
     pub(crate) fn executable(&self, name: &str) -> Option<PathBuf> {
-        let of_name = |(of, _): &&(String, PathBuf)| of == name;
-        Some(self.executables.iter().find(of_name)?.1.clone())
+        let is_named = |(target, _): &&(String, PathBuf)| target == name;
+        Some(self.executables.iter().find(is_named)?.1.clone())
     }
 
-    /// Returns why a build failed, where the reader's own code is not the cause.
-    /// `package` is what the reader can build to see the same.
+    /// Returns the error of a build that failed outside the reader's own code.
+    /// The reader can build `package` to see the same error.
     pub(crate) fn error(&self, package: &str) -> Error {
         let rustc = [&*self.of_package, &*self.elsewhere].concat();
         build_error(&rustc, &self.cargo, package)
     }
 }
 
-/// Returns why a build failed that is not the reader's own code: from what
-/// `rustc` reports, or else from what `cargo` prints.
+/// Returns the error of a build that failed outside the reader's own code, from
+/// the errors of `rustc`, or else from the output of `cargo`.
 pub(crate) fn build_error(
     rustc: &[String],
     cargo: &[String],
@@ -282,11 +285,12 @@ pub(crate) fn build_error(
     }
     let no_network = ["download", "registry", "network", "index"];
     if rustc.is_empty() && no_network.iter().any(|sign| text.contains(sign)) {
-        return Error::new(format!("cargo cannot fetch crates:\n{text}"))
-            .fix("with a network, once: `cargo fetch`");
+        return Error::new(format!("cargo cannot download crates:\n{text}"))
+            .fix("connect to a network, and run `cargo fetch` once");
     }
     Error::new(format!(
-        "the workbook itself does not build; your attempt is untouched:\n{text}"
+        "the workbook itself does not build, and your attempt is not the \
+         cause:\n{text}"
     ))
-    .fix(format!("`cargo test -p {package}` shows the same"))
+    .fix(format!("`cargo test -p {package}` shows the same errors"))
 }

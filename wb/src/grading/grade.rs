@@ -1,7 +1,6 @@
-//! Grades one subject: compiles it, runs every property, and climbs the rungs.
+//! Grades one subject: compiles it, runs all tests, and sorts them into rungs.
 
 use std::collections::BTreeSet;
-
 use std::fs;
 use std::hash::Hasher;
 use std::io;
@@ -19,7 +18,7 @@ use crate::grading::properties::{self, Property};
 use crate::grading::run::Verdict;
 use crate::terminal::status::Status;
 
-/// A subject, graded.
+/// The grade of one subject.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Grade {
     /// `week02/no_rows`.
@@ -28,9 +27,9 @@ pub(crate) struct Grade {
     pub(crate) text: String,
     pub(crate) outcome: Outcome,
     pub(crate) rungs: Vec<Rung>,
-    /// What rustc says, where it does not compile.
+    /// The errors of rustc, if the subject does not compile.
     pub(crate) compiler: Option<String>,
-    /// The foil that breaks most of what is broken here.
+    /// The foil that fails nearly the same tests.
     pub(crate) like_foil: Option<LikeFoil>,
     pub(crate) seconds: f64,
 }
@@ -58,7 +57,7 @@ pub(crate) struct LikeFoil {
 }
 
 impl Grade {
-    /// The grade of a subject that does not compile, with the compiler's errors.
+    /// Returns the grade of a subject that does not compile.
     pub(crate) fn of_errors(
         exercise: &Exercise,
         text: String,
@@ -75,7 +74,7 @@ impl Grade {
         }
     }
 
-    /// The grade of a subject by its properties.
+    /// Returns the grade of a subject with these properties.
     pub(crate) fn of_properties(
         exercise: &Exercise,
         text: String,
@@ -85,7 +84,7 @@ impl Grade {
             exercise: exercise.id(),
             text,
             outcome: Outcome::Passes,
-            rungs: climb(exercise, properties)?,
+            rungs: sort_into_rungs(exercise, properties)?,
             compiler: None,
             like_foil: None,
             seconds: 0.0,
@@ -99,7 +98,7 @@ impl Grade {
         self.rungs.iter().flat_map(|rung| &rung.properties)
     }
 
-    /// The names of those that do not hold.
+    /// Returns the names of the failing properties.
     pub(crate) fn failing(&self) -> BTreeSet<&str> {
         self.properties()
             .filter(|property| property.verdict.fails())
@@ -107,12 +106,12 @@ impl Grade {
             .collect()
     }
 
-    /// The first rung that is not climbed, counted from 1, or the last; and
-    /// how many there are.
+    /// Returns the first rung with a failing property, counted from 1, or else
+    /// the last rung; and the number of rungs.
     pub(crate) fn rung(&self) -> (usize, usize) {
         let of = self.rungs.len();
-        let stuck = self.rungs.iter().position(|rung| !rung.is_climbed());
-        (stuck.map_or(of, |rung| rung + 1), of)
+        let failing = self.rungs.iter().position(|rung| !rung.passes());
+        (failing.map_or(of, |rung| rung + 1), of)
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
@@ -126,13 +125,13 @@ impl Grade {
 }
 
 impl Rung {
-    pub(crate) fn is_climbed(&self) -> bool {
+    pub(crate) fn passes(&self) -> bool {
         !self.properties.iter().any(|property| property.verdict.fails())
     }
 }
 
-/// Grades `subject` as an attempt at `exercise`: the text that stands in the
-/// file when the compiler is done with it.
+/// Grades `subject` as an attempt at `exercise`. If the file changes while it is
+/// compiled, the new text is compiled and graded.
 pub(crate) fn grade(
     book: &Workbook,
     exercise: &Exercise,
@@ -142,14 +141,15 @@ pub(crate) fn grade(
     grade_with(book, exercise, subject, None, status)
 }
 
-/// Grades `program`, any command, by what the exercise asks of a process.
+/// Grades a program, which the shell command `program` starts, with the tests of
+/// `exercise`.
 pub(crate) fn grade_program(
     book: &Workbook,
     exercise: &Exercise,
     program: &str,
     status: &Status,
 ) -> Result<Grade, Error> {
-    // The tests have to be built over something.
+    // The tests do not compile without a subject.
     let subject = exercise.answer();
     grade_with(book, exercise, &subject, Some(program), status)
 }
@@ -184,7 +184,7 @@ fn grade_with(
         }
         Compiled::Ready(mut graders) => {
             graders.program = program.map(str::to_owned);
-            status.say(&format!("grading {}", exercise.id()));
+            status.show(&format!("grading {}", exercise.id()));
             let properties = properties::run_all(book, exercise, &graders)?;
             Grade::of_properties(exercise, hash, properties)?
         }
@@ -193,8 +193,8 @@ fn grade_with(
     Ok(grade)
 }
 
-/// A file as it stands, and when it was put there: one that is saved twice may
-/// hold what it held, and the compiler may have seen what it held in between.
+/// The content of a file, and when it was written. The time matters if the file
+/// was changed and changed back: the compiler may have read the other text.
 #[derive(PartialEq, Eq)]
 struct Text {
     bytes: Vec<u8>,
@@ -208,7 +208,8 @@ impl Text {
     }
 }
 
-/// The same on every machine and in every release.
+/// Returns the FNV hash of `text` in hex. It is the same on every machine and in
+/// every release.
 pub(crate) fn content_hash(text: &[u8]) -> String {
     let mut hasher = fnv::FnvHasher::default();
     hasher.write(text);
@@ -226,8 +227,8 @@ fn outcome(grade: &Grade) -> Outcome {
     }
 }
 
-/// Properties by rung, in the toml's order.
-fn climb(
+/// Sorts the properties into the rungs of the exercise's toml.
+fn sort_into_rungs(
     exercise: &Exercise,
     properties: Vec<Property>,
 ) -> Result<Vec<Rung>, Error> {
@@ -238,11 +239,11 @@ fn climb(
         let name = property.name.split("::").next().unwrap_or_default();
         let Some(rung) = rungs.iter_mut().find(|rung| rung.name == name) else {
             return Err(Error::new(format!(
-                "{}: the test {} is on no rung",
+                "{}: the test {} belongs to no rung",
                 exercise.id(),
                 property.name
             ))
-            .fix("name its module in `rungs`, in the exercise's toml"));
+            .fix("add its module to `rungs` in the exercise's toml"));
         };
         rung.properties.push(property);
     }
@@ -256,7 +257,7 @@ fn climb(
     }
 }
 
-/// The foil that fails most like this: a possibility.
+/// Returns the foil that fails nearly the same tests, if one does.
 fn like_foil(grade: &Grade, exercise: &Exercise) -> Option<LikeFoil> {
     let is_unfinished =
         |property: &Property| property.verdict == Verdict::NotYetWritten;
@@ -275,15 +276,15 @@ fn like_foil(grade: &Grade, exercise: &Exercise) -> Option<LikeFoil> {
     })
 }
 
-/// The foil that breaks just the tests that are `failing`, of those that were
-/// `run`; or else the one that has most in common with them, by the Jaccard
-/// index: at least two thirds, and more than any other.
+/// Returns the foil that fails exactly the tests `failing`; or else the foil whose
+/// tests have the highest Jaccard index with `failing`, if it is at least two
+/// thirds and no other foil has the same. Only tests in `run` count.
 fn nearest<'a>(
     foils: &'a IndexMap<String, Foil>,
     run: &BTreeSet<&str>,
     failing: &BTreeSet<&str>,
 ) -> Option<(&'a String, &'a Foil)> {
-    // Where everything fails, no mistake is told from another.
+    // If all tests fail, they do not show which mistake it is.
     if failing.is_empty() || failing == run {
         return None;
     }
@@ -293,19 +294,22 @@ fn nearest<'a>(
         (&tests & failing).len() as f64 / (&tests | failing).len() as f64
     };
     let most = foils.values().map(index).fold(0.0, f64::max);
-    let mut like = foils.iter().filter(|(_, foil)| index(foil) == most);
-    let first = like.next();
-    let is_alone = like.next().is_none();
-    first.filter(|_| most == 1.0 || most >= 2.0 / 3.0 && is_alone)
+    let mut nearest = foils.iter().filter(|(_, foil)| index(foil) == most);
+    let first = nearest.next();
+    let is_only_one = nearest.next().is_none();
+    first.filter(|_| most == 1.0 || most >= 2.0 / 3.0 && is_only_one)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The name of the nearest foil, where each is caught by the tests behind
-    /// its name.
-    fn near(foils: &[&str], run: &str, failing: &str) -> Option<String> {
+    /// Returns the name of the nearest foil. Each foil is `NAME: TESTS`.
+    fn nearest_name(
+        foils: &[&str],
+        run: &str,
+        failing: &str,
+    ) -> Option<String> {
         let foil = |foil: &&str| {
             let (name, tests) = foil.split_once(": ").unwrap();
             let foil = Foil {
@@ -323,31 +327,37 @@ mod tests {
     }
 
     #[test]
-    fn the_foil_that_breaks_most_of_the_same_is_near() {
+    fn the_nearest_foil_shares_at_least_two_thirds_of_the_tests() {
         let foils = ["late: a b c", "lost: d e", "torn: a b c d"];
-        assert_eq!(near(&foils, "a b c d e f", "a b c").unwrap(), "late");
-        // Two thirds, and no more.
-        assert_eq!(near(&foils, "a b c d e f", "d e f").unwrap(), "lost");
-        assert_eq!(near(&foils, "a b c d e f", "e f"), None);
-        assert_eq!(near(&foils, "a b c d e f", "f"), None);
+        assert_eq!(
+            nearest_name(&foils, "a b c d e f", "a b c").unwrap(),
+            "late"
+        );
+        // Exactly two thirds.
+        assert_eq!(
+            nearest_name(&foils, "a b c d e f", "d e f").unwrap(),
+            "lost"
+        );
+        assert_eq!(nearest_name(&foils, "a b c d e f", "e f"), None);
+        assert_eq!(nearest_name(&foils, "a b c d e f", "f"), None);
     }
 
     #[test]
-    fn of_two_foils_that_are_as_near_neither_is() {
+    fn two_equally_near_foils_are_ambiguous() {
         let foils = ["late: a b c", "lost: a b d"];
-        assert_eq!(near(&foils, "a b c d e", "a b"), None);
-        assert_eq!(near(&foils, "a b c d e", "a b c").unwrap(), "late");
+        assert_eq!(nearest_name(&foils, "a b c d e", "a b"), None);
+        assert_eq!(nearest_name(&foils, "a b c d e", "a b c").unwrap(), "late");
     }
 
     #[test]
-    fn tests_that_were_not_run_do_not_count() {
+    fn tests_that_are_not_run_do_not_count() {
         let foils = ["late: a b c d", "lost: e"];
-        assert_eq!(near(&foils, "a e f", "a").unwrap(), "late");
+        assert_eq!(nearest_name(&foils, "a e f", "a").unwrap(), "late");
     }
 
     #[test]
-    fn where_everything_fails_no_foil_is_near() {
-        assert_eq!(near(&["late: a b c"], "a b c", "a b c"), None);
-        assert_eq!(near(&["late: a b c"], "a b", "a b"), None);
+    fn a_subject_that_fails_every_test_has_no_nearest_foil() {
+        assert_eq!(nearest_name(&["late: a b c"], "a b c", "a b c"), None);
+        assert_eq!(nearest_name(&["late: a b c"], "a b", "a b"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! One command at a time. The system ends a lock with its process.
+//! File locks between commands. The operating system releases a lock when its
+//! process ends.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -8,16 +9,17 @@ use workbook::Workbook;
 
 use crate::error::Error;
 
-/// Held until it is dropped.
+/// Holds a lock until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
-/// Waits for another command that holds `name`, and says for whom it waits.
-pub(crate) fn wait_for(book: &Workbook, name: &str) -> Result<Lock, Error> {
+/// Acquires the lock `name`. If another command holds it, prints which process it
+/// is, and waits.
+pub(crate) fn acquire(book: &Workbook, name: &str) -> Result<Lock, Error> {
     let path = book.scratch().join(name).with_extension("lock");
-    let taken = || -> io::Result<File> {
+    let acquire = || -> io::Result<File> {
         fs::create_dir_all(book.scratch())?;
         let mut file = File::options()
             .read(true)
@@ -30,7 +32,7 @@ pub(crate) fn wait_for(book: &Workbook, name: &str) -> Result<Lock, Error> {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 file.read_to_string(&mut holder)?;
-                eprintln!("{}", waiting(&holder));
+                eprintln!("{}", waiting_message(&holder));
                 file.lock()?;
             }
             Err(TryLockError::Error(error)) => return Err(error),
@@ -40,14 +42,15 @@ pub(crate) fn wait_for(book: &Workbook, name: &str) -> Result<Lock, Error> {
         write!(file, "{}", std::process::id())?;
         Ok(file)
     };
-    match taken() {
+    match acquire() {
         Ok(file) => Ok(Lock { _file: file }),
         Err(error) => Err(Error::file("lock", &path, &error)),
     }
 }
 
-/// The last holder's id may still stand there for a moment.
-fn waiting(holder: &str) -> String {
+/// Names the process that holds the lock, if it runs: the file may still have the
+/// id of the process before.
+fn waiting_message(holder: &str) -> String {
     let id = holder.parse().ok().and_then(Pid::from_raw);
     if id.is_some_and(|id| test_kill_process(id).is_ok()) {
         format!(

@@ -18,38 +18,39 @@ use crate::error::Error;
 use crate::grading::compile::Graders;
 use crate::grading::run::{self, Run, Test, Verdict};
 
+/// The outcome of one test.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Property {
-    /// `rows::an_empty_list_is_no_error`.
+    /// `rows::an_empty_list_is_not_an_error`.
     pub(crate) name: String,
-    /// `an empty list is no error`.
+    /// `an empty list is not an error`.
     pub(crate) sentence: String,
     pub(crate) verdict: Verdict,
     pub(crate) message: String,
-    /// Where it broke: `file:line`.
+    /// Where the test panicked: `file:line`.
     pub(crate) at: Option<String>,
-    /// The server it needs.
+    /// The server that the test needs.
     pub(crate) needs: Option<String>,
-    /// What the attempt itself printed.
+    /// The output of the attempt.
     pub(crate) printed: String,
     pub(crate) seconds: f64,
 }
 
-/// How many tests may hang. The tests after them are not run: each would take
-/// another deadline.
-const HANGS: usize = 2;
+/// After this many tests that hang, no further test is started: each one could
+/// take another deadline.
+const MAX_HANGS: usize = 2;
 
-/// One test of an exercise. It is the same for every subject.
+/// One test of an exercise. The list is the same for every subject.
 #[derive(Debug)]
 pub(crate) struct Listed {
     /// Whether the test is a model, which is in a binary of its own.
     is_model: bool,
-    /// As the exercise's toml names it.
+    /// The name in the exercise's toml: `rung::test`.
     name: String,
     test: Test,
 }
 
-/// Runs all properties, as many at a time as there are cores.
+/// Runs all tests, as many at a time as there are cores.
 pub(crate) fn run_all(
     book: &Workbook,
     exercise: &Exercise,
@@ -64,8 +65,8 @@ pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Returns the tests of `exercise` in the order of the source, and prepares the
-/// servers that they need.
+/// Returns the tests of `exercise` in source order, and prepares the servers that
+/// they need.
 pub(crate) fn list(
     book: &Workbook,
     exercise: &Exercise,
@@ -89,8 +90,8 @@ pub(crate) fn list(
     Ok(tests)
 }
 
-/// Runs `tests` with `workers` at a time, and returns the properties in the same
-/// order.
+/// Runs `tests`, `workers` of them at a time. Returns the properties in the order
+/// of `tests`.
 pub(crate) fn run_listed(
     book: &Workbook,
     graders: &Graders,
@@ -111,10 +112,10 @@ pub(crate) fn run_listed(
                 Some(models) if *is_model => models,
                 _ => &graders.tests,
             };
-            let run = if hangs.load(Ordering::Relaxed) < HANGS {
+            let run = if hangs.load(Ordering::Relaxed) < MAX_HANGS {
                 run::run(binary, test, deadline, graders.program.as_deref())
             } else {
-                Ok(Run::without(Verdict::NotReached))
+                Ok(Run::not_started(Verdict::NotReached))
             };
             if run.as_ref().is_ok_and(|run| run.verdict == Verdict::Hangs) {
                 hangs.fetch_add(1, Ordering::Relaxed);
@@ -145,11 +146,12 @@ pub(crate) fn run_listed(
     runs.into_iter().map(property).collect()
 }
 
-/// Makes what the servers need to start at all, which may take longer than the
-/// deadline of a test. Where it fails, the tests will report the same.
+/// Prepares the servers of `tests`, which may take longer than the deadline of a
+/// test. If it fails, the tests fail with the same error.
 fn prepare_servers(tests: &[Listed]) {
     let needs = tests.iter().filter_map(|listed| listed.test.needs.as_deref());
-    let needs: BTreeSet<_> = needs.filter(|server| run::has(server)).collect();
+    let needs: BTreeSet<_> =
+        needs.filter(|server| run::is_installed(server)).collect();
     for program in needs.into_iter().filter_map(Program::named) {
         if let Err(error) = servers::prepare(program) {
             eprintln!("cannot prepare {}: {error}", program.name);
@@ -172,19 +174,19 @@ fn list_binary(
             let (module, title) =
                 test.name.rsplit_once("::").unwrap_or(("", &test.name));
             let module = module.rsplit("::").next().unwrap_or_default();
-            // Two rungs may have a test of the same name.
+            // Two rungs may have tests of the same name.
             let from = source.find(&format!("mod {module} {{")).unwrap_or(0);
             let at = source[from..].find(&format!("fn {title}("));
             Some((at, Listed { is_model, name, test }))
         })
         .collect();
-    // A test that a macro makes has no line of its own, and comes first.
+    // A test that a macro generates is not found in the source, and comes first.
     found.sort_by_key(|(at, _)| *at);
     Ok(found.into_iter().map(|(_, listed)| listed).collect())
 }
 
+/// Turns `rows::a_task_s_error` into `a task's error`.
 fn sentence(name: &str) -> String {
     let name = name.rsplit("::").next().unwrap_or(name).replace('_', " ");
-    // A function's name has no apostrophe.
     name.replace(" s ", "'s ")
 }

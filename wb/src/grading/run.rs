@@ -1,5 +1,4 @@
-//! Runs tests one by one, each in a process of its own, and reads what became
-//! of it.
+//! Runs one test in a process of its own, and returns its verdict.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,34 +11,35 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::grading::process::{Group, Output};
 
-/// How long a test binary may take to name its tests.
-const LISTING: Duration = Duration::from_secs(30);
+/// The deadline for a test binary to list its tests.
+const LIST_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a test prints where it cannot look at somebody's program; behind a
-/// colon, it may say why.
-const NOT_ASKED: &str = "not asked of a program";
+/// A test prints this if it cannot test an external program. A colon and the
+/// reason may follow.
+const NOT_ASKED_MARKER: &str = "not asked of a program";
 
 /// One test of a binary.
 #[derive(Debug)]
 pub(crate) struct Test {
-    /// As its binary knows it.
+    /// The name in its binary.
     pub(crate) name: String,
-    /// The server it needs, where it says `#[ignore = "needs …"]`.
+    /// The server in `#[ignore = "needs SERVER"]`.
     pub(crate) needs: Option<String>,
 }
 
-/// What became of a property.
+/// The verdict on a property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
     Holds,
     Broken,
     Hangs,
-    /// It met a `todo!`.
+    /// The test reached a `todo!`.
     NotYetWritten,
-    /// It needs a server that this machine lacks, or cannot look at a program.
+    /// The test needs a server that is not installed, or cannot test an external
+    /// program.
     NotRun,
-    /// Too many before it hang.
+    /// The test was not started, because too many others hang.
     NotReached,
 }
 
@@ -49,21 +49,22 @@ impl Verdict {
     }
 }
 
+/// The result of one test.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) verdict: Verdict,
-    /// The assertion's, or the question of the `todo!`, or why it was not run.
+    /// The message of the panic, or the reason why the test was not run.
     pub(crate) message: String,
-    /// Where it panicked: `file:line`.
+    /// Where the test panicked: `file:line`.
     pub(crate) at: Option<String>,
-    /// What else was written: the reader's own `dbg!` and `println!`.
+    /// The other output: `dbg!` and `println!` of the attempt.
     pub(crate) printed: String,
     pub(crate) took: Duration,
 }
 
 impl Run {
-    /// Of a test that was not started.
-    pub(crate) fn without(verdict: Verdict) -> Self {
+    /// Returns the result of a test that was not started.
+    pub(crate) fn not_started(verdict: Verdict) -> Self {
         Self {
             verdict,
             message: String::new(),
@@ -74,7 +75,7 @@ impl Run {
     }
 }
 
-/// The tests of `binary`.
+/// Returns the tests of `binary`.
 pub(crate) fn list(binary: &Path) -> Result<Vec<Test>, Error> {
     let all = names(binary, &[])?;
     let ignored = names(binary, &["--ignored"])?;
@@ -91,10 +92,11 @@ pub(crate) fn list(binary: &Path) -> Result<Vec<Test>, Error> {
     Ok(all.into_iter().map(test).collect())
 }
 
-fn names(binary: &Path, more: &[&str]) -> Result<BTreeSet<String>, Error> {
+/// Returns the names that `binary` lists, with `extra` arguments.
+fn names(binary: &Path, extra: &[&str]) -> Result<BTreeSet<String>, Error> {
     let mut command = Command::new(binary);
-    command.args(["--list", "--format", "terse"]).args(more);
-    let output = Group::piped(&mut command)?.output(LISTING);
+    command.args(["--list", "--format", "terse"]).args(extra);
+    let output = Group::piped(&mut command)?.output(LIST_DEADLINE);
     let tests = output.stdout.lines();
     Ok(tests
         .filter_map(|line| line.strip_suffix(": test"))
@@ -102,7 +104,8 @@ fn names(binary: &Path, more: &[&str]) -> Result<BTreeSet<String>, Error> {
         .collect())
 }
 
-/// Why tests are ignored: the list does not say, but a run does.
+/// Returns the reasons why tests are ignored. The list does not contain them: the
+/// tests have to be run.
 fn reasons(
     binary: &Path,
     ignored: &BTreeSet<String>,
@@ -112,7 +115,7 @@ fn reasons(
     }
     let mut command = Command::new(binary);
     command.arg("--exact").args(ignored);
-    let output = Group::piped(&mut command)?.output(LISTING);
+    let output = Group::piped(&mut command)?.output(LIST_DEADLINE);
     let reason = |line: &str| {
         let (test, reason) =
             line.strip_prefix("test ")?.split_once(" ... ignored, ")?;
@@ -121,24 +124,26 @@ fn reasons(
     Ok(output.stdout.lines().filter_map(reason).collect())
 }
 
-/// Whether this machine has `server`, as an ignored test names it.
-pub(crate) fn has(server: &str) -> bool {
+/// Returns whether this machine has `server`, the name in an ignored test.
+pub(crate) fn is_installed(server: &str) -> bool {
     Program::named(server).is_some_and(|program| program.find().is_some())
 }
 
+/// Runs `test` until it ends, or until `deadline`. `program` is the shell command
+/// of an external program to test.
 pub(crate) fn run(
     binary: &Path,
     test: &Test,
     deadline: Duration,
     program: Option<&str>,
 ) -> Result<Run, Error> {
-    if test.needs.as_deref().is_some_and(|server| !has(server)) {
-        return Ok(Run::without(Verdict::NotRun));
+    if test.needs.as_deref().is_some_and(|server| !is_installed(server)) {
+        return Ok(Run::not_started(Verdict::NotRun));
     }
     let mut command = Command::new(binary);
     command
         .args(["--exact", &test.name, "--include-ignored", "--nocapture"])
-        // A message is enough: a backtrace buries it.
+        // A backtrace would hide the message.
         .env("RUST_BACKTRACE", "0");
     if let Some(program) = program {
         command.env("WB_PROGRAM", program);
@@ -146,22 +151,24 @@ pub(crate) fn run(
     let start = Instant::now();
     let output = Group::piped(&mut command)?.output(deadline);
     if program.is_some()
-        && let Some(why) = why_not_asked(&output.stdout)
+        && let Some(why) = not_asked_reason(&output.stdout)
     {
         let message = why.to_owned();
-        return Ok(Run { message, ..Run::without(Verdict::NotRun) });
+        return Ok(Run { message, ..Run::not_started(Verdict::NotRun) });
     }
-    Ok(judge(&test.name, &output, deadline, start.elapsed()))
+    Ok(evaluate(&test.name, &output, deadline, start.elapsed()))
 }
 
-/// Why the test was not asked of a program, if it was not.
-fn why_not_asked(stdout: &str) -> Option<&str> {
-    let (_, after) = stdout.split_once(NOT_ASKED)?;
+/// Returns the reason why a test cannot test an external program, if it printed
+/// one.
+fn not_asked_reason(stdout: &str) -> Option<&str> {
+    let (_, after) = stdout.split_once(NOT_ASKED_MARKER)?;
     let line = after.lines().next().unwrap_or_default();
     Some(line.strip_prefix(':').unwrap_or_default().trim())
 }
 
-fn judge(
+/// Returns the result of a test that has ended, or was stopped at its deadline.
+fn evaluate(
     test: &str,
     output: &Output,
     deadline: Duration,
@@ -170,7 +177,7 @@ fn judge(
     let panic = cause(&output.stderr);
     let verdict = match output.status {
         None => Verdict::Hangs,
-        // The count too: what calls `exit(0)` has not passed.
+        // Exit code 0 is not enough: the attempt may have called `exit(0)`.
         Some(status)
             if status.success()
                 && output.stdout.contains("test result: ok. 1 passed") =>
@@ -190,11 +197,13 @@ fn judge(
         (Verdict::Hangs, Some(panic)) => {
             let seconds = deadline.as_secs();
             let message = panic.message;
-            let why = format!("no end after {seconds} s, but first: {message}");
-            (why, Some(panic.at))
+            let message = format!(
+                "no end after {seconds} s; before that, a panic: {message}"
+            );
+            (message, Some(panic.at))
         }
         (_, Some(panic)) => (panic.message, Some(panic.at)),
-        (_, None) => (how_it_ended(output), None),
+        (_, None) => (exit_reason(output), None),
     };
     Run { verdict, message, at, printed: printed(test, output), took }
 }
@@ -209,24 +218,24 @@ impl Panic {
         self.message.starts_with("not yet implemented")
     }
 
-    /// A grader's own, to see what becomes of it. A payload that is no text
-    /// shows as `Box<dyn Any>`.
+    /// Returns whether the grader panicked on purpose, to test the attempt. A
+    /// payload that is not a string is printed as `Box<dyn Any>`.
     fn is_on_purpose(&self) -> bool {
         self.message.starts_with("on purpose")
-            // What was written since may stand below it.
+            // Later output may follow in the same message.
             || self.message.lines().next() == Some("Box<dyn Any>")
     }
 }
 
-/// The first panic of any thread is the cause of those after it, unless it is
-/// there on purpose.
+/// Returns the panic that explains the failure: the first one of any thread that
+/// is not on purpose, or else the first one.
 fn cause(stderr: &str) -> Option<Panic> {
     let mut panics = panics(stderr);
     let cause = panics.iter().position(|panic| !panic.is_on_purpose());
     (!panics.is_empty()).then(|| panics.swap_remove(cause.unwrap_or(0)))
 }
 
-/// In the order in which they happened.
+/// Returns all panics, in order.
 fn panics(stderr: &str) -> Vec<Panic> {
     let mut lines = stderr.lines().peekable();
     let mut panics = Vec::new();
@@ -244,7 +253,7 @@ fn panics(stderr: &str) -> Vec<Panic> {
     panics
 }
 
-/// `thread 'name' (123) panicked at src/lib.rs:4:5:` gives `src/lib.rs:4`.
+/// Returns `src/lib.rs:4` of `thread 'name' (123) panicked at src/lib.rs:4:5:`.
 fn panic_location(line: &str) -> Option<&str> {
     let line = line.strip_prefix("thread '")?;
     let (_, at) = line.split_once(" panicked at ")?;
@@ -252,7 +261,8 @@ fn panic_location(line: &str) -> Option<&str> {
     Some(at.rsplit_once(':').map_or(at, |(at, _column)| at))
 }
 
-fn how_it_ended(output: &Output) -> String {
+/// Returns why the process of a test ended, if it did not panic.
+fn exit_reason(output: &Output) -> String {
     use std::os::unix::process::ExitStatusExt;
     let Some(status) = output.status else { return String::new() };
     if let Some(signal) = status.signal() {
@@ -261,7 +271,7 @@ fn how_it_ended(output: &Output) -> String {
         return format!("the process was killed by signal {signal}{why}");
     }
     if status.success() {
-        return "the process ended before the test did".to_owned();
+        return "the process exited before the test ended".to_owned();
     }
     let error = output.stderr.lines().find(|line| line.starts_with("Error: "));
     error.map_or_else(
@@ -270,23 +280,22 @@ fn how_it_ended(output: &Output) -> String {
     )
 }
 
-/// What is left of the output without the harness's own lines.
+/// Returns the output without the lines of the test harness and the panics.
 fn printed(test: &str, output: &Output) -> String {
-    let is_own = |line: &&str| {
+    let is_of_attempt = |line: &&str| {
         let is_harness = ["", "ok", "FAILED", "failures:", "running 1 test"]
             .contains(line)
             || line.starts_with("test result: ")
             || line.trim_start() == test;
         !is_harness
     };
-    // The first line that the test prints stands behind its name.
-    let announced = format!("test {test} ... ");
+    // The first line that the test prints follows its name.
+    let name = format!("test {test} ... ");
     let stdout = output.stdout.lines();
-    let stdout =
-        stdout.map(|line| line.strip_prefix(&*announced).unwrap_or(line));
+    let stdout = stdout.map(|line| line.strip_prefix(&*name).unwrap_or(line));
     let stderr =
         output.stderr.lines().take_while(|line| panic_location(line).is_none());
-    let lines: Vec<_> = stdout.filter(is_own).chain(stderr).collect();
+    let lines: Vec<_> = stdout.filter(is_of_attempt).chain(stderr).collect();
     lines.join("\n").trim_end().to_owned()
 }
 
@@ -295,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_test_prints_is_told_from_what_the_harness_does() {
+    fn output_of_the_harness_is_not_output_of_the_attempt() {
         let output = Output {
             status: None,
             stdout: "\nrunning 1 test\ntest a::b ... Row {\n    id: 1,\n}\n\
@@ -309,14 +318,17 @@ mod tests {
     }
 
     #[test]
-    fn why_a_test_was_not_asked_of_a_program_is_read() {
-        let said = |why: &str| {
-            format!("running 1 test\ntest a::b ... {NOT_ASKED}{why}\nok\n")
+    fn the_reason_why_a_program_is_not_tested_is_parsed() {
+        let output = |reason: &str| {
+            format!(
+                "running 1 test\ntest a::b ... {NOT_ASKED_MARKER}{reason}\nok\n"
+            )
         };
-        let read = |why: &str| why_not_asked(&said(why)).map(str::to_owned);
-        assert_eq!(read(": it ends by itself").unwrap(), "it ends by itself");
-        assert_eq!(read("").unwrap(), "");
-        assert_eq!(why_not_asked("test a::b ... ok\n"), None);
+        let parse =
+            |reason: &str| not_asked_reason(&output(reason)).map(str::to_owned);
+        assert_eq!(parse(": it ends by itself").unwrap(), "it ends by itself");
+        assert_eq!(parse("").unwrap(), "");
+        assert_eq!(not_asked_reason("test a::b ... ok\n"), None);
     }
 
     const PANICS: &str = "\
@@ -343,29 +355,30 @@ joined
     }
 
     #[test]
-    fn what_panics_on_purpose_hides_no_cause() {
+    fn a_panic_on_purpose_is_not_the_cause() {
         let any = "\
 thread 'a task' (78) panicked at week03/tests/grade/x.rs:7:9:
 Box<dyn Any>
 note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace
 
 ";
-        let word = "\
+        let on_purpose = "\
 thread 'a task' (79) panicked at week03/tests/grade/x.rs:8:9:
 on purpose: the second of two
 
 ";
-        let panic = cause(&format!("{any}{word}{PANICS}{word}")).unwrap();
+        let panic =
+            cause(&format!("{any}{on_purpose}{PANICS}{on_purpose}")).unwrap();
         assert_eq!(panic.at, "week02/tests/grade/x.rs:12");
-        // Where there is nothing else, it is better than nothing.
-        let panic = cause(&format!("{word}{any}")).unwrap();
+        // Without another panic, the first one on purpose is shown.
+        let panic = cause(&format!("{on_purpose}{any}")).unwrap();
         assert_eq!(panic.message, "on purpose: the second of two");
-        let panic = cause(&format!("{any}{word}")).unwrap();
+        let panic = cause(&format!("{any}{on_purpose}")).unwrap();
         assert_eq!(panic.message, "Box<dyn Any>");
     }
 
     #[test]
-    fn a_todo_is_told_from_other_panics() {
+    fn a_todo_is_recognised_by_its_message() {
         let stderr = "thread 'x' panicked at a.rs:1:1:\n\
                       not yet implemented: what is left?\n";
         let panic = cause(stderr).unwrap();
@@ -374,7 +387,7 @@ on purpose: the second of two
     }
 
     #[test]
-    fn what_did_not_panic_has_no_panic() {
+    fn stderr_without_a_panic_has_no_cause() {
         assert!(cause("thread 'x' has overflowed its stack\n").is_none());
     }
 }

@@ -1,8 +1,8 @@
-//! What the reader has done, in one plain file: `attempts/progress.txt`.
+//! The reader's progress, in the text file `attempts/progress.txt`.
 //!
-//! One fact a line, `<what> <fact> <value>`, sorted. Two such files merge by
-//! joining their lines: of two counts the larger holds, and an attempt passes
-//! if either file says so.
+//! Each line is one fact, `<subject> <fact> <value>`, and the lines are sorted.
+//! Two such files are merged by joining their lines. Of two hint counts the
+//! larger one is used, and an attempt passes if either file has it as passed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,33 +16,36 @@ use crate::error::Error;
 use crate::grading::grade::content_hash;
 use crate::grading::lock;
 
+/// The content of the file.
 #[derive(Debug)]
 pub(crate) struct Progress {
     file: PathBuf,
     facts: BTreeSet<String>,
 }
 
-/// How far an exercise has come.
+/// The state of an exercise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
+    /// It has no attempt.
     Untouched,
+    /// It never passed, and has not been graded since its last change.
     Started,
     Failing {
         rung: usize,
         of: usize,
     },
     Passing,
-    /// Changed since it passed, and not graded since.
+    /// It passed before, and has not been graded since its last change.
     Changed,
 }
 
 impl Progress {
-    /// Changes the file, one command at a time.
+    /// Reads the file, applies `change` and writes the file, under a lock.
     pub(crate) fn update(
         book: &Workbook,
         change: impl FnOnce(&mut Self),
     ) -> Result<(), Error> {
-        let _lock = lock::wait_for(book, "progress")?;
+        let _lock = lock::acquire(book, "progress")?;
         let mut progress = Self::read(book)?;
         change(&mut progress);
         progress.write()
@@ -87,7 +90,7 @@ impl Progress {
         State::Started
     }
 
-    /// Whether it has ever passed, whatever became of it.
+    /// Returns whether the exercise has ever passed, also with another text.
     pub(crate) fn has_passed(&self, exercise: &Exercise) -> bool {
         self.values(&exercise.id(), "passed").next().is_some()
     }
@@ -122,13 +125,13 @@ impl Progress {
         self.set(&exercise.id(), "hints", &hints.to_string());
     }
 
-    /// That the text with this hash passed.
+    /// Records that the text with the hash `text` passed.
     pub(crate) fn set_passed(&mut self, exercise: &Exercise, text: &str) {
-        self.forget(&exercise.id(), "failed");
+        self.remove(&exercise.id(), "failed");
         self.set(&exercise.id(), "passed", text);
     }
 
-    /// That the text with this hash got as far as `rung`.
+    /// Records that the text with the hash `text` failed at `rung`.
     pub(crate) fn set_failed(
         &mut self,
         exercise: &Exercise,
@@ -139,7 +142,7 @@ impl Progress {
         self.set(&exercise.id(), "failed", &value);
     }
 
-    /// Written beside the file and renamed over it: never half a file.
+    /// Writes a new file and renames it: the old one is never half overwritten.
     fn write(&self) -> Result<(), Error> {
         let mut text = String::new();
         for fact in &self.facts {
@@ -153,18 +156,18 @@ impl Progress {
             .map_err(|error| Error::file("write", &self.file, &error))
     }
 
-    fn values(&self, what: &str, fact: &str) -> impl Iterator<Item = &str> {
-        let key = format!("{what} {fact} ");
+    fn values(&self, subject: &str, fact: &str) -> impl Iterator<Item = &str> {
+        let key = format!("{subject} {fact} ");
         self.facts.iter().filter_map(move |line| line.strip_prefix(&*key))
     }
 
-    fn set(&mut self, what: &str, fact: &str, value: &str) {
-        self.forget(what, fact);
-        self.facts.insert(format!("{what} {fact} {value}"));
+    fn set(&mut self, subject: &str, fact: &str, value: &str) {
+        self.remove(subject, fact);
+        self.facts.insert(format!("{subject} {fact} {value}"));
     }
 
-    fn forget(&mut self, what: &str, fact: &str) {
-        let key = format!("{what} {fact} ");
+    fn remove(&mut self, subject: &str, fact: &str) {
+        let key = format!("{subject} {fact} ");
         self.facts.retain(|line| !line.starts_with(&key));
     }
 }

@@ -1,4 +1,4 @@
-//! A grade as a reader sees it: rung by rung, and what to do next.
+//! A grade as text: rung by rung, and the next step.
 
 use std::fmt::Write;
 
@@ -7,31 +7,35 @@ use workbook::Exercise;
 use crate::grading::grade::{Grade, Outcome, Rung};
 use crate::grading::properties::Property;
 use crate::grading::run::Verdict;
+use crate::reader::current;
 use crate::terminal::style;
 
-/// How many lines of a message the report shows. One screen shows as many as
-/// there is room for.
-const MESSAGE: usize = 60;
+/// How many lines of a message the report shows. The interactive screen shows as
+/// many as fit.
+const MESSAGE_LINES: usize = 60;
 
-/// How many lines of what the attempt printed: on one screen, and in the report.
-const PRINTED: (usize, usize) = (10, 200);
+/// How many lines of the attempt's output the interactive screen shows.
+const SCREEN_OUTPUT_LINES: usize = 10;
 
-/// The whole report. Messages stop at the first rung that is not climbed: what
-/// is above it rests on it.
+/// How many lines of the attempt's output the report shows.
+const REPORT_OUTPUT_LINES: usize = 200;
+
+/// Returns the whole report. Failures have messages only up to the first failing
+/// rung: those of later rungs often follow from it.
 pub(crate) fn report(grade: &Grade, exercise: &Exercise) -> String {
     format!("{}\n{}", findings(grade, exercise), next(grade, exercise))
 }
 
-/// The report, without what to do next.
+/// Returns the report without the next step.
 pub(crate) fn findings(grade: &Grade, exercise: &Exercise) -> String {
     let mut text = format!("{}\n", heading(grade, exercise));
     if let Some(compiler) = &grade.compiler {
         let _ = write!(text, "\n{}\n", compiler.trim_end());
         return text;
     }
-    let mut is_next = true;
-    let mut said = None;
-    let mut later = 0;
+    let mut shows_messages = true;
+    let mut last_message = None;
+    let mut hidden = 0;
     for rung in &grade.rungs {
         let _ = writeln!(text, "\n  {}", style::bold(&rung.name));
         for property in &rung.properties {
@@ -40,41 +44,48 @@ pub(crate) fn findings(grade: &Grade, exercise: &Exercise) -> String {
                 for why in style::wrap(&property.message, 15).lines() {
                     let _ = writeln!(text, "{}", style::dim(why));
                 }
-            } else if !is_next || !property.verdict.fails() {
-                later += usize::from(property.verdict == Verdict::Broken);
-            } else if said == Some(&property.message) {
-                text += &style::dim(&format!("{:15}as above\n", ""));
+            } else if !shows_messages || !property.verdict.fails() {
+                hidden += usize::from(property.verdict == Verdict::Broken);
+            } else if last_message == Some(&property.message) {
+                text +=
+                    &style::dim(&format!("{:15}same message as above\n", ""));
             } else {
-                text += &details(property, MESSAGE, PRINTED.1);
-                said = Some(&property.message);
+                text += &details(property, MESSAGE_LINES, REPORT_OUTPUT_LINES);
+                last_message = Some(&property.message);
             }
         }
-        is_next &= rung.is_climbed();
+        shows_messages &= rung.passes();
     }
-    if later > 0 {
+    if hidden > 0 {
         let (rung, _) = grade.rung();
         let name = &grade.rungs[rung - 1].name;
         let _ = writeln!(
             text,
-            "\nWhy the others are broken is shown once `{name}` holds."
+            "\nFix `{name}` first: the reasons for the other failures are shown \
+             then."
         );
     }
-    text += &not_run(grade);
+    text += &skipped(grade);
     if let Some(foil) = &grade.like_foil {
-        let _ = writeln!(
-            text,
-            "\nThis fails like a known mistake, “{}”. It may be another one:",
+        let known = format!(
+            "A known mistake fails the same checks: “{}”. Your mistake may be \
+             a different one.",
             foil.name
         );
+        text.push('\n');
+        text += &style::wrap(&known, 0);
         text += &style::wrap(&foil.lesson, 2);
-        text += &style::wrap(&format!("What tempts: {}", foil.tempts), 2);
+        text += &style::wrap(
+            &format!("Why people make this mistake: {}", foil.tempts),
+            2,
+        );
     }
     text
 }
 
-/// The same on one screen of `rows` lines: how far it came, the first property
-/// that does not hold, and why.
-pub(crate) fn screen(
+/// Returns the report in at most `rows` lines: the rungs, the first failing
+/// property, and its message.
+pub(crate) fn one_screen(
     grade: &Grade,
     exercise: &Exercise,
     next: Option<&Exercise>,
@@ -85,29 +96,34 @@ pub(crate) fn screen(
         lines.extend(compiler.trim_end().lines().map(str::to_owned));
         return fit(lines, rows);
     }
-    lines.extend(style::wrap(&climbed(grade), 0).lines().map(str::to_owned));
+    lines.extend(
+        style::wrap(&rung_summary(grade), 0).lines().map(str::to_owned),
+    );
     lines.push(String::new());
     let (rung, _) = grade.rung();
     let rung = &grade.rungs[rung - 1];
-    let is_stuck = |property: &&Property| property.verdict.fails();
-    let Some(first) = rung.properties.iter().find(is_stuck) else {
-        lines.extend(passes(grade, exercise, next));
+    let is_failing = |property: &&Property| property.verdict.fails();
+    let Some(first) = rung.properties.iter().find(is_failing) else {
+        lines.extend(next_keys(grade, exercise, next));
         return fit(lines, rows);
     };
     lines.push(line(first).trim_end().to_owned());
     let foil = grade.like_foil.as_ref().map_or_else(Vec::new, |foil| {
         let text = format!(
-            "It fails like a known mistake, “{}”. It may be another one. {}",
-            foil.name, foil.lesson
+            "A known mistake fails the same checks: “{}”. {} Your mistake \
+             may be a different one.",
+            foil.name,
+            foil.lesson.trim()
         );
         let text = style::wrap(&text, 0);
         std::iter::once("").chain(text.lines()).map(str::to_owned).collect()
     });
     let next = format!("Next: edit {}, and save it.", attempt(exercise));
-    // The message gives way to the foil, and the others to the message.
+    // The message is shortened to make room for the foil. The other properties
+    // are shown if any room is left.
     let kept = lines.len() + foil.len() + 2;
     let room = rows.saturating_sub(kept).max(3);
-    let details = details(first, usize::MAX, PRINTED.0);
+    let details = details(first, usize::MAX, SCREEN_OUTPUT_LINES);
     let details: Vec<_> = details.lines().map(str::to_owned).collect();
     lines.extend(shortened(&details, room));
     lines.extend(foil);
@@ -123,17 +139,17 @@ pub(crate) fn screen(
         .collect();
     if !others.is_empty() {
         lines.push(String::new());
-        lines.push(format!("Also in `{}`:", rung.name));
+        lines.push(format!("Also in rung `{}`:", rung.name));
         lines.extend(others);
     }
     fit(lines, rows)
 }
 
-/// The rungs, each with how many of its properties hold.
-fn climbed(grade: &Grade) -> String {
+/// Returns the number of properties that hold, for each rung.
+fn rung_summary(grade: &Grade) -> String {
     let rung = |rung: &Rung| {
-        let count = |is: &dyn Fn(Verdict) -> bool| {
-            rung.properties.iter().filter(|it| is(it.verdict)).count()
+        let count = |filter: &dyn Fn(Verdict) -> bool| {
+            rung.properties.iter().filter(|it| filter(it.verdict)).count()
         };
         let held = count(&|verdict| verdict == Verdict::Holds);
         let all = count(&|verdict| verdict != Verdict::NotRun);
@@ -143,43 +159,43 @@ fn climbed(grade: &Grade) -> String {
         };
         match all {
             0 => style::dim(&text),
-            _ if held == all => style::good(&text),
-            _ => style::bad(&text),
+            _ if held == all => style::success(&text),
+            _ => style::failure(&text),
         }
     };
-    grade.rungs.iter().map(rung).collect::<Vec<_>>().join(" · ")
+    let rungs: Vec<_> = grade.rungs.iter().map(rung).collect();
+    format!("Rungs: {}", rungs.join(" · "))
 }
 
-fn passes(
+/// Returns the keys to continue with after an attempt has passed.
+fn next_keys(
     grade: &Grade,
     exercise: &Exercise,
     next: Option<&Exercise>,
 ) -> Vec<String> {
-    let mut text = not_run(grade).trim_start().to_owned();
+    let mut text = skipped(grade).trim_start().to_owned();
     if !text.is_empty() {
         text.push('\n');
     }
-    text += "c compares yours with the answer, and with other right ones.\n";
+    text += "c compares your file with the answer and its variants.\n";
     text += &match next {
         Some(next) => format!(
-            "n goes on: {}: {} ({} minutes).\n",
+            "n opens the next exercise, {}: {} ({} minutes).\n",
             next.id(),
             next.spec.title,
             next.spec.minutes
         ),
-        None => "That was the last one on this path. `cargo wb path all` may \
-                 have more.\n"
-            .to_owned(),
+        None => format!("{}.\n", current::all_pass()),
     };
     let notes = exercise.notes();
     let shown = notes.strip_prefix(exercise.root()).unwrap_or(&notes);
     let shown = style::link(&notes, &shown.display().to_string());
-    let _ = writeln!(text, "o opens the notes: {shown}");
+    let _ = writeln!(text, "o serves the notes: {shown}");
     text.lines().map(str::to_owned).collect()
 }
 
-/// At most `room` lines. What an assertion shows stays below its heading, and
-/// each part gives way in its middle, the longest first.
+/// Shortens a message to at most `room` lines. Cuts out the middle of its parts,
+/// of the longest ones first. Each heading stays with the lines below it.
 fn shortened(lines: &[String], room: usize) -> Vec<String> {
     if lines.len() <= room {
         return lines.to_vec();
@@ -199,7 +215,8 @@ fn shortened(lines: &[String], room: usize) -> Vec<String> {
     short
 }
 
-/// `expected:`, or what `assert_eq!` says of both sides.
+/// Returns whether `line` is a heading, such as `expected:`, or a side of
+/// `assert_eq!`.
 fn is_heading(line: &str) -> bool {
     let line = console::strip_ansi_codes(line);
     let line = line.trim();
@@ -208,7 +225,8 @@ fn is_heading(line: &str) -> bool {
         || line.starts_with("right:")
 }
 
-/// At most `room` lines, of which one says how many there are more.
+/// Cuts out the middle if there are more than `room` lines. One line tells how
+/// many are left out.
 fn without_middle(lines: &[String], room: usize) -> Vec<String> {
     if lines.len() <= room {
         return lines.to_vec();
@@ -225,7 +243,7 @@ fn left_out(lines: usize) -> String {
     style::dim(&format!("{:15}… {lines} lines …", ""))
 }
 
-/// What there is no room for is one key away.
+/// Cuts `lines` at `rows`. The last line tells which key shows the rest.
 fn fit(mut lines: Vec<String>, rows: usize) -> Vec<String> {
     if lines.len() > rows {
         let left_out = lines.len() - rows + 1;
@@ -242,40 +260,49 @@ fn heading(grade: &Grade, exercise: &Exercise) -> String {
     format!("{}  {} {seconds}", style::bold(&name), outcome(grade))
 }
 
-/// In a word or two.
+/// Returns the outcome in a few words.
 pub(crate) fn outcome(grade: &Grade) -> String {
     let (rung, of) = grade.rung();
     match grade.outcome {
         Outcome::Passes => {
             let servers = missing_servers(grade).join(", ");
             let without = if servers.is_empty() { "" } else { ", without " };
-            style::good(&format!("passes{without}{servers}"))
+            style::success(&format!("passes{without}{servers}"))
         }
-        Outcome::Wrong => style::bad(&format!("rung {rung} of {of}")),
-        Outcome::Hangs => style::bad(&format!("HANGS, rung {rung} of {of}")),
-        Outcome::DoesNotCompile => style::bad("does not compile"),
+        Outcome::Wrong => {
+            style::failure(&format!("fails at rung {rung} of {of}"))
+        }
+        Outcome::Hangs => {
+            style::failure(&format!("HANGS at rung {rung} of {of}"))
+        }
+        Outcome::DoesNotCompile => style::failure("does not compile"),
     }
 }
 
 fn line(property: &Property) -> String {
     let (word, paint): (_, fn(&str) -> String) = match property.verdict {
-        Verdict::Holds => ("holds", style::good),
-        Verdict::Broken => ("BROKEN", style::bad),
-        Verdict::Hangs => ("HANGS", style::bad),
-        Verdict::NotYetWritten => ("todo", style::open),
+        Verdict::Holds => ("holds", style::success),
+        Verdict::Broken => ("BROKEN", style::failure),
+        Verdict::Hangs => ("HANGS", style::failure),
+        Verdict::NotYetWritten => ("todo", style::pending),
         Verdict::NotRun | Verdict::NotReached => ("not run", style::dim),
     };
     let sentence = style::wrap(&property.sentence, 13);
     format!("    {}{}", style::pad(&paint(word), 9), &sentence[13..])
 }
 
-/// At most so many lines of the message, and of what was printed.
-fn details(property: &Property, message: usize, printed: usize) -> String {
+/// Returns at most `message_lines` of the message, where it happened, and the last
+/// `output_lines` of the output.
+fn details(
+    property: &Property,
+    message_lines: usize,
+    output_lines: usize,
+) -> String {
     let mut text = String::new();
-    let said = property.message.replacen("not yet implemented: ", "", 1);
-    let said = style::wrap(&said, 15);
-    let lines: Vec<_> = said.lines().map(str::to_owned).collect();
-    for line in shortened(&lines, message) {
+    let message = property.message.replacen("not yet implemented: ", "", 1);
+    let message = style::wrap(&message, 15);
+    let lines: Vec<_> = message.lines().map(str::to_owned).collect();
+    for line in shortened(&lines, message_lines) {
         let _ = writeln!(text, "{line}");
     }
     if let Some(at) = &property.at {
@@ -283,10 +310,10 @@ fn details(property: &Property, message: usize, printed: usize) -> String {
     }
     let lines: Vec<_> = property.printed.lines().collect();
     if !lines.is_empty() {
-        let _ = writeln!(text, "{:15}{}", "", style::dim("it printed:"));
-        let from = lines.len().saturating_sub(printed);
+        let _ = writeln!(text, "{:15}{}", "", style::dim("printed:"));
+        let from = lines.len().saturating_sub(output_lines);
         if from > 0 {
-            let _ = writeln!(text, "{:17}… {from} lines before these …", "");
+            let _ = writeln!(text, "{:17}… {from} earlier lines …", "");
         }
         for line in &lines[from..] {
             text += &style::wrap(line, 17);
@@ -295,14 +322,17 @@ fn details(property: &Property, message: usize, printed: usize) -> String {
     text
 }
 
-/// What is missing here, and that it stands in nobody's way.
-fn not_run(grade: &Grade) -> String {
+/// Returns which tests were not run, and why.
+fn skipped(grade: &Grade) -> String {
     let mut text = String::new();
     let verdicts = grade.properties().map(|property| property.verdict);
     match verdicts.filter(|it| *it == Verdict::NotReached).count() {
         0 => {}
         n => {
-            let _ = writeln!(text, "\n{n} were not run, since two hung.");
+            let _ = writeln!(
+                text,
+                "\n{n} tests were not run, because others hang."
+            );
         }
     }
     for server in missing_servers(grade) {
@@ -311,8 +341,8 @@ fn not_run(grade: &Grade) -> String {
         text.push('\n');
         text += &style::wrap(
             &format!(
-                "Not run, and not needed to pass: what needs {server} \
-                 (`apt-get install {package}`)."
+                "Some tests need {server} (`apt-get install {package}`). They \
+                 were not run; you can pass without them."
             ),
             0,
         );
@@ -335,8 +365,8 @@ fn next(grade: &Grade, exercise: &Exercise) -> String {
     let name = &exercise.name;
     match grade.outcome {
         Outcome::Passes => format!(
-            "Next: `cargo wb compare {name}` shows the answer beside yours.\n\
-             Then: `cargo wb` shows what comes next.\n"
+            "Next: `cargo wb compare {name}` compares your file with the \
+             answer.\nThen: `cargo wb` shows the next exercise.\n"
         ),
         Outcome::Wrong | Outcome::Hangs | Outcome::DoesNotCompile => {
             format!(
@@ -348,7 +378,7 @@ fn next(grade: &Grade, exercise: &Exercise) -> String {
     }
 }
 
-/// The reader's file, to click on.
+/// Returns a link to the file of the attempt.
 pub(crate) fn attempt(exercise: &Exercise) -> String {
     let file = exercise.attempt();
     let shown = file.strip_prefix(exercise.root()).unwrap_or(&file);
@@ -367,17 +397,17 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_not_shortened() {
+    fn a_message_that_fits_is_not_shortened() {
         assert_eq!(short("a expected: 1 seen: 2", 5), "a expected: 1 seen: 2");
     }
 
     #[test]
-    fn a_message_gives_way_in_its_middle() {
+    fn a_long_message_loses_its_middle() {
         assert_eq!(short("a b c d e f g", 4), "a b … 4 lines … g");
     }
 
     #[test]
-    fn a_heading_stays_with_what_stands_below_it() {
+    fn a_heading_keeps_the_lines_below_it() {
         let long = "1 2 3 4 5 6 7 8 9";
         assert_eq!(
             short(&format!("a expected: {long} seen: b c {long}"), 10),
@@ -390,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn all_plain_lines_give_way_before_a_heading_does() {
+    fn headings_are_cut_last() {
         assert_eq!(short("a left: right: at", 3), "left: right: … 2 lines …");
         assert_eq!(short("a: b: c: d: e: f:", 3), "a: b: … 4 lines …");
     }

@@ -1,31 +1,32 @@
-//! Where a build, and what follows it, says how far it is.
+//! Shows the current step of a build or a check.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// Where the steps are shown.
 #[derive(Debug)]
 pub(crate) enum Status {
-    /// One line in a terminal, that moves. Nothing in a pipe.
+    /// A spinner in a terminal. Shows nothing in a pipe.
     Spinner(ProgressBar),
-    /// A line on stderr for each step: for a program that reads it.
+    /// One line on stderr for each step, for a program that reads them.
     Lines,
 }
 
 impl Status {
-    /// Gone when it is dropped.
+    /// Creates a spinner, which disappears on drop.
     pub(crate) fn spinner() -> Self {
         let bar = ProgressBar::new_spinner();
         let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
-        bar.set_style(style.expect("the template is right"));
+        bar.set_style(style.expect("the template is valid"));
         bar.enable_steady_tick(Duration::from_millis(100));
         Self::Spinner(bar)
     }
 
-    pub(crate) fn say(&self, text: &str) {
+    pub(crate) fn show(&self, step: &str) {
         match self {
-            Self::Spinner(bar) => bar.set_message(text.to_owned()),
-            Self::Lines => eprintln!("{text}"),
+            Self::Spinner(bar) => bar.set_message(step.to_owned()),
+            Self::Lines => eprintln!("{step}"),
         }
     }
 }

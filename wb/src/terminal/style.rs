@@ -1,4 +1,4 @@
-//! What a terminal can show: colour, width, links; and what a pipe cannot.
+//! Colours, line breaks and links in a terminal. A pipe gets plain text.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::path::Path;
 use console::{Style, Term};
 use unicode_width::UnicodeWidthChar;
 
-/// No line is longer, however wide the terminal: nobody reads such lines.
-const READABLE: usize = 100;
+/// The longest line, also in a wider terminal: longer lines are hard to read.
+const MAX_WIDTH: usize = 100;
 
-/// Writes all of `text`. A reader who has seen enough (`| head`) is no error.
+/// Writes `text` to stdout. A closed pipe (`| head`) is not an error.
 pub(crate) fn print(text: &str) {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -20,13 +20,13 @@ pub(crate) fn print(text: &str) {
     }
 }
 
-/// In columns.
+/// Returns the width of the text, in columns.
 pub(crate) fn width() -> usize {
     let (_, columns) = Term::stdout().size_checked().unwrap_or((24, 80));
-    usize::from(columns).clamp(40, READABLE)
+    usize::from(columns).clamp(40, MAX_WIDTH)
 }
 
-/// `file` as something to click on, where there is something to click with.
+/// Returns `text` as a link to `file`, in a terminal with colours.
 pub(crate) fn link(file: &Path, text: &str) -> String {
     if !Term::stdout().is_term() || !console::colors_enabled() {
         return text.to_owned();
@@ -43,22 +43,25 @@ pub(crate) fn dim(text: &str) -> String {
     Style::new().dim().apply_to(text).to_string()
 }
 
-pub(crate) fn good(text: &str) -> String {
+/// For what passes.
+pub(crate) fn success(text: &str) -> String {
     Style::new().green().apply_to(text).to_string()
 }
 
-pub(crate) fn bad(text: &str) -> String {
+/// For what fails.
+pub(crate) fn failure(text: &str) -> String {
     Style::new().red().bold().apply_to(text).to_string()
 }
 
-pub(crate) fn open(text: &str) -> String {
+/// For what is not finished.
+pub(crate) fn pending(text: &str) -> String {
     Style::new().yellow().apply_to(text).to_string()
 }
 
-/// `text` in lines that fit, each behind `indent`.
+/// Wraps `text` at the width of the terminal, and indents each line by `indent`.
 ///
-/// Breaks at spaces, and between wide (CJK) characters, which need none; never
-/// before a mark that closes a sentence.
+/// Breaks at spaces and between wide (CJK) characters, but never before closing
+/// punctuation.
 pub(crate) fn wrap(text: &str, indent: usize) -> String {
     let mut wrapped = String::new();
     for line in text.lines() {
@@ -72,8 +75,8 @@ fn wrap_line(line: &str, indent: usize, width: usize, wrapped: &mut String) {
     let mut column = 0;
     wrapped.push_str(&" ".repeat(indent));
     for word in words(line) {
-        let long = columns(word.trim_end());
-        if column > 0 && column + long > room {
+        let length = columns(word.trim_end());
+        if column > 0 && column + length > room {
             wrapped.truncate(wrapped.trim_end_matches(' ').len());
             wrapped.push('\n');
             wrapped.push_str(&" ".repeat(indent));
@@ -86,7 +89,7 @@ fn wrap_line(line: &str, indent: usize, width: usize, wrapped: &mut String) {
     wrapped.push('\n');
 }
 
-/// What must stay together, each with the spaces behind it.
+/// Splits `line` where it may break. Each part keeps the spaces after it.
 fn words(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = line;
     std::iter::from_fn(move || {
@@ -94,7 +97,7 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
         for (at, c) in rest.char_indices() {
             let breaks_here = at > 0
                 && c != ' '
-                && !closes(c)
+                && !is_closing(c)
                 && (rest[..at].ends_with(' ')
                     || is_wide(c)
                     || rest[..at].ends_with(is_wide));
@@ -113,15 +116,17 @@ fn is_wide(c: char) -> bool {
     c.width() == Some(2)
 }
 
-fn closes(c: char) -> bool {
+/// Returns whether no line may start with `c`.
+fn is_closing(c: char) -> bool {
     "，。！？；：、）」』”’》,.;:!?)".contains(c)
 }
 
+/// Returns the number of columns that `text` takes, without colours.
 pub(crate) fn columns(text: &str) -> usize {
     console::measure_text_width(text)
 }
 
-/// `text` and as many spaces as fill `width` columns.
+/// Appends spaces to `text` until it takes `width` columns.
 pub(crate) fn pad(text: &str, width: usize) -> String {
     let filler = width.saturating_sub(columns(text));
     format!("{text}{:filler$}", "")
@@ -154,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_starts_with_what_closes_a_sentence() {
+    fn a_line_does_not_start_with_closing_punctuation() {
         assert_eq!(
             wrapped("一二三四五六七八九十。", 0, 20),
             "一二三四五六七八九\n十。\n"
@@ -162,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_counts_columns() {
+    fn padding_counts_wide_characters_twice() {
         assert_eq!(pad("行", 4), "行  ");
         assert_eq!(pad("long", 2), "long");
     }

@@ -1,4 +1,4 @@
-//! One exercise: its files exist, and each subject gets the grade that it should.
+//! Checks one exercise: its files exist, and each subject gets the expected grade.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,7 +16,7 @@ use crate::grading::run::Verdict;
 use crate::terminal::report;
 use crate::terminal::style;
 
-/// Fewer foils prove little about a grader.
+/// The least number of foils: fewer would prove little about a grader.
 const FOILS: usize = 3;
 
 /// A row of the table.
@@ -25,8 +25,9 @@ pub(super) struct Row {
     id: String,
     tests: usize,
     not_run: usize,
-    /// How many get the grade that they should, of how many.
+    /// How many variants get the expected grade, and how many there are.
     variants: (usize, usize),
+    /// How many foils get the expected grade, and how many there are.
     foils: (usize, usize),
     answer: bool,
     stub: bool,
@@ -34,7 +35,7 @@ pub(super) struct Row {
     seconds: f64,
 }
 
-/// What is graded, and thereby which grade it should get.
+/// The kind of a subject, which determines the expected grade.
 #[derive(Debug)]
 enum Kind<'a> {
     Answer,
@@ -43,15 +44,16 @@ enum Kind<'a> {
     Foil(&'a Foil),
 }
 
+/// A file to grade.
 #[derive(Debug)]
 pub(super) struct Subject<'a> {
     kind: Kind<'a>,
-    /// `answer`, `variant loop_over_tries`: for a person.
+    /// The name in messages, such as `variant loop_over_tries`.
     pub(super) title: String,
     pub(super) file: PathBuf,
 }
 
-/// The verification of one exercise, which is under way.
+/// The state of the verification of one exercise.
 #[derive(Debug)]
 pub(super) struct Check<'a> {
     pub(super) exercise: &'a Exercise,
@@ -92,7 +94,7 @@ impl<'a> Check<'a> {
                 Err(error) => faults.push(format!("{title}: {error}")),
             }
         }
-        // A missing file is a fault already, and no cause to stop.
+        // A missing file is a fault already. The others are graded.
         subjects.retain(|subject| subject.file.exists());
         let row = Row {
             id: exercise.id(),
@@ -104,7 +106,7 @@ impl<'a> Check<'a> {
         (check, faults)
     }
 
-    /// Called when the build of its subjects begins.
+    /// Called when the build of the subjects begins.
     pub(super) fn start(&mut self, now: Instant) {
         self.start = Some(now);
     }
@@ -157,7 +159,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Why a subject that should pass does not.
+/// Returns the fault of a subject that should pass and does not.
 fn not_passing(grade: &Grade, exercise: &Exercise) -> Option<String> {
     if grade.outcome == Outcome::Passes {
         return None;
@@ -165,7 +167,7 @@ fn not_passing(grade: &Grade, exercise: &Exercise) -> Option<String> {
     Some(format!("does not pass\n{}", report::report(grade, exercise)))
 }
 
-/// Why a subject that should fail in every test does not.
+/// Returns the fault of a subject that should fail every test and does not.
 fn not_failing(grade: &Grade) -> Option<String> {
     if let Some(compiler) = &grade.compiler {
         return Some(format!("does not compile\n{compiler}"));
@@ -179,10 +181,11 @@ fn not_failing(grade: &Grade) -> Option<String> {
         .map(|property| &*property.name)
         .collect();
     let passing = passing.join(", ");
-    (!passing.is_empty()).then(|| format!("passes without any work: {passing}"))
+    (!passing.is_empty())
+        .then(|| format!("passes tests without any work: {passing}"))
 }
 
-/// Why a foil does not break exactly the tests that it names.
+/// Returns the fault of a foil that does not fail exactly the tests that it names.
 fn not_caught(
     grade: &Grade,
     foil: &Foil,
@@ -209,14 +212,14 @@ fn not_caught(
     let list = |tests: Vec<&&str>| -> String {
         tests.iter().map(|test| format!("\n    {test}")).collect()
     };
-    let mut why = String::from("is not caught as it says");
+    let mut why = String::from("does not fail the tests in caught_by");
     let more: Vec<_> = failing.difference(&named).collect();
     if !more.is_empty() {
-        let _ = write!(why, "\n  breaks as well:{}", list(more));
+        let _ = write!(why, "\n  fails, but is not named:{}", list(more));
     }
     let fewer: Vec<_> = named.difference(&failing).collect();
     if !fewer.is_empty() {
-        let _ = write!(why, "\n  does not break:{}", list(fewer));
+        let _ = write!(why, "\n  is named, but passes:{}", list(fewer));
     }
     Some(why)
 }
@@ -225,7 +228,7 @@ fn unknown_servers(grade: &Grade) -> impl Iterator<Item = String> {
     let needs = grade.properties().filter_map(|it| it.needs.as_deref());
     let unknown = needs.filter(|need| Program::named(need).is_none());
     unknown.map(|need| {
-        format!("a test needs `{need}`, which `lab::servers` does not know")
+        format!("a test needs `{need}`, which is not in `lab::servers`")
     })
 }
 
@@ -241,7 +244,7 @@ fn files(book: &Workbook, exercise: &Exercise) -> Vec<String> {
         exercise.notes(),
     ];
     for file in needed.iter().filter(|file| !file.exists()) {
-        faults.push(format!("there is no {}", book.short(file)));
+        faults.push(format!("the file {} does not exist", book.short(file)));
     }
     let summary = book.root.join("notes/pages/SUMMARY.md");
     let page = format!("({}/{}.md)", exercise.week, exercise.name);
@@ -259,11 +262,12 @@ fn files(book: &Workbook, exercise: &Exercise) -> Vec<String> {
         faults.push(format!("README.md has no link {page}"));
     }
     if exercise.variants().is_empty() {
-        faults.push("no variant: what else must the grader accept?".into());
+        faults
+            .push("no variant: the exercise needs another right answer".into());
     }
     if spec.foils.len() < FOILS {
         let foils = spec.foils.len();
-        faults.push(format!("{foils} foils, and {FOILS} is the least"));
+        faults.push(format!("{foils} foils, but {FOILS} are required"));
     }
     let texts = [&spec.title, &spec.question.en, &spec.question.zh];
     let foils = spec.foils.values();
@@ -271,7 +275,7 @@ fn files(book: &Workbook, exercise: &Exercise) -> Vec<String> {
     let texts =
         texts.chain(foils.flat_map(|foil| [&foil.lesson, &foil.tempts]));
     if texts.into_iter().any(|text| text.trim().is_empty()) {
-        faults.push("the toml has an empty text".into());
+        faults.push("a text in the toml is empty".into());
     }
     if style::columns(&spec.title) > 36 {
         faults.push("the title has more than 36 columns".into());
@@ -281,14 +285,13 @@ fn files(book: &Workbook, exercise: &Exercise) -> Vec<String> {
         let mut tests = foil.caught_by.clone();
         tests.sort_unstable();
         if let Some(other) = seen.insert(tests, name) {
-            faults
-                .push(format!("foil {name} breaks the same tests as {other}"));
+            faults.push(format!("foil {name} fails the same tests as {other}"));
         }
     }
     faults
 }
 
-/// Writes the foil where it can be graded, and returns its file.
+/// Writes the file of a foil that has edits. Returns the file of the foil.
 fn write_foil(
     book: &Workbook,
     exercise: &Exercise,
@@ -308,6 +311,7 @@ fn write_foil(
     Ok(file)
 }
 
+/// Returns the table of all exercises.
 pub(super) fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.id.len()).max().unwrap_or(0);
     let mut text = format!(

@@ -1,6 +1,8 @@
-//! Figures: `notes/pages/figures/week05/overload-queue.svg` is what the example
-//! `overload` of week 5 prints when it is run with `--figure queue`. So it is
-//! for `figures/wb`, what this command looks like.
+//! Finds stale figures.
+//!
+//! The example `overload` of week 5, run with `--figure queue`, prints the file
+//! `notes/pages/figures/week05/overload-queue.svg`. The examples of this crate
+//! print the files in `figures/wb`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,10 +16,10 @@ use crate::error::Error;
 use crate::grading::compile::cargo;
 use crate::grading::process::{Group, Output};
 
-/// It has to be built first.
+/// The deadline of one figure. It includes the build of the example.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// Which figures are not what their examples draw now, and why.
+/// Returns a fault for each figure that differs from what its example draws.
 pub(super) fn stale(
     book: &Workbook,
     weeks: &[&Week],
@@ -30,14 +32,16 @@ pub(super) fn stale(
             let shown = book.short(&figure).to_string();
             let stem = figure.file_stem().unwrap_or_default().to_string_lossy();
             let Some((example, name)) = stem.split_once('-') else {
-                faults.push(format!("{shown}: no EXAMPLE-FIGURE.svg"));
+                faults.push(format!(
+                    "{shown}: the name is not EXAMPLE-FIGURE.svg"
+                ));
                 continue;
             };
             let command = &mut cargo(book);
             let drawn = draw(command, package, example, name)?;
             if !drawn.status.is_some_and(|status| status.success()) {
                 faults.push(format!(
-                    "{shown}: example {example} draws nothing\n{}",
+                    "{shown}: the example {example} fails\n{}",
                     drawn.stderr
                 ));
                 continue;
@@ -45,7 +49,7 @@ pub(super) fn stale(
             let kept = fs::read_to_string(&figure).ok();
             if kept.as_ref() != Some(&drawn.stdout) {
                 faults.push(format!(
-                    "{shown} is stale: `cargo run -p {package} --example \
+                    "{shown} is stale; draw it again: `cargo run -p {package} --example \
                      {example} -- --figure {name} > {shown}`"
                 ));
             }

@@ -1,4 +1,4 @@
-//! Debian's packages for the servers that are missing.
+//! Installs missing servers with apt-get.
 
 use std::process::{Command, Stdio};
 
@@ -16,26 +16,28 @@ pub(super) fn install(missing: &[&Program]) -> Result<(), Error> {
     apt_get(&[&install[..], &packages].concat())
 }
 
-const NOBODY_TO_ASK: &str = "DEBIAN_FRONTEND=noninteractive";
+const NONINTERACTIVE: &str = "DEBIAN_FRONTEND=noninteractive";
 
 fn apt_get(arguments: &[&str]) -> Result<(), Error> {
     let mut command = if geteuid().is_root() {
         let mut env = Command::new("env");
-        env.args([NOBODY_TO_ASK, "apt-get"]);
+        env.args([NONINTERACTIVE, "apt-get"]);
         env
     } else {
-        // Without a terminal to ask on, it fails rather than waits.
+        // sudo fails instead of asking for a password.
         let mut sudo = Command::new("sudo");
-        sudo.args(["--non-interactive", "env", NOBODY_TO_ASK, "apt-get"]);
+        sudo.args(["--non-interactive", "env", NONINTERACTIVE, "apt-get"]);
         sudo
     };
     command.args(arguments).stdout(Stdio::from(std::io::stderr()));
-    let what = format!("apt-get {}", arguments.join(" "));
-    eprintln!("{what}");
+    let shown = format!("apt-get {}", arguments.join(" "));
+    eprintln!("{shown}");
     match Group::spawn(&mut command)?.wait() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Error::new(format!("`{what}` ended with {status}"))
-            .fix("install the packages by hand, or go without: --allow-skips")),
-        Err(error) => Err(Error::new(format!("cannot wait: {error}"))),
+        Ok(status) => Err(Error::new(format!("`{shown}` ended with {status}"))
+            .fix("install the packages yourself, or use --allow-skips")),
+        Err(error) => {
+            Err(Error::new(format!("cannot wait for apt-get: {error}")))
+        }
     }
 }

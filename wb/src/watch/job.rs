@@ -1,5 +1,5 @@
-//! This command once more, at work in the background: it checks, builds ahead,
-//! or serves the notes. It can be ended at any moment.
+//! A background process that runs another `cargo wb` command: a check, a build
+//! or the notes' server.
 
 use std::env;
 use std::io::{BufRead, BufReader, Read};
@@ -14,27 +14,28 @@ use super::Event;
 use crate::error::Error;
 use crate::grading::process::Group;
 
-/// Ended on drop.
+/// A running background process. It is stopped on drop.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) id: u64,
-    /// What it said last of what it does, and when it began with that.
+    /// The last step that it printed to stderr, and when.
     step: String,
-    since: Instant,
-    /// What stopped it.
-    pub(super) trouble: Option<String>,
-    /// What it wrote to stdout.
-    pub(super) out: String,
+    step_start: Instant,
+    /// The error message, if it has failed.
+    pub(super) error: Option<String>,
+    pub(super) stdout: String,
     group: Group,
 }
 
-/// What a job tells.
+/// An event of a job.
 #[derive(Debug)]
-pub(super) enum News {
-    Says(String),
-    Out(String),
-    /// It has closed its output: it ends.
-    Ended,
+pub(super) enum JobEvent {
+    /// A line on stderr.
+    Stderr(String),
+    /// A line on stdout.
+    Stdout(String),
+    /// Both outputs are closed: the process is about to exit.
+    Exited,
 }
 
 impl Job {
@@ -45,85 +46,87 @@ impl Job {
         id: u64,
         events: &Sender<Event>,
     ) -> Result<Self, Error> {
-        let own = env::current_exe().map_err(|error| {
+        let program = env::current_exe().map_err(|error| {
             Error::new(format!("cannot find this program: {error}"))
         })?;
-        let mut command = Command::new(own);
+        let mut command = Command::new(program);
         command.args(arguments).current_dir(&book.root);
         if console::colors_enabled() {
             command.env("CLICOLOR_FORCE", "1");
         }
-        let mut group = Group::of_our_own(&mut command)?;
-        let (out, err) = (group.stdout(), group.stderr());
-        let steps = lines(err, id, News::Says, events.clone());
+        let mut group = Group::piped_wb(&mut command)?;
+        let (stdout, stderr) = (group.stdout(), group.stderr());
+        let stderr = send_lines(stderr, id, JobEvent::Stderr, events.clone());
         let events = events.clone();
         thread::spawn(move || {
-            let _ = lines(out, id, News::Out, events.clone()).join();
-            let _ = steps.join();
-            let _ = events.send(Event::Job(id, News::Ended));
+            let stdout =
+                send_lines(stdout, id, JobEvent::Stdout, events.clone());
+            let _ = stdout.join();
+            let _ = stderr.join();
+            let _ = events.send(Event::Job(id, JobEvent::Exited));
         });
         Ok(Self {
             id,
             step: String::new(),
-            since: Instant::now(),
-            trouble: None,
-            out: String::new(),
+            step_start: Instant::now(),
+            error: None,
+            stdout: String::new(),
             group,
         })
     }
 
-    /// A line of stderr: a step, or the trouble at the end.
-    pub(super) fn hear(&mut self, line: String) {
-        match &mut self.trouble {
-            Some(trouble) => {
-                trouble.push('\n');
-                *trouble += &line;
+    /// Handles a line of stderr: a step, or a part of the error message.
+    pub(super) fn handle_stderr(&mut self, line: String) {
+        match &mut self.error {
+            Some(error) => {
+                error.push('\n');
+                *error += &line;
             }
             None => match line.strip_prefix("cargo wb: ") {
-                Some(trouble) => self.trouble = Some(trouble.to_owned()),
+                Some(error) => self.error = Some(error.to_owned()),
                 None => {
                     self.step = line;
-                    self.since = Instant::now();
+                    self.step_start = Instant::now();
                 }
             },
         }
     }
 
-    /// Whether it has its tests by now, and needs no compiler any more.
+    /// Returns whether a check has compiled the attempt and now runs tests.
     pub(super) fn is_grading(&self) -> bool {
         self.step.starts_with("grading")
     }
 
-    /// What it does, and for how long where one wonders.
-    pub(super) fn says(&self) -> String {
-        match self.since.elapsed().as_secs() {
+    /// Returns the current step, with its duration from two seconds on.
+    pub(super) fn status(&self) -> String {
+        match self.step_start.elapsed().as_secs() {
             0 | 1 => self.step.clone(),
             seconds => format!("{} {seconds} s", self.step),
         }
     }
 
-    /// What stopped it, in a line.
-    pub(super) fn remark(&self) -> String {
-        let trouble = self.trouble.as_ref().unwrap_or(&self.step);
-        trouble.lines().next().unwrap_or_default().to_owned()
+    /// Returns the first line of the error, or else the last step.
+    pub(super) fn summary(&self) -> String {
+        let text = self.error.as_ref().unwrap_or(&self.step);
+        text.lines().next().unwrap_or_default().to_owned()
     }
 
-    /// Once it has ended: its exit code.
-    pub(super) fn code(self) -> Option<i32> {
+    /// Waits until the process ends, and returns its exit code.
+    pub(super) fn exit_code(self) -> Option<i32> {
         self.group.wait().ok()?.code()
     }
 }
 
-/// Sends each line. Nobody listens any more when the command ends.
-fn lines(
+/// Sends each line of `from`, until the receiver is dropped.
+fn send_lines(
     from: impl Read + Send + 'static,
     id: u64,
-    news: fn(String) -> News,
+    event: fn(String) -> JobEvent,
     events: Sender<Event>,
 ) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
-            if events.send(Event::Job(id, news(line))).is_err() {
+            if events.send(Event::Job(id, event(line))).is_err() {
                 break;
             }
         }

@@ -1,9 +1,9 @@
-//! What the reader sees of the desk.
+//! The lines that the interactive screen shows.
 
-use super::desk::{Desk, Kind, Notes, Page, Verdict};
+use super::file::Content;
 use super::job::Job;
 use super::page;
-use super::saves::Text;
+use super::screen::{CheckResult, Notes, Page, Screen, TextKind};
 use crate::commands::{hint, map, start};
 use crate::error::Error;
 use crate::grading::grade::{Grade, Outcome};
@@ -11,49 +11,58 @@ use crate::reader::progress::{Progress, State};
 use crate::terminal::report;
 use crate::terminal::style;
 
-impl Desk<'_> {
-    /// The screen, of this size.
-    pub(super) fn screen(
+impl Screen<'_> {
+    /// Returns the lines of a screen of this size.
+    pub(super) fn render(
         &self,
         (columns, rows): (usize, usize),
     ) -> Result<Vec<String>, Error> {
         let progress = Progress::read(self.book)?;
-        let room = rows.saturating_sub(page::FOOT);
+        let page_rows = rows.saturating_sub(page::FOOTER_ROWS);
         let mut lines = match &self.page {
-            Page::Map(chosen) => page::around(
-                map::lines(self.book, &progress, Some(chosen)),
-                room,
+            Page::Map(selected) => page::around_selected(
+                map::lines(self.book, &progress, Some(selected)),
+                page_rows,
             ),
-            Page::Long { text, top, .. } => page::part(text, *top, room),
-            Page::Keys { top, .. } => page::part(&page::all_keys(), *top, room),
-            Page::Verdict => self.verdict_page(room)?,
+            Page::Text { text, top, .. } => {
+                page::visible_lines(text, *top, page_rows)
+            }
+            Page::Keys { top, .. } => {
+                page::visible_lines(&page::key_help(), *top, page_rows)
+            }
+            Page::Verdict => self.verdict_page(page_rows)?,
         };
-        lines.truncate(room);
-        lines.resize(room, String::new());
-        lines.push(page::rule(columns));
-        lines.push(self.says(columns));
-        lines.push(self.keys(&progress, columns)?);
-        // Of a screen of two lines, the last two: what goes on, and the keys.
+        lines.truncate(page_rows);
+        lines.resize(page_rows, String::new());
+        lines.push(page::separator(columns));
+        lines.push(self.status_line(columns));
+        lines.push(self.key_line(&progress, columns)?);
+        // A screen of one or two rows shows the end of the footer.
         Ok(lines.split_off(lines.len().saturating_sub(rows)))
     }
 
-    fn verdict_page(&self, room: usize) -> Result<Vec<String>, Error> {
+    fn verdict_page(&self, rows: usize) -> Result<Vec<String>, Error> {
         let exercise = self.exercise;
-        if self.seen == Text::Missing {
-            return Ok(page::missing(self.book, exercise));
+        if self.content == Content::Missing {
+            return Ok(page::no_attempt(self.book, exercise));
         }
-        let lines = match &self.verdict {
-            None => page::lines(&start::question(self.book, exercise)),
-            Some(Verdict::Of(grade)) => {
-                let next = self.next()?;
-                report::screen(grade, exercise, next, room)
+        let lines = match &self.result {
+            None => {
+                let question = start::question(self.book, exercise);
+                page::lines(&question)
             }
-            Some(Verdict::None(why)) => page::no_verdict(exercise, why),
+            Some(CheckResult::Graded(grade)) => {
+                let next = self.next_exercise()?;
+                report::one_screen(grade, exercise, next, rows)
+            }
+            Some(CheckResult::Failed(error)) => {
+                page::check_error(exercise, error)
+            }
         };
-        Ok(match (&self.check, &self.verdict) {
+        Ok(match (&self.check, &self.result) {
             (None, _) => lines,
-            // It would say that it passes.
-            (Some(_), Some(Verdict::Of(Grade { outcome, .. })))
+            // The outdated page must not tell that the new text passes.
+            (Some(_), Some(CheckResult::Graded(Grade { outcome, .. })))
                 if *outcome == Outcome::Passes =>
             {
                 page::outdated(exercise, Vec::new())
@@ -62,108 +71,105 @@ impl Desk<'_> {
         })
     }
 
-    /// One line: what was done, what is going on.
-    fn says(&self, columns: usize) -> String {
+    /// Returns one line: the result of the last key, the running jobs, the
+    /// address of the notes.
+    fn status_line(&self, columns: usize) -> String {
         let mut parts = Vec::new();
-        if !self.remark.is_empty() {
-            parts.push(style::open(&self.remark));
+        if !self.message.is_empty() {
+            parts.push(style::pending(&self.message));
         }
-        let jobs = [self.check.as_ref(), self.ahead.as_ref().map(|it| &it.0)];
-        parts.extend(jobs.into_iter().flatten().map(Job::says));
+        let prebuild = self.prebuild.as_ref().map(|(job, _)| job);
+        let jobs = [self.check.as_ref(), prebuild];
+        parts.extend(jobs.into_iter().flatten().map(Job::status));
         match &self.notes {
-            Notes::Unasked => {}
-            Notes::Wanted => parts.push("the notes come next".to_owned()),
-            Notes::Building(job) => parts.push(job.says()),
-            Notes::At(_, address) => {
-                let page = self.page.chosen().unwrap_or(self.exercise).id();
+            Notes::Stopped => {}
+            Notes::Queued => {
+                parts.push("the notes are built next".to_owned());
+            }
+            Notes::Building(job) => parts.push(job.status()),
+            Notes::Serving(_, address) => {
+                let page = self.page.selected().unwrap_or(self.exercise).id();
                 parts.push(format!("notes: {address}{page}.html"));
             }
         }
-        parts.extend(self.saves.polls());
+        parts.extend(self.file.polling_notice());
         if !matches!(self.page, Page::Verdict)
-            && let Some(Verdict::Of(grade)) = &self.verdict
+            && let Some(CheckResult::Graded(grade)) = &self.result
             && self.check.is_none()
         {
             let name = &self.exercise.name;
             parts.push(format!("{name}: {}", report::outcome(grade)));
         }
         parts.retain(|part| !part.is_empty());
-        page::status(&parts, columns)
+        page::status_line(&parts, columns)
     }
 
-    fn keys(
+    /// Returns the keys of this page.
+    fn key_line(
         &self,
         progress: &Progress,
         columns: usize,
     ) -> Result<String, Error> {
-        let is_missing = self.seen == Text::Missing;
+        let is_missing = self.content == Content::Missing;
         let passes = progress.state(self.exercise) == State::Passing;
-        let next;
-        let keys: &[&str] = match &self.page {
-            Page::Map(chosen) => {
-                next = format!("enter {}", chosen.name);
-                &["↑ ↓ choose", &next, "o notes", "? keys", "q quit"]
+        let list = ("l", "list");
+        let notes = ("o", "notes");
+        let help = ("?", "keys");
+        let quit = ("q", "quit");
+        let back = ("enter", "back");
+        let scroll = ("↑ ↓", "scroll");
+        let hint = ("h", "hint");
+        let (open, next);
+        let keys = match &self.page {
+            Page::Map(selected) => {
+                open = format!("open {}", selected.name);
+                let open = ("enter", &*open);
+                vec![("↑ ↓", "select"), open, notes, help, quit]
             }
-            Page::Long { kind: Kind::Hints, .. }
+            Page::Text { kind: TextKind::Hints, .. }
                 if hint::is_one_left(progress, self.exercise) =>
             {
-                &["h one more", "enter back", "↑ ↓ scroll", "q quit"]
+                vec![("h", "next hint"), back, scroll, quit]
             }
-            Page::Verdict | Page::Long { kind: Kind::Question, .. }
-                if is_missing =>
-            {
-                &["s start", "l list", "o notes", "? keys", "q quit"]
+            Page::Text { kind: TextKind::Question, .. } if is_missing => {
+                vec![("s", "start"), list, notes, help, quit]
             }
-            Page::Long { kind: Kind::Question, .. } => &[
-                "enter verdict",
-                "h hint",
-                "l list",
-                "o notes",
-                "? keys",
-                "q quit",
-            ],
-            Page::Long { kind: Kind::Report, .. } => {
-                &["enter back", "↑ ↓ scroll", "h hint", "q quit"]
+            Page::Verdict if is_missing => {
+                vec![("s", "start"), list, notes, help, quit]
             }
-            Page::Long { .. } | Page::Keys { .. } => {
-                &["enter back", "↑ ↓ scroll", "q quit"]
+            Page::Text { kind: TextKind::Question, .. } => {
+                let verdict = ("enter", "verdict");
+                vec![verdict, hint, list, notes, help, quit]
             }
-            Page::Verdict if passes => match self.next()? {
-                Some(exercise) => {
-                    next = format!("n {}", exercise.name);
-                    &[
-                        &next,
-                        "c compare",
-                        "a all",
-                        "l list",
-                        "o notes",
-                        "? keys",
-                        "q quit",
-                    ]
-                }
-                None => &[
-                    "c compare",
-                    "a all",
-                    "l list",
-                    "o notes",
-                    "? keys",
-                    "q quit",
-                ],
-            },
+            Page::Text { kind: TextKind::Report, .. } => {
+                vec![back, scroll, hint, quit]
+            }
+            Page::Text { .. } | Page::Keys { .. } => vec![back, scroll, quit],
             Page::Verdict => {
-                &["h hint", "a all", "l list", "o notes", "? keys", "q quit"]
+                let mut keys = Vec::new();
+                if passes {
+                    if let Some(exercise) = self.next_exercise()? {
+                        next = format!("next: {}", exercise.name);
+                        keys.push(("n", &*next));
+                    }
+                    keys.push(("c", "compare"));
+                } else {
+                    keys.push(hint);
+                }
+                keys.extend([("a", "all"), list, notes, help, quit]);
+                keys
             }
         };
-        Ok(page::keys(keys, columns))
+        Ok(page::key_line(&keys, columns))
     }
 
-    /// What stays in the terminal when the screen is gone.
-    pub(super) fn last_words(&self) -> Result<String, Error> {
+    /// Returns the line that stays in the terminal after the screen is closed.
+    pub(super) fn exit_message(&self) -> Result<String, Error> {
         let id = self.exercise.id();
-        let state = match (&self.verdict, &self.check) {
-            (Some(Verdict::Of(grade)), None) => report::outcome(grade),
+        let state = match (&self.result, &self.check) {
+            (Some(CheckResult::Graded(grade)), None) => report::outcome(grade),
             _ => map::state(&Progress::read(self.book)?, self.exercise),
         };
-        Ok(format!("{id}: {state}. `cargo wb` goes on from here.\n"))
+        Ok(format!("{id}: {state}. `cargo wb` continues here.\n"))
     }
 }

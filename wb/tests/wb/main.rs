@@ -1,10 +1,10 @@
-//! The real command in a copy of a miniature workbook.
+//! Runs the real command in a copy of a small workbook.
 
-mod mini;
-mod tty;
+mod terminal;
+mod test_workbook;
 
-mod helpers;
-mod readers;
-mod troubles;
+mod errors;
+mod exercises;
+mod tools;
 mod verify;
 mod watch;

@@ -1,3 +1,0 @@
-//! The parts that a model checker replaces.
-
-mod loom_atomics;

@@ -1,4 +1,0 @@
-//! What each exercise promises.
-
-mod backoff;
-mod pause;
