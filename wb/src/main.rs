@@ -13,6 +13,7 @@ use workbook::spec::Route;
 
 use crate::commands::check::OutputFormat;
 use crate::error::Error;
+use crate::reader::language::Language;
 
 mod commands;
 mod error;
@@ -42,6 +43,10 @@ enum Command {
         /// The exercise [default: the current one until it passes, then the
         /// next one]
         name: Option<String>,
+        /// The language of the question [default: from LC_ALL, LC_MESSAGES or
+        /// LANG]
+        #[arg(long)]
+        lang: Option<Language>,
     },
     /// Grade your attempt at an exercise
     #[command(after_help = "Exit code: 0 passes, 1 wrong, 2 not graded, 3 \
@@ -157,8 +162,8 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
             watch::watch(&book, None, watch::StartPage::Map)?;
         }
         None | Some(Command::List) => commands::map::map(&book)?,
-        Some(Command::Start { name }) => {
-            commands::start::start(&book, name.as_deref())?;
+        Some(Command::Start { name, lang }) => {
+            commands::start::start(&book, name.as_deref(), lang)?;
         }
         Some(Command::Check { name, json, watched }) => {
             let format = match (json, watched) {

@@ -26,6 +26,7 @@ use workbook::Workbook;
 
 use crate::error::Error;
 use crate::reader::current;
+use crate::reader::language::Language;
 use crate::reader::progress::Progress;
 use crate::terminal::fullscreen;
 use crate::terminal::style;
@@ -90,7 +91,8 @@ pub(crate) fn watch(
         StartPage::Map => Page::Map(exercise),
         StartPage::Verdict => Page::Verdict,
     };
-    let mut screen = Screen::new(book, exercise, page, sender);
+    let language = Language::from_environment();
+    let mut screen = Screen::new(book, exercise, page, language, sender);
     screen.check_file()?;
 
     while !screen.should_quit() {

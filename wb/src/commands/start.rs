@@ -8,11 +8,17 @@ use workbook::{Exercise, Workbook};
 
 use crate::error::Error;
 use crate::reader::current;
+use crate::reader::language::Language;
 use crate::reader::progress::Progress;
 use crate::terminal::report;
 use crate::terminal::style;
 
-pub(crate) fn start(book: &Workbook, name: Option<&str>) -> Result<(), Error> {
+/// Prints the question in `language`, or else in the language of the locale.
+pub(crate) fn start(
+    book: &Workbook,
+    name: Option<&str>,
+    language: Option<Language>,
+) -> Result<(), Error> {
     let exercise = match name {
         Some(name) => book.exercise(name)?,
         None => current::unfinished(book, &Progress::read(book)?)
@@ -20,7 +26,8 @@ pub(crate) fn start(book: &Workbook, name: Option<&str>) -> Result<(), Error> {
     };
     let is_new = copy_stub(exercise)?;
     Progress::update(book, |progress| progress.set_current(exercise))?;
-    style::print(&text(book, exercise, is_new));
+    let language = language.unwrap_or_else(Language::from_environment);
+    style::print(&text(book, exercise, language, is_new));
     Ok(())
 }
 
@@ -39,8 +46,13 @@ pub(crate) fn copy_stub(exercise: &Exercise) -> Result<bool, Error> {
     }
 }
 
-fn text(book: &Workbook, exercise: &Exercise, is_new: bool) -> String {
-    let mut text = question(book, exercise);
+fn text(
+    book: &Workbook,
+    exercise: &Exercise,
+    language: Language,
+    is_new: bool,
+) -> String {
+    let mut text = question(book, exercise, language);
     if !is_new {
         text += "\nYour file existed before. It is unchanged.\n";
     }
@@ -55,7 +67,11 @@ fn text(book: &Workbook, exercise: &Exercise, is_new: bool) -> String {
 }
 
 /// Returns the question of an exercise, and where its files are.
-pub(crate) fn question(book: &Workbook, exercise: &Exercise) -> String {
+pub(crate) fn question(
+    book: &Workbook,
+    exercise: &Exercise,
+    language: Language,
+) -> String {
     let spec = &exercise.spec;
     let mut text = format!(
         "{}  ({} minutes, {} rungs)\n\n",
@@ -63,8 +79,7 @@ pub(crate) fn question(book: &Workbook, exercise: &Exercise) -> String {
         spec.minutes,
         spec.rungs.len()
     );
-    text += &style::wrap(spec.question.en.trim(), 0);
-    text += &style::wrap(spec.question.zh.trim(), 0);
+    text += &style::wrap(language.question(&spec.question).trim(), 0);
     text.push('\n');
     let attempt = report::attempt(exercise);
     let _ = writeln!(

@@ -16,6 +16,7 @@ use crate::commands::{compare, hint, map, start};
 use crate::error::Error;
 use crate::grading::grade::Grade;
 use crate::reader::current;
+use crate::reader::language::Language;
 use crate::reader::progress::{Progress, State};
 use crate::terminal::fullscreen;
 use crate::terminal::report;
@@ -26,6 +27,8 @@ pub(super) struct Screen<'a> {
     pub(super) book: &'a Workbook,
     pub(super) exercise: &'a Exercise,
     pub(super) page: Page<'a>,
+    /// The language of the question.
+    pub(super) language: Language,
     /// The result of the last key, until the next key.
     pub(super) message: String,
     pub(super) file: WatchedFile,
@@ -111,12 +114,14 @@ impl<'a> Screen<'a> {
         book: &'a Workbook,
         exercise: &'a Exercise,
         page: Page<'a>,
+        language: Language,
         events: Sender<Event>,
     ) -> Self {
         Self {
             book,
             exercise,
             page,
+            language,
             message: String::new(),
             file: WatchedFile::new(exercise.attempt(), &events),
             content: Content::Missing,
@@ -418,6 +423,10 @@ impl<'a> Screen<'a> {
                     format!("{attempt} exists, and is kept")
                 };
             }
+            KeyCode::Char('t') => {
+                self.language = self.language.other();
+                self.show_question();
+            }
             KeyCode::Enter | KeyCode::Esc | KeyCode::Backspace => {
                 self.page = Page::Verdict;
             }
@@ -455,7 +464,7 @@ impl<'a> Screen<'a> {
     }
 
     fn show_question(&mut self) {
-        let text = start::question(self.book, self.exercise);
+        let text = start::question(self.book, self.exercise, self.language);
         self.show_text(text, TextKind::Question);
     }
 

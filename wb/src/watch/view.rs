@@ -48,7 +48,8 @@ impl Screen<'_> {
         }
         let lines = match &self.result {
             None => {
-                let question = start::question(self.book, exercise);
+                let question =
+                    start::question(self.book, exercise, self.language);
                 page::lines(&question)
             }
             Some(CheckResult::Graded(grade)) => {
@@ -112,6 +113,7 @@ impl Screen<'_> {
     ) -> Result<String, Error> {
         let is_missing = self.content == Content::Missing;
         let passes = progress.state(self.exercise) == State::Passing;
+        let translate = ("t", self.language.other().name());
         let list = ("l", "list");
         let notes = ("o", "notes");
         let help = ("?", "keys");
@@ -132,14 +134,14 @@ impl Screen<'_> {
                 vec![("h", "next hint"), back, scroll, quit]
             }
             Page::Text { kind: TextKind::Question, .. } if is_missing => {
-                vec![("s", "start"), list, notes, help, quit]
+                vec![("s", "start"), translate, list, notes, help, quit]
             }
             Page::Verdict if is_missing => {
                 vec![("s", "start"), list, notes, help, quit]
             }
             Page::Text { kind: TextKind::Question, .. } => {
                 let verdict = ("enter", "verdict");
-                vec![verdict, hint, list, notes, help, quit]
+                vec![verdict, translate, hint, list, notes, help, quit]
             }
             Page::Text { kind: TextKind::Report, .. } => {
                 vec![back, scroll, hint, quit]

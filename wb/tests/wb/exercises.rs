@@ -19,7 +19,6 @@ fn list_start_check_and_compare_show_the_state_of_an_exercise() {
     book.run(&["start", "backoff"]).exits_with(0).shows(&[
         "30 minutes",
         "How long does a client wait",
-        "客户端重试之前应该等待多久？",
         "attempts/week01/backoff.rs",
         "notes/pages/week01/backoff.md",
         "cargo wb demo backoff",

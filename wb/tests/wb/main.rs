@@ -5,6 +5,7 @@ mod test_workbook;
 
 mod errors;
 mod exercises;
+mod language;
 mod tools;
 mod verify;
 mod watch;

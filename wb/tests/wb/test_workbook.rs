@@ -54,7 +54,7 @@ impl TestWorkbook {
         );
     }
 
-    /// Returns `cargo wb` with these arguments.
+    /// Returns `cargo wb` with these arguments, in an English locale.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wb"));
         command
@@ -62,6 +62,9 @@ impl TestWorkbook {
             .current_dir(self.root.path())
             .env("CARGO_TARGET_DIR", self.path("target"))
             .env_remove("WB_SUBJECT")
+            .env_remove("LC_ALL")
+            .env_remove("LC_MESSAGES")
+            .env("LANG", "C.UTF-8")
             .stdin(Stdio::null());
         command
     }

@@ -54,14 +54,14 @@ fn keys_open_the_pages_of_an_exercise() {
         "enter open backoff",
     ]);
     terminal.type_keys("\r");
-    terminal.shows(&["How long does a client", "应该等待多久？", "s start"]);
+    terminal.shows(&["How long does a client", "s start   t 中文"]);
     // `h` does nothing before the exercise is started.
     terminal.type_keys("hs");
     terminal.shows(&[
         "How long does a client",
         "attempts/week01/backoff.rs: edit and save it",
         "backoff: fails at rung 1 of 4",
-        "enter verdict   h hint",
+        "enter verdict   t 中文   h hint",
     ]);
     terminal.type_keys("s");
     terminal.shows(&["attempts/week01/backoff.rs exists, and is kept"]);
@@ -144,6 +144,48 @@ fn keys_open_the_pages_of_an_exercise() {
 }
 
 #[test]
+fn t_shows_the_question_in_the_other_language() {
+    let book = TestWorkbook::new();
+    let (english, chinese) = ("How long does a client", "应该等待多久？");
+    let terminal = Terminal::start(&book.command(&[]));
+    terminal.shows(&["> backoff", "enter open backoff"]);
+    // The key does nothing on the map.
+    terminal.type_keys("t\r");
+    terminal.shows(&[english, "t 中文"]);
+    assert!(!terminal.text().contains(chinese), "{}", terminal.text());
+    terminal.type_keys("t");
+    terminal.shows(&[chinese, "t English"]);
+    assert!(!terminal.text().contains(english), "{}", terminal.text());
+    // The choice also holds for the page that `s` shows.
+    terminal.type_keys("s");
+    terminal.shows(&[chinese, "edit and save it", "t English"]);
+    terminal.type_keys("\r");
+    terminal.shows(&["rung 1 of 4", "h hint"]);
+    // From the verdict, the key shows the question.
+    terminal.type_keys("t");
+    terminal.shows(&[english, "t 中文"]);
+    terminal.type_keys("?");
+    terminal.shows(&["t  show the question in the other language"]);
+    terminal.type_keys("q");
+    assert!(terminal.wait_for_exit().0.success());
+}
+
+#[test]
+fn the_screen_shows_the_question_in_the_language_of_the_locale() {
+    let book = TestWorkbook::new();
+    let mut command = book.command(&["watch", "backoff"]);
+    let terminal = Terminal::start(command.env("LC_ALL", "zh_CN.UTF-8"));
+    terminal.shows(&["There is no attempts/week01/backoff.rs"]);
+    terminal.type_keys("s");
+    terminal.shows(&["应该等待多久？", "t English"]);
+    assert!(
+        !terminal.text().contains("How long does a client"),
+        "English question in a Chinese locale:\n{}",
+        terminal.text()
+    );
+}
+
+#[test]
 fn n_and_the_map_open_another_exercise() {
     let book = TestWorkbook::new();
     book.run(&["path", "all"]);
@@ -174,11 +216,11 @@ fn n_and_the_map_open_another_exercise() {
     terminal.type_keys("\x1b[A");
     terminal.shows(&["> backoff", "  pause", "enter open backoff"]);
     // On the map, keys for the current exercise do nothing.
-    terminal.type_keys("hcnsar?");
+    terminal.type_keys("hcnsart?");
     terminal.shows(&["r  check again"]);
     for back in ["\r", "\x1b", "\x7f", "?"] {
         // On the keys over the map, they do nothing either.
-        terminal.type_keys(&format!("hcnsa{back}"));
+        terminal.type_keys(&format!("hcnsat{back}"));
         terminal.shows(&["> backoff", "  pause", "enter open backoff"]);
         terminal.type_keys("?");
         terminal.shows(&["r  check again"]);
