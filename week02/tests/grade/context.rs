@@ -18,7 +18,7 @@ mod data {
     use super::*;
 
     #[test]
-    fn every_layer_queries_the_author_and_returns_the_name_unchanged() {
+    fn every_layer_looks_up_the_author_and_returns_the_name_unchanged() {
         for name in ["anna", "", " Zoë\n"] {
             for (article, author) in IDS {
                 let queried = Cell::new(None);
@@ -98,7 +98,7 @@ mod business {
     use super::*;
 
     #[test]
-    fn a_publish_error_displays_the_article_id_but_not_the_row() {
+    fn a_publish_error_displays_the_article_id_but_not_the_author_row() {
         for (article, author) in IDS {
             let error =
                 publish(|_| Err(DriverError::PoolClosed), article, author);
@@ -178,7 +178,7 @@ mod edge {
     }
 
     #[test]
-    fn the_error_chain_contains_every_fact_once() {
+    fn no_detail_is_missing_or_repeated_in_the_error_chain() {
         for (article, author) in IDS {
             for driver in driver_errors() {
                 let facts = [

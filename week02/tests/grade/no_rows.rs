@@ -23,7 +23,7 @@ mod errors {
     use super::*;
 
     #[test]
-    fn a_stored_name_is_kept_and_a_missing_account_shows_as_deleted() {
+    fn a_missing_account_is_shown_as_deleted_and_a_stored_name_unchanged() {
         for name in ["ada", " Ada ", ""] {
             let read = Ok(account(1, name, "red"));
             let shown = author_name(read).expect("expected the stored name");
@@ -38,7 +38,7 @@ mod errors {
     }
 
     #[test]
-    fn a_failed_read_is_returned_unchanged_not_shown_as_deleted() {
+    fn a_failed_read_returns_its_error_and_is_not_shown_as_deleted() {
         let shown = author_name(Err(failed(NO_ROWS)));
 
         let error = shown.expect_err("expected an error for a failed read");
@@ -77,7 +77,7 @@ mod errors {
     }
 
     #[test]
-    fn a_failed_error_displays_its_operation_but_not_its_source() {
+    fn the_display_of_failed_has_the_operation_but_not_the_source() {
         let error = failed("beneath");
 
         let text = error.to_string();
@@ -152,7 +152,7 @@ mod failures {
     }
 
     #[tokio::test]
-    async fn an_error_whose_text_says_no_rows_is_a_failure() {
+    async fn an_error_that_only_mentions_no_rows_is_not_taken_as_not_found() {
         let database = Database::sqlite();
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
         let table = format!(r#"CREATE TABLE "{NO_ROWS}" (id, name, team)"#);
@@ -279,7 +279,8 @@ mod postgres {
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn a_postgres_error_whose_text_says_no_rows_is_a_failure() {
+    async fn a_postgres_error_that_only_mentions_no_rows_is_not_taken_as_not_found()
+     {
         let database = Database::postgres();
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
         let raise = format!(

@@ -37,7 +37,7 @@ mod table {
     use super::*;
 
     #[test]
-    fn each_reason_maps_to_its_row_of_the_status_table() {
+    fn each_failure_reason_has_the_status_listed_for_it_in_the_table() {
         let mut messages = BTreeSet::new();
         for (reason, name, http, grpc, exit, retryable) in [
             (Reason::NotFound, "NOT_FOUND", 404, 5, 66, false),
@@ -104,7 +104,7 @@ mod chain {
     }
 
     #[test]
-    fn a_wrapped_failure_is_one_source_link_and_both_keep_their_reasons() {
+    fn wrapping_a_failure_adds_one_source_and_both_keep_their_reasons() {
         for reason in Reason::ALL {
             let inner = Failure::new(reason, SECRETS[2]).context(SECRETS[1]);
             let outer = Failure::new(Reason::Busy, inner).context(SECRETS[0]);
@@ -145,7 +145,7 @@ mod client {
     use super::*;
 
     #[test]
-    fn the_reply_has_the_request_id_and_the_values_of_the_status_row() {
+    fn the_reply_has_the_request_id_and_the_status_of_its_reason() {
         for reason in Reason::ALL {
             for id in REQUEST_IDS {
                 let (reply, _) = report_recorded(id, &failure(reason));

@@ -317,7 +317,7 @@ mod startup {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn startup_waits_for_each_hook_before_the_next_entry() {
+    async fn each_start_hook_completes_before_the_next_part_or_hook_starts() {
         let mut scenario = Scenario::new(LIMITS);
         scenario.on_start("migrate", End::Ok);
         scenario.part("db");
@@ -341,7 +341,7 @@ mod startup {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn dropping_ready_does_not_make_a_part_ready() {
+    async fn a_part_that_drops_its_ready_handle_does_not_count_as_ready() {
         let mut scenario = Scenario::new(LIMITS);
         let log = scenario.log.clone();
         let drops_ready = async move |ready: Ready, stop: CancellationToken| {
@@ -423,7 +423,7 @@ mod shutdown {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn on_stop_hooks_run_in_reverse_order_between_the_parts() {
+    async fn stop_hooks_and_parts_are_stopped_in_one_reverse_order() {
         let mut scenario = Scenario::new(LIMITS);
         scenario.on_stop("goodbye", End::Ok);
         scenario.part("db");
@@ -450,7 +450,7 @@ mod shutdown {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn cancellation_during_startup_starts_no_further_entry() {
+    async fn no_more_parts_or_hooks_are_started_after_a_cancellation() {
         let mut scenario = Scenario::new(LIMITS);
         scenario.on_stop("goodbye", End::Ok);
         scenario.part("db");
@@ -479,7 +479,7 @@ mod shutdown {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn cancellation_before_startup_starts_no_entry() {
+    async fn no_part_or_hook_is_started_if_run_is_cancelled_before_startup() {
         let mut full = Scenario::with_two_parts(LIMITS);
         full.on_start("warm up", End::Ok);
         full.on_stop("goodbye", End::Ok);
@@ -608,7 +608,7 @@ mod failures {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_returns_ok_before_cancellation_has_failed() {
+    async fn a_part_that_returns_before_it_is_cancelled_counts_as_failed() {
         let (log, report) = exits_early(End::Ok).await;
         log.expect(not_http, &SHUTDOWN);
         report.expect_failures(&[("http", "early")]);
@@ -651,7 +651,7 @@ mod failures {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_fails_while_another_starts_ends_startup() {
+    async fn startup_ends_if_a_part_fails_while_another_part_starts() {
         let mut scenario = Scenario::new(LIMITS);
         scenario.exiting_part("db", seconds(5), End::Error("broken"));
         let log = scenario.log.clone();
@@ -688,7 +688,7 @@ mod failures {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_fails_as_a_hook_returns_ends_startup() {
+    async fn startup_ends_if_a_part_fails_at_the_moment_a_hook_returns() {
         let mut scenario = Scenario::new(LIMITS);
         fail_as_a_hook_returns(&mut scenario);
         scenario.part("http");
@@ -727,7 +727,7 @@ mod failures {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failed_on_start_hook_ends_startup() {
+    async fn startup_ends_if_a_start_hook_fails() {
         let ends = [
             (End::Error("broken"), "failed: broken"),
             (End::Panic(Bug(1)), "panicked"),
@@ -986,7 +986,7 @@ mod budget {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_budget_also_limits_a_running_on_start_hook() {
+    async fn the_budget_also_limits_a_start_hook_that_is_still_running() {
         for (life, cancelled_at) in [(HOUR, seconds(5)), (seconds(4), HOUR)] {
             let mut scenario =
                 Scenario::new(Limits { call: seconds(60), ..TEN });

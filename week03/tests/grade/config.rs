@@ -221,7 +221,7 @@ mod merges {
     }
 
     #[test]
-    fn lists_and_values_of_another_type_are_replaced_not_merged() {
+    fn lists_are_replaced_not_merged_and_so_are_values_whose_type_differs() {
         let fixture = Fixture::with("tags = [\"c\"]\nextra = 5", "").unwrap();
         let now = fixture.config.snapshot();
         assert_eq!(
@@ -240,7 +240,7 @@ mod merges {
     }
 
     #[test]
-    fn new_rejects_unreadable_mistyped_and_invalid_settings() {
+    fn new_fails_if_settings_are_unreadable_or_of_a_wrong_type_or_invalid() {
         for (file, environment, expected) in [
             (BROKEN, "", "Error::Layer(file)"),
             ("", BROKEN, "Error::Layer(environment)"),
@@ -471,7 +471,7 @@ mod publishes {
     }
 
     #[test]
-    fn a_panic_in_a_layer_or_validate_affects_only_that_reload() {
+    fn the_next_reload_works_after_a_panic_in_a_layer_or_validate() {
         let fixture = Fixture::new();
         for (version, text) in [(2, PANICS), (3, "port = 13")] {
             fixture.file.set(text);
@@ -743,7 +743,7 @@ mod races {
     }
 
     #[test]
-    fn an_observer_can_read_subscribe_and_unsubscribe() {
+    fn an_observer_can_take_snapshots_and_can_subscribe_and_unsubscribe() {
         let fixture = Fixture::new();
         let (nested, shared) = (fixture.clone(), SharedSubscription::default());
         let (done, results) = channel();

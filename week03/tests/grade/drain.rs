@@ -342,7 +342,8 @@ mod drains {
     use super::*;
 
     #[tokio::test]
-    async fn an_in_flight_request_is_answered_with_connection_close() {
+    async fn a_request_in_flight_gets_a_response_with_a_connection_close_header()
+     {
         let server = TestServer::start(LONG).await;
         let mut client = server.waiting_client().await;
         server.shut_down().await;

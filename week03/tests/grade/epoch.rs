@@ -51,7 +51,7 @@ mod publishes {
     }
 
     #[test]
-    fn a_reader_works_after_the_last_swap_is_dropped() {
+    fn a_reader_can_load_after_all_swap_handles_are_dropped() {
         let swap = Swap::new(String::from("first"));
         let reader = swap.reader();
         swap.store(String::from("last"));
@@ -233,7 +233,7 @@ mod frees {
     }
 
     #[test]
-    fn fifty_values_kept_by_a_guard_are_dropped_by_fifty_stores() {
+    fn fifty_stores_drop_fifty_old_values_after_their_guard_is_dropped() {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let reader = swap.reader();
@@ -256,7 +256,7 @@ mod frees {
     }
 
     #[test]
-    fn a_guard_of_another_swap_does_not_delay_drops() {
+    fn a_guard_of_one_swap_does_not_delay_drops_in_another() {
         let ledger = Ledger::default();
         let (swap, other) = (Swap::new(ledger.value()), Swap::new(0));
         let reader = other.reader();

@@ -109,7 +109,7 @@ mod joins {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_group_token_is_cancelled_once_wait_returns() {
+    async fn the_group_token_is_already_cancelled_when_wait_returns() {
         let mut group = group();
         let token = group.token();
         group.spawn(ready(Ok(())));
@@ -129,7 +129,7 @@ mod errors {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn wait_returns_the_first_error_in_any_spawn_order() {
+    async fn wait_returns_the_earliest_error_whatever_the_spawn_order() {
         for order in [[1, 2, 3], [3, 1, 2], [2, 3, 1]] {
             let mut group = group();
             for n in order {
@@ -148,7 +148,7 @@ mod errors {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_cancels_the_token_before_wait_is_called() {
+    async fn an_error_cancels_the_token_even_if_wait_is_not_yet_called() {
         let mut group = group();
         let token = group.token();
         group.spawn(async {
@@ -364,7 +364,8 @@ mod errors {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_after_the_parent_is_cancelled_is_returned() {
+    async fn wait_returns_an_error_that_occurs_after_the_parent_was_cancelled()
+    {
         let parent = CancellationToken::new();
         let mut group = Group::new(&parent);
         let token = group.token();
@@ -436,7 +437,7 @@ mod panics {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_panic_cancels_the_token_before_wait_is_called() {
+    async fn a_panic_cancels_the_token_even_if_wait_is_not_yet_called() {
         let (mut group, start) = (group(), Instant::now());
         let token = group.token();
         group.spawn(async {
@@ -482,7 +483,7 @@ mod panics {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn wait_raises_a_panic_even_if_another_task_failed() {
+    async fn wait_raises_the_panic_of_a_task_even_if_other_tasks_failed() {
         for panics_after in [1, 3] {
             let mut group = group();
             group.spawn(async {

@@ -138,7 +138,7 @@ mod bounds {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_tasks_run_at_a_time_than_the_limit() {
+    async fn the_number_of_running_tasks_never_exceeds_the_limit() {
         let (group, work) = (group(3), Work::default());
         let spawner = group.spawner();
         for _ in 0..20 {
@@ -209,7 +209,7 @@ mod bounds {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn try_spawn_at_the_limit_returns_full_with_the_task() {
+    async fn at_the_limit_try_spawn_returns_the_error_full_and_the_task() {
         let (group, work) = (group(1), Work::default());
         let spawner = group.spawner();
         let (_finish, task) = work.task();
@@ -339,7 +339,7 @@ mod releases {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn wait_raises_a_panic_even_if_another_task_failed() {
+    async fn wait_raises_the_panic_of_a_task_even_if_other_tasks_failed() {
         let group = group(2);
         let spawner = group.spawner();
         spawn_accepted(&spawner, ready(Err("failed"))).await;
@@ -428,7 +428,7 @@ mod refuses {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn spawn_by_a_member_at_the_limit_returns_full_with_the_task() {
+    async fn at_the_limit_a_nested_spawn_returns_the_error_full_and_the_task() {
         let group = group(1);
         let (spawner, (report, reported)) =
             (group.spawner(), oneshot::channel());
@@ -460,7 +460,7 @@ mod refuses {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn spawn_by_a_member_after_an_await_returns_full_at_the_limit() {
+    async fn at_the_limit_a_nested_spawn_returns_full_also_after_an_await() {
         let group = group(2);
         let barrier = Arc::new(Barrier::new(2));
         for _ in 0..2 {
@@ -480,7 +480,7 @@ mod refuses {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn spawn_by_a_member_of_another_group_waits_for_a_slot() {
+    async fn spawn_called_in_a_task_of_another_group_waits_for_a_slot() {
         let (outer, inner) = (group(1), group(1));
         let work = Work::default();
         let (finish, task) = work.task();
@@ -560,7 +560,7 @@ mod refuses {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cancelled_group_refuses_spawn_and_accepts_try_spawn() {
+    async fn after_cancellation_spawn_is_refused_and_try_spawn_is_not() {
         let group = group(1);
         let spawner = group.spawner();
         group.token().cancel();

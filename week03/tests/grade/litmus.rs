@@ -172,7 +172,7 @@ mod release_acquire {
     }
 
     #[test]
-    fn coherence_uses_the_weakest_orderings() {
+    fn coherence_uses_the_weakest_orderings_that_are_enough() {
         coherence().needs_each_ordering();
     }
 
@@ -189,12 +189,12 @@ mod release_acquire {
     }
 
     #[test]
-    fn message_passing_forbids_the_flag_without_the_data() {
+    fn in_message_passing_a_thread_that_sees_the_flag_also_sees_the_data() {
         message_passing().forbids_the_outcome();
     }
 
     #[test]
-    fn message_passing_uses_the_weakest_orderings() {
+    fn message_passing_uses_the_weakest_orderings_that_are_enough() {
         message_passing().needs_each_ordering();
     }
 
@@ -211,12 +211,12 @@ mod release_acquire {
     }
 
     #[test]
-    fn load_buffering_forbids_both_loads_returning_one() {
+    fn in_load_buffering_the_two_loads_never_both_return_the_value_1() {
         load_buffering().forbids_the_outcome();
     }
 
     #[test]
-    fn load_buffering_uses_the_weakest_orderings() {
+    fn load_buffering_uses_the_weakest_orderings_that_are_enough() {
         load_buffering().needs_each_ordering();
     }
 }
@@ -238,12 +238,12 @@ mod chains_and_fences {
     }
 
     #[test]
-    fn relay_forbids_the_relayed_flag_without_the_data() {
+    fn in_relay_the_thread_that_sees_the_relayed_flag_sees_the_data() {
         relay().forbids_the_outcome();
     }
 
     #[test]
-    fn relay_uses_the_weakest_orderings() {
+    fn relay_uses_the_weakest_orderings_that_are_enough() {
         relay().needs_each_ordering();
     }
 
@@ -261,12 +261,12 @@ mod chains_and_fences {
     }
 
     #[test]
-    fn release_sequence_forbids_the_swapped_flag_without_the_data() {
+    fn a_thread_that_sees_the_flag_written_by_a_swap_sees_the_data() {
         release_sequence().forbids_the_outcome();
     }
 
     #[test]
-    fn release_sequence_uses_the_weakest_orderings() {
+    fn release_sequence_uses_the_weakest_orderings_that_are_enough() {
         release_sequence().needs_each_ordering();
     }
 
@@ -283,12 +283,12 @@ mod chains_and_fences {
     }
 
     #[test]
-    fn message_passing_by_fences_forbids_the_flag_without_the_data() {
+    fn with_fences_a_thread_that_sees_the_flag_also_sees_the_data() {
         message_passing_by_fences().forbids_the_outcome();
     }
 
     #[test]
-    fn message_passing_by_fences_uses_the_weakest_fences() {
+    fn message_passing_by_fences_uses_the_weakest_fences_that_are_enough() {
         message_passing_by_fences().needs_each_ordering();
     }
 }
@@ -314,7 +314,7 @@ mod total_order {
     }
 
     #[test]
-    fn store_buffering_uses_the_weakest_orderings() {
+    fn store_buffering_uses_the_weakest_orderings_that_are_enough() {
         store_buffering().needs_each_ordering();
     }
 
@@ -336,7 +336,7 @@ mod total_order {
     }
 
     #[test]
-    fn store_buffering_by_fences_uses_the_weakest_fences() {
+    fn store_buffering_by_fences_uses_the_weakest_fences_that_are_enough() {
         store_buffering_by_fences().needs_each_ordering();
     }
 
@@ -358,7 +358,7 @@ mod total_order {
     }
 
     #[test]
-    fn store_buffering_by_swaps_uses_the_weakest_orderings() {
+    fn store_buffering_by_swaps_uses_the_weakest_orderings_that_are_enough() {
         store_buffering_by_swaps().needs_each_ordering();
     }
 
@@ -382,7 +382,7 @@ mod total_order {
     }
 
     #[test]
-    fn independent_reads_use_the_weakest_orderings() {
+    fn independent_reads_use_the_weakest_orderings_that_are_enough() {
         independent_reads().needs_each_ordering();
     }
 }

@@ -132,12 +132,12 @@ mod schedule {
     }
 
     #[test]
-    fn a_read_is_due_after_the_quiet_time() {
+    fn a_read_is_due_once_no_hint_has_come_for_the_quiet_time() {
         check_every_order(&[Begin], &[Wait, Hint], 8, debounce(2, 100, 200));
     }
 
     #[test]
-    fn constant_hints_delay_a_read_by_at_most_max_delay() {
+    fn a_read_waits_no_longer_than_max_delay_even_if_hints_never_stop() {
         check_every_order(&[Begin], &[Wait, Hint], 8, debounce(2, 4, 200));
         check_every_order(&[Begin, Hint], &[Hint], 8, debounce(3, 3, 200));
     }
@@ -159,7 +159,7 @@ mod schedule {
     }
 
     #[test]
-    fn hints_and_triggers_during_a_read_lead_to_another_read() {
+    fn a_file_event_or_a_trigger_during_a_read_leads_to_another_read() {
         for before in [[Hint, Begin], [Trigger, Begin], [Begin, Begin]] {
             let debounce = debounce(2, 4, 200);
             check_every_order(&before, &[Hint, Wait], 6, debounce);
@@ -168,14 +168,14 @@ mod schedule {
     }
 
     #[test]
-    fn a_read_is_due_at_most_max_interval_after_the_last_one() {
+    fn the_time_between_two_reads_is_never_longer_than_max_interval() {
         check_every_order(&[Begin], &[Wait, Begin], 8, debounce(2, 4, 3));
         check_every_order(&[Hint, Begin], &[Wait], 8, debounce(2, 4, 6));
         check_every_order(&[Begin], &[Wait, Hint], 6, debounce(9, 9, 3));
     }
 
     #[test]
-    fn the_due_time_is_right_after_every_sequence_of_calls() {
+    fn the_due_time_is_correct_for_every_sequence_of_calls() {
         let steps = [Wait, Hint, Trigger, Begin];
         check_every_order(&[], &steps, 7, debounce(2, 4, 3));
         check_every_order(&[], &steps, 6, debounce(1, 1, 5));
@@ -183,7 +183,7 @@ mod schedule {
     }
 
     #[test]
-    fn read_access_to_the_file_is_not_a_hint() {
+    fn an_event_for_a_mere_read_of_the_file_does_not_cause_a_reload() {
         for reads in [
             AccessKind::Any,
             AccessKind::Read,
@@ -201,7 +201,7 @@ mod schedule {
     }
 
     #[test]
-    fn errors_and_all_events_except_read_access_are_hints() {
+    fn watch_errors_and_all_events_but_read_access_are_hints_to_reload() {
         for changes in [
             EventKind::Access(AccessKind::Close(AccessMode::Write)),
             EventKind::Create(CreateKind::File),
@@ -390,7 +390,7 @@ mod changes {
     }
 
     #[test]
-    fn a_change_right_after_the_first_read_is_seen() {
+    fn a_change_made_just_after_the_first_read_is_not_missed() {
         let folder = Folder::with("one");
         let (file, (found, reads)) = (folder.file.clone(), channel());
         let mut is_first = true;
@@ -454,7 +454,7 @@ mod changes {
     }
 
     #[test]
-    fn a_burst_of_changes_is_not_read_before_the_quiet_time() {
+    fn a_burst_of_changes_is_read_only_after_the_quiet_time() {
         let folder = Folder::with("one");
         let (reloader, reads) = folder.start(ONLY_TRIGGERS);
         assert_eq!(reads.next(), "one");
@@ -517,7 +517,7 @@ mod lifecycle {
     }
 
     #[test]
-    fn a_trigger_during_a_read_does_not_wait_and_causes_another_read() {
+    fn trigger_called_during_a_read_returns_at_once_and_causes_a_new_read() {
         let folder = Folder::with("one");
         let (begun, begins) = channel();
         let (go_on, may_go_on) = channel::<()>();

@@ -485,7 +485,7 @@ mod shutdown {
     }
 
     #[test]
-    fn start_completes_when_a_signal_arrives_during_startup() {
+    fn startup_is_completed_even_if_a_signal_arrives_during_it() {
         if !is_own_child("the grader cannot see whether its startup completes")
         {
             return;
@@ -600,7 +600,7 @@ mod second_signal {
     }
 
     #[test]
-    fn a_second_signal_works_while_parts_block_all_runtime_threads() {
+    fn a_second_signal_ends_the_process_while_all_runtime_threads_block() {
         if !is_own_child("the grader cannot make it block its threads") {
             return;
         }
@@ -619,7 +619,7 @@ mod second_signal {
     }
 
     #[test]
-    fn a_second_signal_works_after_run_has_returned() {
+    fn a_second_signal_ends_the_process_after_run_has_returned() {
         if !is_own_child("the grader cannot see when its parts have ended") {
             return;
         }
@@ -665,7 +665,7 @@ mod failures {
     }
 
     #[test]
-    fn a_part_that_returns_ok_before_cancellation_has_failed() {
+    fn a_part_that_returns_before_it_is_cancelled_counts_as_failed() {
         if !is_own_child("no HTTP path makes one of its parts return early") {
             return;
         }

@@ -96,7 +96,7 @@ mod publishes {
     }
 
     #[test]
-    fn a_reader_works_after_the_last_swap_is_dropped() {
+    fn a_reader_can_load_after_all_swap_handles_are_dropped() {
         let swap = Swap::new(String::from("first"), 1);
         let mut reader = reader(&swap);
         swap.store(String::from("last"));

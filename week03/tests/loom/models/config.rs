@@ -107,7 +107,7 @@ fn changes(last: u64) -> Vec<[u64; 2]> {
 }
 
 #[test]
-fn locks_are_imported_from_model_checked_shuttle_locks() {
+fn the_code_imports_the_locks_that_shuttle_can_model_check() {
     shuffle_threads(|| {
         let layer = Layer::new("number", || Ok("n = 1".parse()?));
         let config = Config::<Number>::new(vec![layer], |_| Ok(()));
@@ -123,7 +123,7 @@ fn locks_are_imported_from_model_checked_shuttle_locks() {
 }
 
 #[test]
-fn all_changes_are_delivered_when_the_last_reload_returns() {
+fn all_changes_have_been_delivered_by_the_time_the_last_reload_returns() {
     shuffle_threads(|| {
         let config = counting_config();
         let (log, _subscription) = Log::subscribe(&config);
@@ -181,7 +181,7 @@ fn an_observer_subscribed_during_a_reload_gets_only_later_changes() {
 }
 
 #[test]
-fn a_version_read_before_subscribe_is_not_delivered() {
+fn a_version_whose_read_began_before_subscribe_is_not_delivered() {
     shuffle_threads(|| {
         let config = counting_config();
         let reloads = thread::spawn({
@@ -202,7 +202,7 @@ fn a_version_read_before_subscribe_is_not_delivered() {
 }
 
 #[test]
-fn the_snapshot_after_reload_includes_edits_made_before_the_call() {
+fn edits_made_before_reload_is_called_are_in_the_snapshot_after_it() {
     shuffle_threads(|| {
         let content = Arc::new(AtomicU64::new(0));
         let reads = content.clone();
@@ -227,7 +227,7 @@ fn the_snapshot_after_reload_includes_edits_made_before_the_call() {
 }
 
 #[test]
-fn last_error_is_the_error_of_the_reload_that_read_last() {
+fn last_error_belongs_to_the_reload_that_read_its_layers_last() {
     for threads in [2, 3] {
         shuffle_threads(move || {
             let reads = Arc::new(AtomicU64::new(0));

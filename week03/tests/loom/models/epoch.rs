@@ -59,7 +59,7 @@ fn load_returns_only_fully_written_values() {
 }
 
 #[test]
-fn a_load_that_happens_after_a_store_returns_its_value() {
+fn a_load_after_a_store_returns_the_stored_value() {
     explore(Some(3), || {
         let swap = Swap::new(Value::new(0));
         let stored = Arc::new(AtomicBool::new(false));

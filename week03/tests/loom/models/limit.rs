@@ -91,7 +91,7 @@ fn concurrent_spawns_keep_to_the_limit() {
 }
 
 #[test]
-fn a_slot_is_held_until_the_values_of_its_task_are_dropped() {
+fn a_slot_is_held_until_all_variables_of_its_task_are_dropped() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
         let spawner = group.spawner();
@@ -186,7 +186,7 @@ fn a_waiting_spawn_does_not_get_the_slot_of_a_failed_task() {
 }
 
 #[test]
-fn a_member_does_not_get_the_slot_of_a_failed_task() {
+fn a_nested_spawn_does_not_get_the_slot_of_a_failed_task() {
     shuffle(async || {
         let (group, accepted) = (group(2), Arc::new(AtomicUsize::new(0)));
         let (spawner, count) = (group.spawner(), Arc::clone(&accepted));
@@ -287,7 +287,7 @@ fn wait_returns_the_error_that_cancelled_the_group() {
 }
 
 #[test]
-fn no_task_starts_or_runs_on_after_the_group_is_dropped() {
+fn after_the_group_is_dropped_no_task_starts_or_continues() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
         let spawner = group.spawner();

@@ -35,7 +35,7 @@ fn a_value_is_not_dropped_while_it_is_read() {
 }
 
 #[test]
-fn a_load_that_happens_after_a_store_returns_its_value() {
+fn a_load_after_a_store_returns_the_stored_value() {
     explore(None, || {
         let swap = Swap::new(Value::new(0), 1);
         let stored = Arc::new(AtomicBool::new(false));
