@@ -110,8 +110,8 @@ mod business {
             for row_fact in [author.to_string(), "accounts".to_owned()] {
                 assert!(
                     !text.contains(&row_fact),
-                    "{row_fact} belongs to the read error only, found in the \
-                     publish error {text:?}"
+                    "expected the publish error without {row_fact}, which \
+                     belongs to the read error; seen: {text:?}"
                 );
             }
         }
