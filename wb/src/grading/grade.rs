@@ -54,6 +54,19 @@ pub(crate) struct LikeFoil {
     pub(crate) name: String,
     pub(crate) lesson: String,
     pub(crate) tempts: String,
+    /// Whether it fails exactly the tests that the subject fails.
+    pub(crate) is_exact: bool,
+}
+
+impl LikeFoil {
+    /// Returns which checks the foil fails, for a report.
+    pub(crate) fn checks(&self) -> &'static str {
+        if self.is_exact {
+            "the same checks"
+        } else {
+            "most of the same checks"
+        }
+    }
 }
 
 impl Grade {
@@ -268,8 +281,12 @@ fn like_foil(grade: &Grade, exercise: &Exercise) -> Option<LikeFoil> {
         !matches!(property.verdict, Verdict::NotRun | Verdict::NotReached)
     };
     let run = grade.properties().filter(is_run).map(|it| &*it.name).collect();
-    let (name, foil) = nearest(&exercise.spec.foils, &run, &grade.failing())?;
+    let failing = grade.failing();
+    let (name, foil) = nearest(&exercise.spec.foils, &run, &failing)?;
+    let is_of_foil = |test: &&str| foil.caught_by.iter().any(|it| it == test);
+    let is_exact = run.iter().all(|it| failing.contains(it) == is_of_foil(it));
     Some(LikeFoil {
+        is_exact,
         name: name.replace('_', " "),
         lesson: foil.lesson.clone(),
         tempts: foil.tempts.clone(),

@@ -90,12 +90,12 @@ fn a_foil_is_named_if_it_fails_nearly_the_same_tests() {
     book.write_attempt("if n < 6 { 20 << n } else { 1000 }");
     book.run(&["check", "backoff"])
         .exits_with(1)
-        .shows(&["A known mistake", "starts at twenty"]);
+        .shows(&["A known mistake fails the same checks: “starts at twenty”"]);
     // It fails one more test than the foil.
     book.write_attempt("if n < 6 { 20 << n } else { 999 }");
     book.run(&["check", "backoff"])
         .exits_with(1)
-        .shows(&["A known mistake", "starts at twenty"]);
+        .shows(&["A known mistake fails most of the same checks", "twenty"]);
     // It fails all tests.
     book.write_attempt("20 << n.min(20)");
     book.run(&["check", "backoff"]).exits_with(1).omits("A known mistake");
