@@ -89,7 +89,7 @@ pub struct Subscription {
 struct Shared<T> {
     layers: Vec<Layer>,
     validate: fn(&T) -> Result<(), Cause>,
-    /// Stored to under `state`, by the thread that holds `reload_lock`.
+    /// Replaced only by the thread that holds `reload_lock`, under `state`.
     current: ArcSwap<Snapshot<T>>,
     /// Held by a reload while it reads, checks and publishes. It guards no
     /// data, so a panic in a layer leaves nothing half done.
@@ -149,7 +149,7 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
     /// Reads all layers again, and publishes the value if it has changed.
     ///
     /// Then notifies the observers. Blocks while layers are read. A layer must
-    /// not call it.
+    /// not call `reload`.
     ///
     /// # Errors
     ///
@@ -217,7 +217,7 @@ impl<T> Config<T> {
 
 impl<T> Shared<T> {
     /// Delivers changes until the queue is empty. Returns at once if a delivery
-    /// is already running: it finds the new change in the queue.
+    /// is already running: that delivery finds the new change in the queue.
     fn deliver_changes(&self) {
         if mem::replace(&mut self.state().is_delivering, true) {
             return;
@@ -261,8 +261,8 @@ fn load<T: DeserializeOwned>(
     Ok(value)
 }
 
-/// Merges `overlay` into `base`: tables key by key. Any other value is
-/// replaced, also a list.
+/// Merges `overlay` into `base`. Tables are merged key by key. Any other value
+/// is replaced, also a list.
 fn merge(base: &mut Table, overlay: Table) {
     for (key, value) in overlay {
         match (base.get_mut(&key), value) {
