@@ -20,8 +20,8 @@
 //! reader is left.
 //!
 //! *Cost.* A load is one read-modify-write, of a word that only this reader and
-//! stores touch. A store allocates, and scans every slot. A value that a guard
-//! shows when it is replaced is dropped by a later store, not by the guard.
+//! stores touch. A store allocates, and scans every slot. If a guard shows a
+//! value when it is replaced, a later store drops the value, not the guard.
 //! Each thread or task needs its own reader, and the maximum number of readers
 //! is fixed at the start.
 //!
@@ -71,15 +71,15 @@ pub struct Guard<'a, T> {
 struct Shared<T> {
     /// Never null.
     current: AtomicPtr<Node<T>>,
-    /// The replaced nodes that a slot still announced, as a linked list.
+    /// A linked list of replaced nodes that were still announced by a slot.
     retired: AtomicPtr<Node<T>>,
     slots: Box<[Slot<T>]>,
 }
 
 struct Node<T> {
     value: T,
-    /// The next node of the `retired` list. Plain memory; the model checker
-    /// reports a data race on it.
+    /// The next node of the `retired` list. This is plain memory: the model
+    /// checker reports a data race on it.
     next: UnsafeCell<*mut Node<T>>,
 }
 
@@ -150,9 +150,9 @@ impl<T: Send + Sync> Swap<T> {
         // sees its value. Acquire pairs with the Release of the store that
         // published the old node: another thread may have written its value.
         let mut node = current.swap(Node::boxed(value), AcqRel);
-        // Acquire pairs with the Release in `retire`: the stores that took the
-        // nodes of this list out of `current`, and the reads of the nodes that
-        // have ended, come before this store.
+        // Acquire pairs with the Release in `retire`. Before this store come
+        // the stores that took the nodes of this list out of `current`, and
+        // the finished reads of these nodes.
         // SAFETY: only this thread took `node` out of `current`.
         unsafe { Node::set_next(node, retired.swap(ptr::null_mut(), Acquire)) };
         let (mut kept, mut free) = (ptr::null_mut(), Vec::new());
@@ -221,8 +221,8 @@ impl<T> Shared<T> {
     fn retire(&self, mut nodes: *mut Node<T>) {
         while !nodes.is_null() {
             // Release pairs with the Acquire here and in `store`: the stores
-            // that replaced these nodes, and the reads of the nodes that have
-            // ended, come before the next store frees one.
+            // that replaced these nodes, and the finished reads of the nodes,
+            // come before the next store frees one of them.
             let others = self.retired.swap(nodes, Release);
             if others.is_null() {
                 return;
@@ -231,8 +231,8 @@ impl<T> Shared<T> {
             // list onto the other by compare-and-swap. But an equal address
             // does not mean that the same node is still there. So take both
             // lists out, join them, and try again.
-            // Acquire is for `others`, too, although a Release took them out:
-            // each swap continues the release sequence of the swap before it.
+            // This Acquire also covers `others`, which a Release took out: each
+            // swap continues the release sequence of the swap before it.
             let rest = self.retired.swap(ptr::null_mut(), Acquire);
             // `rest` is null if a third store has taken our list meanwhile.
             // SAFETY: `others` is not null, and only this thread has both lists.

@@ -1,53 +1,57 @@
 //! A value that is read without a lock: hazard pointers. Your turn.
 //!
-//! What is graded, and nothing else:
+//! These rules are graded, and nothing else:
 //!
 //! - A load that begins after a store has returned sees that store's value or a
 //!   later one. All clones of a `Swap` share one value.
 //! - `new` gets the maximum number of readers. `reader` succeeds while fewer
 //!   readers exist, and returns `None` otherwise. Dropping a reader makes room
 //!   for another. A reader still works after the last `Swap` is dropped.
-//! - A guard shows the value that was current when it was loaded, for as long
-//!   as the guard lives.
-//! - Neither `load` nor `store` waits for a guard, however long it is kept.
-//! - While no load and no other store is running, a store drops the value that
-//!   it replaces before it returns, unless a guard shows that value. A value
-//!   that a guard has kept is dropped by a later store. So at most one old
-//!   value per reader is left, beside the current one.
+//! - A guard shows the value that was current when the guard was loaded, for as
+//!   long as the guard lives.
+//! - Neither `load` nor `store` waits for a guard, however long the guard is
+//!   kept.
+//! - If no load and no other store runs at the same time, a store drops the
+//!   replaced value before it returns, unless a guard shows that value. A value
+//!   that a guard has kept is dropped by a later store. So, beside the current
+//!   value, at most one old value per reader is left.
 //! - When the last `Swap` and the last reader have been dropped, each value has
 //!   been dropped exactly once.
-//! - All of this holds for every interleaving of the threads, and for every
-//!   value that a load may return, as far as the model checker loom can see.
-//!   The last rung runs your file under loom.
+//! - All these rules hold for every interleaving of the threads, and for every
+//!   value that an atomic load may return, as far as the model checker loom can
+//!   see. The last group of tests (rung) runs your file under loom.
 //!
 //! For loom, take these types from `crate::model_checked::loom_atomics`, not
 //! from `std`: `Arc`, the atomics, and `UnsafeCell` for plain memory that one
-//! thread hands to another. That module has no lock, and you need none. A lock
-//! of `std` that is held while loom switches threads makes a model hang.
+//! thread hands to another. That module has no lock, and you need none. If a
+//! thread holds a lock of `std` while loom switches threads, the model hangs.
+//!
+//! One way to the answer takes one rung at a time. First publish values, and
+//! never drop one. Then let `load` write the guard's pointer into its reader's
+//! slot (*announce* it), and let `store` drop each value that is in no slot.
+//! Then think of a reader that has loaded the pointer, but has not announced it
+//! yet.
 //!
 //! How to read loom's errors, and what loom cannot judge:
 //!
 //! - A *causality violation* is a data race: one thread uses memory that
-//!   another thread writes or frees, and no release that an acquire has seen
-//!   lies between the two.
-//! - loom treats a `SeqCst` *access* as `AcqRel`, and reports errors in code
-//!   that is correct. Order two threads by `SeqCst` fences, or by
-//!   read-modify-writes of a word to which nothing else is written.
-//! - A `SeqCst` fence orders more in loom than it really does.
-//! - loom overlooks two mistakes with a reused address (see the notes). The
-//!   first is to return the pointer that was read before the announcement, or
-//!   to read the pointer for the second time without `Acquire`: another value
-//!   may have the same address by then. The second is to push to a list by
-//!   compare-and-swap when the node that the new one links to may have been
-//!   freed.
-//!
-//! One way to the answer, a rung at a time: first publish values, and never
-//! drop one. Then let `load` write the guard's pointer into its reader's slot,
-//! and let `store` drop each value that is in no slot. Then think of a reader
-//! that has loaded the pointer, but has not written it into the slot yet.
+//!   another thread writes or frees, and no release store that is read by an
+//!   acquire load orders the two.
+//! - loom treats a `SeqCst` *access* as `AcqRel`, and so reports errors in code
+//!   that is correct. To order two threads, use `SeqCst` fences, or
+//!   read-modify-writes of a word that is written in no other way.
+//! - In loom, a `SeqCst` fence orders more than a real fence, so loom can miss
+//!   an error.
+//! - loom overlooks two mistakes with reused addresses (see the notes). After a
+//!   node is freed, a new node may have the same address. The first mistake is
+//!   in a `load` that announces a pointer and then reads the current pointer
+//!   again, to compare the two. Such a `load` must return the pointer of the
+//!   second read, and this read must be an `Acquire`. The second mistake is to
+//!   push a node to a list by compare-and-swap if the node to which the new
+//!   node links may have been freed.
 //!
 //! The stub has the types, their constructors and the cleanup at the end.
-//! Change them as you like. `unsafe` is allowed: say in each block why it is
+//! Change them as you like. `unsafe` is allowed: say at each block why it is
 //! sound.
 
 #![allow(
@@ -91,15 +95,15 @@ pub struct Guard<'a, T> {
 struct Shared<T> {
     /// Never null.
     current: AtomicPtr<Node<T>>,
-    /// The replaced nodes that a slot still announced, as a linked list.
+    /// A linked list of replaced nodes that were still announced by a slot.
     retired: AtomicPtr<Node<T>>,
     slots: Box<[Slot<T>]>,
 }
 
 struct Node<T> {
     value: T,
-    /// The next node of the `retired` list. Plain memory; the model checker
-    /// reports a data race on it.
+    /// The next node of the `retired` list. This is plain memory: the model
+    /// checker reports a data race on it.
     next: UnsafeCell<*mut Node<T>>,
 }
 
@@ -191,14 +195,14 @@ impl<T> Deref for Guard<'_, T> {
 
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
-        // What has to be undone? (This is no `todo!`, which would hide the
-        // panic of the one above.)
+        // What has to be undone? (There is no `todo!` here: it would hide the
+        // panic of the `todo!` in `deref`.)
     }
 }
 
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
-        // And what has to be undone here?
+        // What has to be undone here?
     }
 }
 
