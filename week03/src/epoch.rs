@@ -13,14 +13,14 @@
 //!
 //! *Guarantee.* As for [`swap`](crate::swap), and a reader may have any number
 //! of guards. A replaced value is dropped within three more stores, if no guard
-//! is older than these stores, and no load or other store overlaps them. Once a
-//! guard is dropped, the values that it has kept are dropped within as many
-//! stores as there are such values, and three more.
+//! exists while these stores run, and no load or other store overlaps them. If
+//! a guard has kept n values, they are dropped within n + 3 stores after the
+//! guard is dropped.
 //!
 //! *Cost.* A guard keeps every value that is replaced after the guard began,
-//! without bound. Guards of one reader that overlap count as one. A value is
-//! dropped late, and on any thread. loom cannot look into crossbeam-epoch: it
-//! checks only how this file uses it.
+//! without bound. Overlapping guards of one reader count as one guard. A value
+//! is dropped late, and on any thread. loom cannot look into crossbeam-epoch,
+//! and checks only how this file uses it.
 //!
 //! ```
 //! use week03::epoch::Swap;

@@ -1,41 +1,43 @@
 //! A value as in `swap`, with epoch-based reclamation. Your turn.
 //!
-//! What is graded, and nothing else:
+//! These rules are graded, and nothing else:
 //!
 //! - A load that begins after a store has returned sees that store's value or a
 //!   later one. All clones of a `Swap` share one value. A reader still works
 //!   after the last `Swap` is dropped. There may be any number of readers, and
 //!   each of them may have any number of guards.
-//! - A guard shows the value that was current when it was loaded, for as long
-//!   as the guard lives. Neither `load` nor `store` waits for a guard.
-//! - A replaced value is dropped within three more stores, if no guard is older
-//!   than these stores, and no load or other store overlaps them.
-//! - Once a guard is dropped, the values that it has kept are dropped within as
-//!   many stores as there are such values, and three more.
+//! - A guard shows the value that was current when the guard was loaded, for as
+//!   long as the guard lives. Neither `load` nor `store` waits for a guard.
+//! - A replaced value is dropped within three more stores, if no guard exists
+//!   while these stores run, and no load or other store overlaps them.
+//! - If a guard has kept n values, they are dropped within n + 3 stores after
+//!   the guard is dropped.
 //! - A reader without a guard keeps no value. A guard of another `Swap` does
-//!   not keep the values of this one.
+//!   not keep the values of this `Swap`.
 //! - When the last `Swap` and the last reader have been dropped, each value has
 //!   been dropped exactly once.
-//! - All of this holds for every interleaving of the threads, and for every
-//!   value that a load may return. The last rung runs your file under the model
-//!   checker loom.
+//! - All these rules hold for every interleaving of the threads, and for every
+//!   value that an atomic load may return. The last group of tests (rung) runs
+//!   your file under the model checker loom.
 //!
 //! For loom, take `Arc` and `Ordering` from
 //! `crate::model_checked::loom_atomics`, and the types of crossbeam-epoch from
 //! `crate::model_checked::loom_epoch`.
 //!
 //! crossbeam-epoch does the work. A `Collector` has handles, and a handle pins
-//! its thread. What is deferred under a pin runs once every thread that was
-//! pinned at that time has unpinned. The documentation of crossbeam-epoch says
-//! where garbage waits, and for what.
+//! its thread. A pinned thread can defer a function. The function runs after
+//! every thread that was pinned at the time of this call has unpinned. The
+//! documentation of crossbeam-epoch says where deferred functions (its garbage)
+//! wait, and for what.
 //!
 //! loom cannot look into crossbeam-epoch. So under loom, `loom_epoch` is a
 //! stand-in, which runs each deferred function at the first moment that
-//! crossbeam allows. It has the most used methods of these types, and no
-//! pointer tags.
+//! crossbeam allows. The stand-in has the most used methods of these types, and
+//! no pointer tags.
 //!
-//! A pin keeps loaded values from being freed. It does not order memory: your
-//! orderings have to make sure that a loaded value is visible as a whole.
+//! A pin keeps loaded values from being freed. It does not order memory
+//! accesses: your orderings have to make sure that a loaded value is visible as
+//! a whole.
 
 #![allow(unsafe_code, reason = "memory reclamation is the exercise")]
 
