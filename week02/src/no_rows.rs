@@ -2,7 +2,7 @@
 //!
 //! **Question.** Should a data-access object wrap the driver's "no rows" error,
 //! and how? To one caller a missing row is a normal answer, to another it is a
-//! failure. The driver cannot know which.
+//! failure. The driver does not know its caller.
 //!
 //! **Idea.** Translate the driver's error where it leaves the data layer. A
 //! read by key that finds no row returns [`Error::NotFound`], a domain error

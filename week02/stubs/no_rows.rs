@@ -1,6 +1,6 @@
 //! A read by key that finds no row. Your turn.
 //!
-//! What is graded, and nothing else:
+//! These rules are graded, and nothing else:
 //!
 //! - `author_name` returns the stored name unchanged. For `NotFound` it returns
 //!   `[deleted]`. For `Failed` it returns the same error unchanged.
@@ -9,7 +9,7 @@
 //!   `source()` returns the `source` field.
 //! - `get` of a missing row returns
 //!   `NotFound { entity: "account", key: id, .. }`, with or without a source.
-//! - `list` returns all accounts of exactly this team, ordered by id. Any text
+//! - `list` returns exactly the accounts of this team, ordered by id. Any text
 //!   can be the name of a team. If no row matches, the list is empty.
 //! - Every other error is `Failed`, whatever its text says. This includes a
 //!   failure to get a connection from the pool.
@@ -19,14 +19,14 @@
 //!   shorter list.
 //! - If a row does not decode (`NULL` in any column), `get` and `list` return
 //!   `Failed`. They never skip the row, and never put a default in its place.
-//! - Every read gives its connection back: after a hundred reads, failed or
-//!   not, the only connection of a pool of one is free.
-//! - The same rules hold on Postgres.
+//! - Every read, failed or not, gives its connection back. After a hundred
+//!   reads, a pool with only one connection has that connection free.
+//! - The same rules hold on SQLite and on Postgres.
 //!
 //! An `AnyPool` passes SQL to the database unchanged. The placeholder `$1`
-//! works on both databases, `?` does not. Decode rows as tuples with
-//! `query_as`, or column by column with `try_get`: sqlx's derive macros are not
-//! enabled here.
+//! works on both databases, but `?` works only on SQLite. Decode rows as tuples
+//! with `query_as`, or column by column with `try_get`: sqlx's derive macros
+//! are not enabled here.
 
 use sqlx::AnyPool;
 
