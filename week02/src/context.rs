@@ -1,9 +1,9 @@
-//! One error, three layers, one fact from each.
+//! Error context: each of three layers adds one fact.
 //!
 //! **Question.** An error passes through the data layer, the business layer and
 //! the edge. What does each of them add, and what does it leave unchanged?
 //!
-//! **Idea.** Each layer adds the one fact that only it knows: the row, the
+//! **Idea.** Each layer adds the fact that no layer below knows: the row, the
 //! article, the request. It adds the fact once, as a new link of the `source`
 //! chain. `Display` prints the fact of its own link and never the text of its
 //! source; code that prints the chain joins the texts. The two lower layers
@@ -16,11 +16,11 @@
 //! the chain, because each layer stores the error below as a value and not as
 //! text. At most one backtrace is captured, and only by `anyhow`.
 //!
-//! **Cost.** A type and a `map_err` for each layer. Only the edge allocates: a
-//! text and a box. Below the edge a result is moved by value, a success as well
-//! as an error, in at most 64 bytes. The backtrace starts where the error
+//! **Cost.** Each layer needs a type and a `map_err`. Only the edge allocates:
+//! a text and a box. Below the edge a result is moved by value, a success as
+//! well as an error, in at most 64 bytes. The backtrace starts where the error
 //! becomes an `anyhow::Error`: it shows how the request reached the edge, and
-//! not where the driver failed. The chain has to say that.
+//! not where the driver failed. The chain has to show where the driver failed.
 //!
 //! ```
 //! use week02::context::{ReadError, Request, handle};
@@ -92,7 +92,7 @@ pub fn publish(
     article: i64,
     author: i64,
 ) -> Result<String, PublishError> {
-    // The author's id is left out: the layer below adds it.
+    // This error omits the author's id, because the layer below adds it.
     read_author(query, author)
         .map_err(|source| PublishError { article, source })
 }

@@ -1,6 +1,6 @@
-//! One error, three layers, one fact from each. Your turn.
+//! Error context: each of three layers adds one fact. Your turn.
 //!
-//! What is graded, and nothing else:
+//! These rules are graded, and nothing else:
 //!
 //! - On success every layer returns the name unchanged. The query is called
 //!   once, with the author's id.
@@ -18,7 +18,8 @@
 //! - The errors of the two lower layers are `std::error::Error + Send + Sync +
 //!   'static`, so that callers can match on them. Only the edge uses `anyhow`.
 //! - If `RUST_BACKTRACE` is 1, anyhow captures one backtrace, and the lower
-//!   errors hold none. If the variable is not set, no backtrace is captured.
+//!   errors contain no backtrace. If the variable is not set, no backtrace is
+//!   captured.
 //!
 //! Use thiserror, or write `Display` and `Error` by hand, starting from the
 //! empty implementations below. The fields of the error types are up to you.
@@ -45,7 +46,7 @@ pub struct PublishError {}
 
 impl fmt::Display for PublishError {
     fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!("which fact does only this layer know?")
+        todo!("which fact does the data layer not know?")
     }
 }
 
@@ -67,7 +68,7 @@ impl fmt::Display for ReadError {
 
 impl Error for ReadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        todo!("where is the driver's error kept, as a value?")
+        todo!("which field stores the driver's error, as a value?")
     }
 }
 
@@ -86,7 +87,7 @@ pub fn publish(
     _article: i64,
     _author: i64,
 ) -> Result<String, PublishError> {
-    todo!("which fact does the error from below not contain?")
+    todo!("which fact is missing in the error from below?")
 }
 
 /// Reads the author's name from `accounts` by `query`, in the data layer.
