@@ -6,9 +6,10 @@
 //!
 //! **Idea.** A [`Failure`] has a [`Reason`], which programs match on, and a
 //! chain of causes, which people read. The layers below the edge add causes and
-//! log nothing. The edge calls [`report`] once. It writes the chain to the log,
-//! and builds the reply from the reason's row in the status table. The log
-//! event and the reply both have the request id, so each leads to the other.
+//! log nothing. The edge calls [`report`] once. This function writes the chain
+//! to the log, and builds the reply from the reason's row in the status table.
+//! The log event and the reply both have the request id, so each leads to the
+//! other.
 //!
 //! **Guarantee.** The reply depends only on the reason and the request id. No
 //! code copies text from the chain to the reply, so the chain cannot leak.
@@ -37,7 +38,7 @@ use std::error::Error;
 use std::iter::successors;
 use std::process::ExitCode;
 
-/// The reason for a failure. The caller decides by it what to do next.
+/// The reason for a failure. It tells the caller what to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The requested resource does not exist.
@@ -180,7 +181,7 @@ pub fn report(request_id: &str, failure: &Failure) -> Reply {
     let chain = links.map(ToString::to_string).collect::<Vec<_>>().join(": ");
 
     // ERROR is for failures that an operator has to look at. A client can cause
-    // the others at will, as often as it likes, so they must not page anybody.
+    // the others as often as it likes, so they must not page an operator.
     if http >= 500 {
         tracing::error!(request_id, reason, chain, "request failed");
     } else {

@@ -1,7 +1,7 @@
 //! Error reporting at the edge: one log event and one reply for each failure.
 //! Your turn.
 //!
-//! What is graded, and nothing else:
+//! These rules are graded, and nothing else:
 //!
 //! - [`Reason::row`] returns the row of this table. You choose the messages:
 //!   none is empty, and no two are equal.
@@ -18,26 +18,26 @@
 //!
 //!   BUSY is not 429 (RESOURCE_EXHAUSTED, 8). 429 means that one client sends
 //!   too many requests. BUSY means that the store has no capacity for any
-//!   client. Exit code 75 is `EX_TEMPFAIL`, the only one that invites a retry.
+//!   client. Only exit code 75 (`EX_TEMPFAIL`) invites a retry.
 //!   DEADLINE_EXCEEDED is not retryable: the request may have been carried out.
 //! - [`exit_code`] returns the exit code of the row.
 //! - The `Display` of a [`Failure`] is the message of its reason.
 //! - The `source` chain of a `Failure` has one link for each context, the last
-//!   one first, then the error passed to `new`, then the sources of that error.
+//!   context first. Then comes the error passed to `new`, then its sources.
 //!   The `Display` of a context does not repeat the link below it.
 //! - A downcast finds the error passed to `new`, and its sources.
 //! - A `Failure` can wrap another `Failure`. Reply, exit code and log event
-//!   follow the reason of the outer one. The inner one is an ordinary link, and
-//!   its own links follow below it.
+//!   follow the reason of the outer failure. The inner failure is an ordinary
+//!   link, and its own links follow below it.
 //! - A [`Reply`] has the values of the row, and the request id unchanged. It
 //!   contains nothing from the chain: two failures with the same reason get
 //!   equal replies, whatever their causes are.
 //! - [`report`] logs exactly one `tracing` event. No other function logs.
 //! - The event has the fields `request_id`, `reason` (the name in the row) and
 //!   `chain`, each as plain text, without the quotes of `Debug`.
-//! - `chain` contains every link below the failure, outermost first, each once,
-//!   joined by ": ". This holds for a chain of any length, and for links with
-//!   equal texts.
+//! - `chain` contains the text of every link below the failure once, outermost
+//!   first, joined by ": ". This holds for a chain of any length, and for links
+//!   with equal texts.
 //! - The event's level is ERROR if the HTTP status is 500 or above, and INFO
 //!   otherwise.
 
@@ -45,7 +45,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-/// The reason for a failure. The caller decides by it what to do next.
+/// The reason for a failure. It tells the caller what to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The requested resource does not exist.

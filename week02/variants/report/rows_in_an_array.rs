@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::process::ExitCode;
 
-/// The reason for a failure. The caller decides by it what to do next.
+/// The reason for a failure. It tells the caller what to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The requested resource does not exist.
