@@ -3,8 +3,8 @@
 //! **Question.** A database fails in hundreds of ways. Which failures should
 //! the user see, which should be retried, and which should alert an operator?
 //!
-//! **Idea.** One class for each reaction of the caller. One pure function maps
-//! the driver's codes to classes: SQLSTATE for Postgres, result codes for
+//! **Idea.** Each reaction of the caller has a class. A pure function maps the
+//! driver's codes to classes: SQLSTATE for Postgres, result codes for
 //! SQLite. An error without a rule is [`Class::Unexpected`], so that a new kind
 //! of failure is examined before it is retried. The most important difference
 //! is between [`Class::Busy`], where nothing was done, and [`Class::Lost`],

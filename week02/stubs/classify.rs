@@ -1,6 +1,6 @@
 //! Classifies database errors by what the caller can do. Your turn.
 //!
-//! What is graded, and nothing else:
+//! These rules are graded, and nothing else:
 //!
 //! - `classify` follows this table. It ignores the messages.
 //!
@@ -32,7 +32,7 @@
 //! - `audit` writes one row into the table `audit` for each account of the team
 //!   (`account`: its id, `entry`: its name). It writes all rows or none, and
 //!   returns their number. A pool of one connection is enough.
-//! - The same rules hold on Postgres.
+//! - The same rules hold on SQLite and on Postgres.
 
 use sqlx::AnyPool;
 
@@ -79,7 +79,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Returns the class of a driver error.
 pub fn classify(_error: &sqlx::Error) -> Class {
-    todo!("which variants carry a code, and of which database?")
+    todo!("which variants contain a code, and which database defines it?")
 }
 
 impl Accounts {
@@ -95,12 +95,12 @@ impl Accounts {
 
     /// Returns the names of the accounts of a team, ordered by id.
     pub async fn names(&self, _team: &str) -> Result<Vec<String>, Error> {
-        todo!("what if the connection breaks after the first row?")
+        todo!("what happens if the connection breaks after the first row?")
     }
 
     /// Writes an audit row for each account of a team, all or none. Returns the
     /// number of rows.
     pub async fn audit(&self, _team: &str) -> Result<usize, Error> {
-        todo!("which connection runs the SELECT, and which the INSERTs?")
+        todo!("which connection runs the SELECT, and which runs the INSERTs?")
     }
 }
