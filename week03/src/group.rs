@@ -75,8 +75,8 @@ impl<E: Send + Sync + 'static> Group<E> {
 
     /// Returns the token of the group.
     ///
-    /// It is cancelled as soon as a task fails or panics, the parent is
-    /// cancelled, or the group has ended.
+    /// The token is cancelled when a task fails or panics, when the parent is
+    /// cancelled, and when the group has ended.
     pub fn token(&self) -> CancellationToken {
         self.shared.token.clone()
     }
@@ -85,7 +85,7 @@ impl<E: Send + Sync + 'static> Group<E> {
     ///
     /// # Panics
     ///
-    /// Panics if it is called outside of a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub fn spawn<F>(&mut self, task: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,

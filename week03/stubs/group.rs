@@ -1,25 +1,27 @@
 //! An error group: tasks that fail as one. Your turn.
 //!
-//! What is graded, and nothing else:
+//! These rules are graded, and nothing else:
 //!
-//! - `wait` returns when every task has ended, even after an error. Without
-//!   tasks it returns at once.
+//! - `wait` returns when every task has ended, even after an error. If the
+//!   group has no tasks, `wait` returns at once.
 //! - `wait` returns the error that occurred first in time, in whatever order
 //!   the tasks were spawned. An error that a task returns because another task
 //!   has failed comes later, so `wait` does not return it. If no task fails,
 //!   `wait` returns `Ok`.
-//! - A task that fails or panics cancels the token at once: while the other
-//!   tasks still run, and even if `wait` has not been called yet. A task that
-//!   returns `Ok` cancels nothing.
-//! - The token is cancelled when the parent is, and from the start if the
-//!   parent already was. This alone is not an error. An error that a task
-//!   returns after it is one.
+//! - A task that fails or panics cancels the group's token at once: while the
+//!   other tasks still run, and even if `wait` has not been called yet. A task
+//!   that returns `Ok` cancels nothing.
+//! - The token is cancelled when its parent is cancelled. If the parent is
+//!   cancelled before the group is created, the token is cancelled from the
+//!   start. The cancellation of the parent is not an error. But an error of a
+//!   task counts as usual, even after this cancellation.
 //! - The group never cancels its parent.
 //! - The token is cancelled once the group has ended or is dropped.
-//! - A task can be spawned after a failure. It runs, and `wait` waits for it.
+//! - A task can be spawned after a failure. This task runs, and `wait` waits
+//!   for it.
 //! - If a task panics, `wait` raises the panic again with the same payload,
-//!   once every task has ended. It does so even if another task failed, before
-//!   or after the panic.
+//!   once every task has ended. `wait` does this even if another task failed,
+//!   before or after the panic.
 //! - When the group or the future of `wait` is dropped, each task ends at its
 //!   next `.await`.
 
@@ -38,13 +40,13 @@ impl<E: Send + Sync + 'static> Group<E> {
     ///
     /// The group never cancels `parent`.
     pub fn new(_parent: &CancellationToken) -> Self {
-        todo!("which state do the tasks share? What aborts them on drop?")
+        todo!("which state do the tasks share? What aborts the tasks on drop?")
     }
 
     /// Returns the token of the group.
     ///
-    /// It is cancelled as soon as a task fails or panics, the parent is
-    /// cancelled, or the group has ended.
+    /// The token is cancelled when a task fails or panics, when the parent is
+    /// cancelled, and when the group has ended.
     pub fn token(&self) -> CancellationToken {
         todo!("which token do the tasks of the group share?")
     }
