@@ -128,8 +128,8 @@ impl<E: Send + 'static> Group<E> {
 
     /// Returns the token of the group.
     ///
-    /// It is cancelled as soon as a task fails or panics, the parent is
-    /// cancelled, or the group has ended.
+    /// The token is cancelled when a task fails or panics, when the parent is
+    /// cancelled, and when the group has ended.
     pub fn token(&self) -> CancellationToken {
         self.spawner.shared.token.clone()
     }
@@ -178,12 +178,12 @@ impl<E: Send + 'static> Spawner<E> {
     ///
     /// # Errors
     ///
-    /// Returns `Full` to a member when no slot is free. Returns `Cancelled`
-    /// when the group is cancelled, before or during the wait, or has ended.
+    /// Returns `Full` to a member if no slot is free. Returns `Cancelled` if
+    /// the group has ended, or is cancelled before or during the wait.
     ///
     /// # Panics
     ///
-    /// Panics if it is called outside of a tokio runtime.
+    /// Panics outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
@@ -222,7 +222,7 @@ impl<E: Send + 'static> Spawner<E> {
     ///
     /// # Panics
     ///
-    /// Panics if it is called outside of a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub fn try_spawn<F>(&self, task: F) -> Result<(), Refused<F>>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,

@@ -1,41 +1,42 @@
 //! An error group with a limit on how many tasks run at a time. Your turn.
 //!
-//! What is graded, and nothing else:
+//! These rules are graded, and nothing else:
 //!
 //! - No more than `limit` tasks run at any time. A task counts as running until
-//!   it, and every value that it holds, is dropped.
+//!   the task, with every value that it holds, is dropped.
 //! - `spawn` starts the task as soon as a slot is free. Waiting spawns get a
 //!   slot in order of arrival. `try_spawn` never waits.
 //! - Every task releases its slot, whether it returns, fails, panics, or is
-//!   dropped. A `spawn` that is dropped while it waits leaks no slot, even if
-//!   one had just been assigned to it.
-//! - A member, which is a task of this group, never waits in `spawn`: if no
+//!   dropped. If a `spawn` is dropped while it waits, no slot leaks, even if a
+//!   slot had just been assigned to this `spawn`.
+//! - A *member* is a task of this group. A member never waits in `spawn`: if no
 //!   slot is free, `spawn` returns `Full`. A member of another group waits like
 //!   any other caller.
-//! - Once the group is cancelled, every `spawn` returns `Cancelled`: those
-//!   already waiting, later ones, and those of members. A waiting `spawn`
-//!   returns at once, even if a slot is released at the same moment.
+//! - Once the group is cancelled, every `spawn` returns `Cancelled`: calls that
+//!   already wait, later calls, and calls by members. A waiting `spawn` returns
+//!   at once, even if a slot is released at the same moment.
 //! - A task that fails or panics cancels the group before its slot is released.
 //! - After a cancellation, `try_spawn` still starts a task if a slot is free,
 //!   so that tasks can clean up.
-//! - Once the group has ended, through `wait` or because it was dropped,
-//!   `spawn` and `try_spawn` return `Cancelled`. Every task is either refused
-//!   or waited for.
+//! - The group ends through `wait`, or when it is dropped. Once it has ended,
+//!   `spawn` and `try_spawn` return `Cancelled`. Every task is either refused,
+//!   or `wait` waits for it.
 //! - `Full` and `Cancelled` give the task back.
-//! - As in `group`: `wait` returns the first error in time, which is recorded
-//!   before the group is cancelled. A panic cancels the group, too, and `wait`
-//!   raises it again, even if another task failed before. A group that is
-//!   dropped drops its tasks. The group never cancels its parent.
-//! - All this holds in every interleaving of the tasks: the last rung runs your
-//!   file under shuttle. So import what tasks use from
-//!   `crate::model_checked::shuttle_tasks`: `Semaphore` and its permits,
+//! - As in `group`: `wait` returns the first error in time, and a task records
+//!   its error before it cancels the group. A panic cancels the group, too, and
+//!   `wait` raises the panic again, even if another task failed before.
+//!   Dropping the group drops its tasks. The group never cancels its parent.
+//! - These rules hold in every interleaving of the tasks: the last group of
+//!   tests (rung) runs your file under shuttle. So import the following items
+//!   from `crate::model_checked::shuttle_tasks`: `Semaphore` and its permits,
 //!   `spawn`, `task_local`, `try_id`, `Mutex`, `Notify`, `oneshot`, and tokens.
-//!   shuttle does not see tokio's own types, or they find no runtime there.
+//!   Do not use tokio's own versions: shuttle does not see them, or they panic
+//!   because no tokio runtime exists under shuttle.
 //!
 //! `Group`, `wait` and the count of tasks are given. You write the slots,
-//! `spawn`, `try_spawn`, and the code around each task: it holds a `Running`,
-//! and `wait` waits until all of these are dropped. You may use tokio's own
-//! `select!`.
+//! `spawn`, `try_spawn`, and the code around each task. This code holds a
+//! `Running`: `wait` waits until every `Running` is dropped. You may use
+//! tokio's own `select!`.
 
 #![allow(dead_code, reason = "you will use it")]
 
@@ -114,8 +115,8 @@ impl<E: Send + 'static> Group<E> {
 
     /// Returns the token of the group.
     ///
-    /// It is cancelled as soon as a task fails or panics, the parent is
-    /// cancelled, or the group has ended.
+    /// The token is cancelled when a task fails or panics, when the parent is
+    /// cancelled, and when the group has ended.
     pub fn token(&self) -> CancellationToken {
         self.spawner.shared.token.clone()
     }
@@ -164,13 +165,13 @@ impl<E: Send + 'static> Spawner<E> {
     ///
     /// # Errors
     ///
-    /// Returns `Full` to a member when no slot is free. Returns `Cancelled`
-    /// when the group is cancelled, before or during the wait, or has ended.
+    /// Returns `Full` to a member if no slot is free. Returns `Cancelled` if
+    /// the group has ended, or is cancelled before or during the wait.
     pub async fn spawn<F>(&self, _task: F) -> Result<(), Refused<F>>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
-        todo!("which callers must not wait? What ends the wait of the others?")
+        todo!("which callers never wait? What ends the wait of other callers?")
     }
 
     /// Starts `task` if a slot is free, even if the group is cancelled.
