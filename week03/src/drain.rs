@@ -15,10 +15,11 @@
 //! connection is left, and at the latest soon after the drain deadline,
 //! whatever clients send or do not send.
 //!
-//! *Cost.* A client that has connected but is not accepted yet gets a reset. A
-//! request that has arrived but is not read yet is lost with its connection:
-//! load balancers have to stop sending before the shutdown. Each connection is
-//! a task. `serve` does not wait for upgraded connections, such as WebSockets.
+//! *Cost.* If a client has connected but is not accepted yet, its connection is
+//! reset. If a request has arrived but is not read yet, it is lost with its
+//! connection. So load balancers have to stop sending before the shutdown. Each
+//! connection is a task. `serve` does not wait for upgraded connections, such
+//! as WebSockets.
 //!
 //! ```
 //! use std::net::Ipv4Addr;
@@ -81,7 +82,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If the address is in use, or does not belong to this machine.
+    /// Returns an error if the address is in use, or does not belong to this
+    /// machine.
     pub async fn bind(
         address: SocketAddr,
         router: Router,
@@ -96,7 +98,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If the system cannot return the address.
+    /// Returns an error if the system cannot return the address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -158,6 +160,6 @@ async fn connection(
             served.await
         }
     };
-    // An error here is a client that has disconnected: no response is owed.
+    // An error means that the client has disconnected: it needs no response.
     drop(ended);
 }

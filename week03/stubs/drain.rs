@@ -2,8 +2,9 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - `bind` opens the port, or returns an error if the port is taken. From then
-//!   on, clients can connect. Their requests are answered once `serve` runs.
+//! - `bind` opens the port, or returns an error if the port is taken. Once the
+//!   port is open, clients can connect. Their requests are answered once
+//!   `serve` runs.
 //! - Clients do not wait for each other. A handler that panics ends only its
 //!   own connection.
 //! - *Shutdown* begins when `stop` is cancelled. From then on, no connection is
@@ -13,13 +14,14 @@
 //!   allows it.
 //! - A response that begins after shutdown has begun carries the header
 //!   `connection: close`, and its connection is closed after it.
-//! - Connections without a request are closed at once, both idle ones and new
-//!   ones that have sent nothing yet.
-//! - The *drain deadline* is `drain` after the beginning of shutdown. It is set
-//!   once, and all connections share it.
+//! - When shutdown begins, connections without a request are closed at once:
+//!   idle connections, and new connections that have sent nothing yet.
+//! - The *drain deadline* comes when the time `drain` has passed since the
+//!   beginning of shutdown. The deadline is set once, and all connections share
+//!   it.
 //! - `serve` returns as soon as no connection is left, and at the latest at the
-//!   drain deadline. By then, every connection is closed, and every handler has
-//!   completed or is dropped.
+//!   drain deadline. When `serve` returns, every connection is closed, and
+//!   every handler has completed or is dropped.
 //! - `aborted` is the number of connections that were aborted at the deadline.
 //!   A connection that has sent only part of a request need not be counted.
 //! - A connection that has sent only part of a request, even a single byte,
@@ -28,10 +30,10 @@
 //!
 //! `axum::serve(…).with_graceful_shutdown(…)` is not enough: it waits for a
 //! partial request without a limit, and has no handle to abort connections. Use
-//! the layer below it, `hyper::server::conn::http1::Builder`. Its method
+//! the layer below axum, `hyper::server::conn::http1::Builder`. Its method
 //! `serve_connection` takes a `TokioIo` around the stream and a
-//! `TowerToHyperService` around the router; both types are in `hyper_util`. It
-//! returns a future, which is polled through `Pin` and has a method
+//! `TowerToHyperService` around the router; both types are in `hyper_util`.
+//! This method returns a future, which is polled through `Pin` and has a method
 //! `graceful_shutdown`.
 
 use std::io;
@@ -72,6 +74,6 @@ impl Server {
 
     /// Serves until `stop` is cancelled, and then drains.
     pub async fn serve(self, _stop: CancellationToken) -> Stopped {
-        todo!("bound, serving, draining, aborting: what ends each state?")
+        todo!("what ends each state: bound, serving, draining, aborting?")
     }
 }
