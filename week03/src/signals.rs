@@ -70,7 +70,7 @@ pub type Part = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 ///
 /// # Panics
 ///
-/// If a part panics. The panic is raised again once the other parts have ended.
+/// Panics if a part panics, once the other parts have ended.
 pub async fn run<F>(
     start: impl FnOnce(CancellationToken) -> F,
     reload: impl FnMut() + Send + 'static,
@@ -113,9 +113,9 @@ where
 }
 
 /// Starts a thread that handles signals until the process exits, and waits
-/// until the signals are registered. The thread has a runtime of its own, so it
-/// works while parts block all threads of their runtime, and after that
-/// runtime's end.
+/// until the signals are registered. The thread has a runtime of its own. So it
+/// works while parts block all threads of their runtime, and after their
+/// runtime has ended.
 async fn handle_signals(
     stop: CancellationToken,
     reload: impl FnMut() + Send + 'static,

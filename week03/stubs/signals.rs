@@ -5,17 +5,18 @@
 //!
 //! - The first SIGTERM, SIGINT or SIGQUIT cancels the token that was passed to
 //!   `start`. When all parts have ended, `run` returns 0.
-//! - This holds from the moment when `start` is called. A `start` that still
-//!   runs when the token is cancelled is not dropped: it completes by itself,
-//!   and may return no parts.
+//! - Signals are handled in this way from the moment when `start` is called. If
+//!   the token is cancelled while `start` still runs, `run` does not drop
+//!   `start`, but waits until it completes. In this case, the list of parts
+//!   that `start` returns can be empty.
 //! - A second signal of these three ends the process at once. The exit code is
 //!   128 + the number of the second signal.
-//! - The second signal works whatever the parts wait for. It also works while
-//!   parts block all threads of their runtime, and after `run` has returned,
+//! - The second signal works whatever the parts wait for, even while they block
+//!   all threads of their runtime. It also works after `run` has returned,
 //!   while the runtime still waits for blocking tasks.
-//! - A failure does not count as the first signal.
-//! - If a part fails, the token is cancelled, the other parts are waited for,
-//!   and `run` returns 1. This includes a failure during shutdown. A part that
+//! - The failure of a part does not count as the first signal.
+//! - If a part fails, `run` cancels the token, waits for the other parts, and
+//!   returns 1. It also returns 1 if a part fails during shutdown. A part that
 //!   returns `Ok` before the token is cancelled has failed, too.
 //! - If `start` fails, `run` returns 1. A panic in a part is not graded.
 //! - Each SIGHUP calls `reload`, also during shutdown, and has no other effect.
@@ -23,9 +24,11 @@
 //! - Every other signal keeps its disposition: terminate, stop or ignore.
 //!
 //! The grader starts a process of two parts and tests it from outside, over
-//! sockets and with signals. `crate::group` is the answer to `group`, or yours.
-//! tokio has a stream for each signal: `tokio::signal::unix::signal`. After its
-//! first call for a signal, this signal never kills the process again.
+//! sockets and with signals. `crate::group` is the module of the exercise
+//! `group`: `cargo wb` uses the answer, and a plain `cargo test` uses your
+//! attempt, if there is one. tokio has a stream for each signal:
+//! `tokio::signal::unix::signal`. After the first call of this function for a
+//! signal, this signal never kills the process again.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -48,5 +51,5 @@ pub async fn run<F>(
 where
     F: Future<Output = Result<Vec<Part>, BoxError>>,
 {
-    todo!("what must precede `start`? what handles signals while parts end?")
+    todo!("what comes before `start`? What handles signals while parts end?")
 }
