@@ -12,12 +12,11 @@
 //! ends the application, shutdown pops the whole stack, within one time
 //! **budget**.
 //!
-//! *Guarantee.* `register` is called only when all parts are ready. On every
-//! shutdown, and within its budget, no part is cancelled before `deregister`
-//! has ended, with success or not, and the lame-duck period is over. Parts
-//! stop one at a time, in reverse order. [`run`] returns when no part is left,
-//! at the latest soon after the end of the budget, and reports how each part
-//! ended.
+//! *Guarantee.* `register` is called only when all parts are ready. Within its
+//! budget, every shutdown cancels the parts only after `deregister` has ended,
+//! with success or not, and the lame-duck period is over. Parts stop one at a
+//! time, in reverse order. [`run`] returns when no part is left, at the latest
+//! soon after the end of the budget. It reports how each part ended.
 //!
 //! *Cost.* A part that hangs uses up the budget of every part that is stopped
 //! after it. Startup has no time limit beyond the limit of each hook. A part
@@ -145,7 +144,7 @@ enum Undo {
 struct App {
     limits: Limits,
     stop: CancellationToken,
-    /// When shutdown began: the start of the budget.
+    /// The time at which shutdown began. The budget starts then.
     shutdown_began: Option<Instant>,
     tasks: Tasks,
     steps: Vec<Step>,
@@ -157,7 +156,8 @@ impl App {
         self.shutdown_began.is_some()
     }
 
-    /// Handles a cancellation and task ends that have already happened.
+    /// Handles a cancellation, and the ends of tasks, if they have already
+    /// happened.
     fn catch_up(&mut self) {
         if self.stop.is_cancelled() {
             self.begin_shutdown();
@@ -179,7 +179,7 @@ impl App {
     }
 
     /// Waits for the next event and handles it: a task ends, or `stop` is
-    /// cancelled. During shutdown, at least one task must be left.
+    /// cancelled. Once shutdown has begun, call this only if a task is left.
     async fn next_event(&mut self) {
         tokio::select! {
             biased;

@@ -1,12 +1,13 @@
 //! Application lifecycle: ordered startup, and one shutdown path. Your turn.
 //!
-//! The types are given, in `crate::plan`, which is `week03/src/plan.rs`: read
-//! that file first. A *call* below is a hook, `register` or `deregister`.
-//! These rules are graded, and nothing else:
+//! The types are given in `crate::plan`, which is `week03/src/plan.rs`: read
+//! that file first. The parts and hooks of a plan are its *entries*. A *call*
+//! is a hook, `register` or `deregister`. These rules are graded, and nothing
+//! else:
 //!
 //! - *Startup* processes the entries in order. It starts a part and waits
 //!   until the part has called `Ready::set`. It calls an `OnStart` hook and
-//!   waits until the hook has returned `Ok`. Then the next entry follows.
+//!   waits until the hook has returned `Ok`. Then it processes the next entry.
 //! - Dropping the `Ready` does not make a part ready.
 //! - Startup does not call `OnStop` hooks. After the last entry, it calls
 //!   `register`.
@@ -14,40 +15,44 @@
 //!   `register` or a part fails. A part can fail at any time, also during
 //!   startup. A part that ends before its own token is cancelled has failed,
 //!   even if it returns `Ok`.
+//! - Shutdown also begins if a part ends while `run` is waiting for a call or
+//!   for another part.
 //! - Once shutdown has begun, no further entry is started and `register` is
-//!   not called. A part that ended while `run` was waiting for something else
-//!   has also begun shutdown.
-//! - A call that is running when shutdown begins, such as `register`, is
+//!   not called.
+//! - If a call, such as `register`, is running when shutdown begins, it is
 //!   allowed to complete, within its limit. A part that is not ready yet is
 //!   stopped like any other part.
 //! - Shutdown undoes the steps of startup in reverse order, one at a time. If
-//!   `register` was called, whatever its result, `deregister` is called first.
-//!   Then comes the lame-duck period, in which no part is cancelled. It ends
-//!   early when no part is left.
-//! - Then come the entries that startup reached, the last one first. For a
-//!   part, shutdown cancels the part's own token and waits until the part
-//!   ends. An `OnStop` hook is called.
-//! - A failure during shutdown, of any kind, does not keep the remaining steps
-//!   from running. A panic is a failure like any other: `run` does not
-//!   propagate it.
-//! - *The limits.* A call that takes longer than `call` is aborted. The budget
-//!   is counted once, from the moment when shutdown begins, also while a call
-//!   of startup is still completing. At the end of the budget, all remaining
-//!   parts and calls are aborted, and the lame-duck period ends. A call that
-//!   has not begun by then is not started, and counts as aborted.
-//! - `run` returns when the last task has ended, including aborted tasks.
+//!   `register` was called, shutdown first calls `deregister`, whatever the
+//!   result of `register` was. Then comes the lame-duck period: shutdown waits
+//!   and cancels no part. The period ends early when no part is left.
+//! - Then shutdown processes the entries that startup has begun, the last one
+//!   first. If the entry is a part, shutdown cancels the part's own token and
+//!   waits until the part ends. If it is an `OnStop` hook, shutdown calls the
+//!   hook.
+//! - If anything fails during shutdown, the remaining steps still run. A panic
+//!   is a failure like any other: `run` does not propagate it.
+//! - *The limits.* A call that takes longer than `Limits::call` is aborted.
+//!   `Limits::budget` limits the whole shutdown. It starts once, when shutdown
+//!   begins, even if a call of startup is still running at that time. At the
+//!   end of the budget, all remaining parts and calls are aborted, and the
+//!   lame-duck period ends. After that, no further call is started: each
+//!   remaining call counts as aborted.
+//! - `run` returns when all tasks have ended, including aborted tasks.
 //! - *The report* has a step for each part that was started and for each call
-//!   that was reached, also one that the budget kept from starting. Steps are
-//!   in the order in which they ended. The time of a call runs from its
-//!   beginning to its end. The time of a part runs from the cancellation of
-//!   its token to its end.
-//! - Dropping the future of `run` aborts all parts and calls nothing.
+//!   that was started. It also has a step for each call that was not started
+//!   because the budget had ended. The steps are in the order in which they
+//!   ended. The time of a call runs from its beginning to its end. The time of
+//!   a part runs from the cancellation of its token to its end.
+//! - Dropping the future of `run` aborts all parts. No call is started after
+//!   that.
 //!
-//! Each part and each call is a task. Time is tokio's: a limit is exact to the
-//! millisecond.
+//! Each part and each call runs as a task. Use tokio's clock: a limit is exact
+//! to the millisecond.
 //!
-//! The stub has the state of a running application, and the code that learns
-//! of cancellations and task ends. You write startup, shutdown and the limits.
+//! The stub contains the state of a running application, and the code that
+//! handles cancellations and the ends of tasks. You write startup, shutdown and
+//! the limits.
 
 #![allow(dead_code, reason = "you will use it")]
 
@@ -68,7 +73,7 @@ pub async fn run(_plan: Plan, _stop: CancellationToken) -> Report {
 struct App {
     limits: Limits,
     stop: CancellationToken,
-    /// When shutdown began: the start of the budget.
+    /// The time at which shutdown began. The budget starts then.
     shutdown_began: Option<Instant>,
     tasks: Tasks,
     steps: Vec<Step>,
@@ -80,7 +85,8 @@ impl App {
         self.shutdown_began.is_some()
     }
 
-    /// Handles a cancellation and task ends that have already happened.
+    /// Handles a cancellation, and the ends of tasks, if they have already
+    /// happened.
     fn catch_up(&mut self) {
         if self.stop.is_cancelled() {
             self.begin_shutdown();
@@ -91,7 +97,7 @@ impl App {
     }
 
     /// Waits for the next event and handles it: a task ends, or `stop` is
-    /// cancelled. During shutdown, at least one task must be left.
+    /// cancelled. Once shutdown has begun, call this only if a task is left.
     async fn next_event(&mut self) {
         tokio::select! {
             biased;
