@@ -1,8 +1,8 @@
 //! Litmus tests: the weakest orderings that forbid an outcome.
 //!
 //! *Question.* Two threads share two atomic variables. Which writes of the
-//! other thread may a thread see, which outcomes are impossible, and which
-//! orderings does that take?
+//! other thread may a thread see? Which outcomes can be made impossible, and
+//! which orderings does that take?
 //!
 //! *Idea.* A litmus test is a program of a few atomic operations, and one
 //! outcome that must be impossible. An ordering does not make its own operation
@@ -39,7 +39,8 @@ const X: usize = 0;
 const Y: usize = 1;
 const Z: usize = 2;
 
-/// Never reads 2, 1: the second load returns an older value than the first.
+/// Never reads 2, 1. In that outcome, the second load would return an older
+/// value than the first.
 pub fn coherence() -> Program {
     // Each variable has one modification order, whatever the orderings are.
     Program::new([
@@ -48,7 +49,8 @@ pub fn coherence() -> Program {
     ])
 }
 
-/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`).
+/// Never reads 1, 0. In that outcome, thread 1 would see the flag (`Y`) but not
+/// the data (`X`).
 pub fn message_passing() -> Program {
     // The data can be relaxed: the release of the flag publishes it.
     Program::new([
@@ -57,8 +59,8 @@ pub fn message_passing() -> Program {
     ])
 }
 
-/// Never reads 1, 1: each load returns the value that the other thread stores
-/// after its own load.
+/// Never reads 1, 1. In that outcome, each load would return the value that the
+/// other thread stores after its own load.
 pub fn load_buffering() -> Program {
     // One pair is enough. If thread 0 acquires the store to `X`, then the load
     // of `Y` happens before the store to `Y`, and cannot read it. A pair on `Y`
@@ -69,8 +71,8 @@ pub fn load_buffering() -> Program {
     ])
 }
 
-/// Never reads 1, 1, 0: thread 2 sees the relayed flag (`Z`) but not the data
-/// (`X`).
+/// Never reads 1, 1, 0. In that outcome, thread 2 would see the relayed flag
+/// (`Z`) but not the data (`X`).
 pub fn relay() -> Program {
     // The thread in the middle has to acquire, and to release again.
     Program::new([
@@ -80,8 +82,8 @@ pub fn relay() -> Program {
     ])
 }
 
-/// Never reads 1, 2, 0: thread 1 swaps the flag (`Y`) from 1 to 2, and thread 2
-/// sees the 2 but not the data (`X`).
+/// Never reads 1, 2, 0. In that outcome, thread 1 would swap the flag (`Y`)
+/// from 1 to 2, and thread 2 would see the 2 but not the data (`X`).
 pub fn release_sequence() -> Program {
     // A read-modify-write continues the release sequence with any ordering. A
     // store would end it.
@@ -92,8 +94,8 @@ pub fn release_sequence() -> Program {
     ])
 }
 
-/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`). The
-/// loads and stores are `Relaxed`: fences order them.
+/// Never reads 1, 0. In that outcome, thread 1 would see the flag (`Y`) but not
+/// the data (`X`). The loads and stores are `Relaxed`: fences order them.
 pub fn message_passing_by_fences() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), fence(Release), store(Y, 1, Relaxed)],
@@ -101,7 +103,8 @@ pub fn message_passing_by_fences() -> Program {
     ])
 }
 
-/// Never reads 0, 0: neither thread sees the other thread's store.
+/// Never reads 0, 0. In that outcome, neither thread would see the other
+/// thread's store.
 pub fn store_buffering() -> Program {
     // In this outcome no load reads a store of the program, so no release can
     // synchronize with an acquire. All four operations need one total order.
@@ -111,8 +114,8 @@ pub fn store_buffering() -> Program {
     ])
 }
 
-/// Never reads 0, 0: neither thread sees the other thread's store. The loads
-/// and stores are `Relaxed`.
+/// Never reads 0, 0. In that outcome, neither thread would see the other
+/// thread's store. The loads and stores are `Relaxed`: fences order them.
 pub fn store_buffering_by_fences() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), fence(SeqCst), load(Y, Relaxed)],
@@ -120,9 +123,10 @@ pub fn store_buffering_by_fences() -> Program {
     ])
 }
 
-/// Never reads 0 in both loads, whatever the swaps read: neither thread sees
-/// the other thread's store. The loads and stores are `Relaxed`. Between the
-/// two, both threads swap a third variable, `Z`.
+/// Never reads 0 in both loads, whatever the swaps read. In that outcome,
+/// neither thread would see the other thread's store. The loads and stores are
+/// `Relaxed`. Between its store and its load, each thread swaps a third
+/// variable, `Z`.
 pub fn store_buffering_by_swaps() -> Program {
     // The second of two swaps reads what the first one wrote.
     Program::new([
@@ -131,8 +135,8 @@ pub fn store_buffering_by_swaps() -> Program {
     ])
 }
 
-/// Never reads 1, 0, 1, 0: threads 2 and 3 see two independent stores in
-/// opposite orders.
+/// Never reads 1, 0, 1, 0. In that outcome, threads 2 and 3 would see two
+/// independent stores in opposite orders.
 pub fn independent_reads() -> Program {
     // Two readers that synchronize with both writers can still disagree: a
     // release orders two threads, and only `SeqCst` orders all of them. The

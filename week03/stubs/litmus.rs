@@ -1,18 +1,22 @@
 //! Litmus tests: the weakest orderings that forbid an outcome. Your turn.
 //!
 //! Each function below is a program of a few atomic operations on the variables
-//! `X`, `Y` and `Z`, which start at 0. The doc comment lists the values that
-//! must never be read: thread 0's reads in program order, then thread 1's, and
-//! so on. Replace each `choose(why)` by an ordering. What is graded:
+//! `X`, `Y` and `Z`, which start at 0. An *outcome* is the combination of all
+//! values that one run reads: first the values that thread 0 reads, in program
+//! order, then those of thread 1, and so on. The doc comment of each function
+//! names an outcome that must be impossible. Replace each `choose(why)` by an
+//! ordering. These rules are graded:
 //!
 //! - The memory model forbids the outcome.
 //! - Each ordering is needed: if any one of them is made one step weaker, the
-//!   model allows the outcome. One step below `SeqCst` is `AcqRel`, but
-//!   `Acquire` for a load and `Release` for a store. One step below `AcqRel` is
-//!   `Acquire`, and also `Release`. One step below these two is `Relaxed`; for
-//!   a fence, the fence is removed.
-//! - The operations stay as they are. An ordering that is `Relaxed` here stays
-//!   `Relaxed`.
+//!   model allows the outcome.
+//!   - One step below `SeqCst` is `Acquire` for a load, `Release` for a store,
+//!     and `AcqRel` for a swap or a fence.
+//!   - One step below `AcqRel` is `Acquire`, and also `Release`.
+//!   - One step below `Acquire` and `Release` is `Relaxed`. A fence is removed
+//!     instead.
+//! - The operations stay as they are. An ordering that is `Relaxed` in the stub
+//!   stays `Relaxed`.
 //!
 //! The memory model decides, not your CPU. To see what your CPU does, run
 //! `cargo wb demo litmus`.
@@ -32,7 +36,8 @@ const X: usize = 0;
 const Y: usize = 1;
 const Z: usize = 2;
 
-/// Never reads 2, 1: the second load returns an older value than the first.
+/// Never reads 2, 1. In that outcome, the second load would return an older
+/// value than the first.
 pub fn coherence() -> Program {
     let why = "do accesses to a single variable need an ordering?";
     Program::new([
@@ -41,7 +46,8 @@ pub fn coherence() -> Program {
     ])
 }
 
-/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`).
+/// Never reads 1, 0. In that outcome, thread 1 would see the flag (`Y`) but not
+/// the data (`X`).
 pub fn message_passing() -> Program {
     let why = "which of the two stores publishes the other?";
     Program::new([
@@ -50,8 +56,8 @@ pub fn message_passing() -> Program {
     ])
 }
 
-/// Never reads 1, 1: each load returns the value that the other thread stores
-/// after its own load.
+/// Never reads 1, 1. In that outcome, each load would return the value that the
+/// other thread stores after its own load.
 pub fn load_buffering() -> Program {
     let why = "which load must happen before which store?";
     Program::new([
@@ -60,8 +66,8 @@ pub fn load_buffering() -> Program {
     ])
 }
 
-/// Never reads 1, 1, 0: thread 2 sees the relayed flag (`Z`) but not the data
-/// (`X`).
+/// Never reads 1, 1, 0. In that outcome, thread 2 would see the relayed flag
+/// (`Z`) but not the data (`X`).
 pub fn relay() -> Program {
     let why = "which thread must pass on what it has acquired?";
     Program::new([
@@ -71,8 +77,8 @@ pub fn relay() -> Program {
     ])
 }
 
-/// Never reads 1, 2, 0: thread 1 swaps the flag (`Y`) from 1 to 2, and thread 2
-/// sees the 2 but not the data (`X`).
+/// Never reads 1, 2, 0. In that outcome, thread 1 would swap the flag (`Y`)
+/// from 1 to 2, and thread 2 would see the 2 but not the data (`X`).
 pub fn release_sequence() -> Program {
     let why = "does a swap pass on the release that it has read?";
     Program::new([
@@ -82,8 +88,8 @@ pub fn release_sequence() -> Program {
     ])
 }
 
-/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`). The
-/// loads and stores are `Relaxed`: fences order them.
+/// Never reads 1, 0. In that outcome, thread 1 would see the flag (`Y`) but not
+/// the data (`X`). The loads and stores are `Relaxed`: fences order them.
 pub fn message_passing_by_fences() -> Program {
     let why = "does this fence publish earlier writes, or receive them?";
     Program::new([
@@ -92,38 +98,40 @@ pub fn message_passing_by_fences() -> Program {
     ])
 }
 
-/// Never reads 0, 0: neither thread sees the other thread's store.
+/// Never reads 0, 0. In that outcome, neither thread would see the other
+/// thread's store.
 pub fn store_buffering() -> Program {
-    let why = "can a release help, if no load reads a store?";
+    let why = "can a release help if no load reads the other thread's store?";
     Program::new([
         vec![store(X, 1, choose(why)), load(Y, choose(why))],
         vec![store(Y, 1, choose(why)), load(X, choose(why))],
     ])
 }
 
-/// Never reads 0, 0: neither thread sees the other thread's store. The loads
-/// and stores are `Relaxed`.
+/// Never reads 0, 0. In that outcome, neither thread would see the other
+/// thread's store. The loads and stores are `Relaxed`: fences order them.
 pub fn store_buffering_by_fences() -> Program {
-    let why = "what can two fences have that two releases do not have?";
+    let why = "which order can two fences have that two releases do not have?";
     Program::new([
         vec![store(X, 1, Relaxed), fence(choose(why)), load(Y, Relaxed)],
         vec![store(Y, 1, Relaxed), fence(choose(why)), load(X, Relaxed)],
     ])
 }
 
-/// Never reads 0 in both loads, whatever the swaps read: neither thread sees
-/// the other thread's store. The loads and stores are `Relaxed`. Between the
-/// two, both threads swap a third variable, `Z`.
+/// Never reads 0 in both loads, whatever the swaps read. In that outcome,
+/// neither thread would see the other thread's store. The loads and stores are
+/// `Relaxed`. Between its store and its load, each thread swaps a third
+/// variable, `Z`.
 pub fn store_buffering_by_swaps() -> Program {
-    let why = "what does the second swap learn from the first?";
+    let why = "which of the swaps has to release, and which to acquire?";
     Program::new([
         vec![store(X, 1, Relaxed), swap(Z, 1, choose(why)), load(Y, Relaxed)],
         vec![store(Y, 1, Relaxed), swap(Z, 1, choose(why)), load(X, Relaxed)],
     ])
 }
 
-/// Never reads 1, 0, 1, 0: threads 2 and 3 see two independent stores in
-/// opposite orders.
+/// Never reads 1, 0, 1, 0. In that outcome, threads 2 and 3 would see two
+/// independent stores in opposite orders.
 pub fn independent_reads() -> Program {
     let why = "is it enough if each reader synchronizes with each writer?";
     Program::new([

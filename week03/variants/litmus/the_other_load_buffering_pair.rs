@@ -8,7 +8,8 @@ const X: usize = 0;
 const Y: usize = 1;
 const Z: usize = 2;
 
-/// Never reads 2, 1: the second load returns an older value than the first.
+/// Never reads 2, 1. In that outcome, the second load would return an older
+/// value than the first.
 pub fn coherence() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), store(X, 2, Relaxed)],
@@ -16,7 +17,8 @@ pub fn coherence() -> Program {
     ])
 }
 
-/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`).
+/// Never reads 1, 0. In that outcome, thread 1 would see the flag (`Y`) but not
+/// the data (`X`).
 pub fn message_passing() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), store(Y, 1, Release)],
@@ -24,8 +26,8 @@ pub fn message_passing() -> Program {
     ])
 }
 
-/// Never reads 1, 1: each load returns the value that the other thread stores
-/// after its own load.
+/// Never reads 1, 1. In that outcome, each load would return the value that the
+/// other thread stores after its own load.
 pub fn load_buffering() -> Program {
     Program::new([
         vec![load(X, Relaxed), store(Y, 1, Release)],
@@ -33,8 +35,8 @@ pub fn load_buffering() -> Program {
     ])
 }
 
-/// Never reads 1, 1, 0: thread 2 sees the relayed flag (`Z`) but not the data
-/// (`X`).
+/// Never reads 1, 1, 0. In that outcome, thread 2 would see the relayed flag
+/// (`Z`) but not the data (`X`).
 pub fn relay() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), store(Y, 1, Release)],
@@ -43,8 +45,8 @@ pub fn relay() -> Program {
     ])
 }
 
-/// Never reads 1, 2, 0: thread 1 swaps the flag (`Y`) from 1 to 2, and thread 2
-/// sees the 2 but not the data (`X`).
+/// Never reads 1, 2, 0. In that outcome, thread 1 would swap the flag (`Y`)
+/// from 1 to 2, and thread 2 would see the 2 but not the data (`X`).
 pub fn release_sequence() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), store(Y, 1, Release)],
@@ -53,8 +55,8 @@ pub fn release_sequence() -> Program {
     ])
 }
 
-/// Never reads 1, 0: thread 1 sees the flag (`Y`) but not the data (`X`). The
-/// loads and stores are `Relaxed`: fences order them.
+/// Never reads 1, 0. In that outcome, thread 1 would see the flag (`Y`) but not
+/// the data (`X`). The loads and stores are `Relaxed`: fences order them.
 pub fn message_passing_by_fences() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), fence(Release), store(Y, 1, Relaxed)],
@@ -62,7 +64,8 @@ pub fn message_passing_by_fences() -> Program {
     ])
 }
 
-/// Never reads 0, 0: neither thread sees the other thread's store.
+/// Never reads 0, 0. In that outcome, neither thread would see the other
+/// thread's store.
 pub fn store_buffering() -> Program {
     Program::new([
         vec![store(X, 1, SeqCst), load(Y, SeqCst)],
@@ -70,8 +73,8 @@ pub fn store_buffering() -> Program {
     ])
 }
 
-/// Never reads 0, 0: neither thread sees the other thread's store. The loads
-/// and stores are `Relaxed`.
+/// Never reads 0, 0. In that outcome, neither thread would see the other
+/// thread's store. The loads and stores are `Relaxed`: fences order them.
 pub fn store_buffering_by_fences() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), fence(SeqCst), load(Y, Relaxed)],
@@ -79,9 +82,10 @@ pub fn store_buffering_by_fences() -> Program {
     ])
 }
 
-/// Never reads 0 in both loads, whatever the swaps read: neither thread sees
-/// the other thread's store. The loads and stores are `Relaxed`. Between the
-/// two, both threads swap a third variable, `Z`.
+/// Never reads 0 in both loads, whatever the swaps read. In that outcome,
+/// neither thread would see the other thread's store. The loads and stores are
+/// `Relaxed`. Between its store and its load, each thread swaps a third
+/// variable, `Z`.
 pub fn store_buffering_by_swaps() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed), swap(Z, 1, AcqRel), load(Y, Relaxed)],
@@ -89,8 +93,8 @@ pub fn store_buffering_by_swaps() -> Program {
     ])
 }
 
-/// Never reads 1, 0, 1, 0: threads 2 and 3 see two independent stores in
-/// opposite orders.
+/// Never reads 1, 0, 1, 0. In that outcome, threads 2 and 3 would see two
+/// independent stores in opposite orders.
 pub fn independent_reads() -> Program {
     Program::new([
         vec![store(X, 1, Relaxed)],
