@@ -73,7 +73,7 @@ mod table {
     }
 
     #[test]
-    fn a_socket_timeout_is_classified_as_lost() {
+    fn a_socket_timeout_is_classified_as_a_lost_connection() {
         let error = sqlx::Error::Io(io::ErrorKind::TimedOut.into());
         assert_class(&error, Class::Lost);
     }

@@ -66,7 +66,7 @@ mod data {
     }
 
     #[test]
-    fn a_read_error_has_the_sqlx_error_as_source_and_omits_its_text() {
+    fn a_read_error_has_the_sqlx_error_as_source_but_does_not_repeat_it() {
         let io_error = DriverError::Io(io::Error::other("reset by peer"));
         for driver in driver_errors().into_iter().chain([io_error]) {
             let driver_text = driver.to_string();
@@ -118,7 +118,7 @@ mod business {
     }
 
     #[test]
-    fn a_publish_error_has_the_read_error_as_source_and_omits_its_text() {
+    fn a_publish_error_has_the_read_error_as_source_but_does_not_repeat_it() {
         for driver in driver_errors() {
             let below = read_error(70_001, copy(&driver)).to_string();
             let error =

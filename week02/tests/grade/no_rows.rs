@@ -23,7 +23,7 @@ mod errors {
     use super::*;
 
     #[test]
-    fn a_missing_account_is_shown_as_deleted_and_a_stored_name_unchanged() {
+    fn a_missing_account_shows_as_deleted_and_a_stored_name_shows_unchanged() {
         for name in ["ada", " Ada ", ""] {
             let read = Ok(account(1, name, "red"));
             let shown = author_name(read).expect("expected the stored name");
@@ -152,7 +152,7 @@ mod failures {
     }
 
     #[tokio::test]
-    async fn an_error_that_only_mentions_no_rows_is_not_taken_as_not_found() {
+    async fn an_error_with_the_words_no_rows_in_its_text_is_still_a_failure() {
         let database = Database::sqlite();
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
         let table = format!(r#"CREATE TABLE "{NO_ROWS}" (id, name, team)"#);
@@ -279,8 +279,7 @@ mod postgres {
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn a_postgres_error_that_only_mentions_no_rows_is_not_taken_as_not_found()
-     {
+    async fn a_postgres_error_with_no_rows_in_its_text_is_still_a_failure() {
         let database = Database::postgres();
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
         let raise = format!(

@@ -37,7 +37,7 @@ mod table {
     use super::*;
 
     #[test]
-    fn each_failure_reason_has_the_status_listed_for_it_in_the_table() {
+    fn each_failure_reason_has_the_status_listed_for_it_in_the_stub() {
         let mut messages = BTreeSet::new();
         for (reason, name, http, grpc, exit, retryable) in [
             (Reason::NotFound, "NOT_FOUND", 404, 5, 66, false),
@@ -104,7 +104,7 @@ mod chain {
     }
 
     #[test]
-    fn wrapping_a_failure_adds_one_source_and_both_keep_their_reasons() {
+    fn a_failure_wrapped_in_a_failure_is_its_source_and_keeps_its_reason() {
         for reason in Reason::ALL {
             let inner = Failure::new(reason, SECRETS[2]).context(SECRETS[1]);
             let outer = Failure::new(Reason::Busy, inner).context(SECRETS[0]);
@@ -177,7 +177,7 @@ mod client {
     }
 
     #[test]
-    fn the_reply_and_display_contain_nothing_from_the_source_chain() {
+    fn the_reply_and_the_displayed_failure_contain_nothing_from_the_sources() {
         for reason in Reason::ALL {
             let other = Failure::new(reason, "another cause");
             let (expected, _) = report_recorded("req-81", &other);
@@ -225,7 +225,7 @@ mod log {
     use super::*;
 
     #[test]
-    fn a_failure_is_logged_once_and_only_by_report() {
+    fn only_the_function_report_logs_a_failure_and_it_logs_it_once() {
         for reason in Reason::ALL {
             let (failure, early) = record_events(|| failure(reason));
             assert!(
@@ -273,7 +273,7 @@ mod log {
     }
 
     #[test]
-    fn the_log_event_lists_every_cause_once_outermost_first() {
+    fn the_log_event_lists_each_cause_one_time_from_outermost_to_innermost() {
         for reason in Reason::ALL {
             let one = SECRETS[..1].to_vec();
             for links in [one, SECRETS.to_vec(), REPEATS.repeat(5)] {

@@ -423,7 +423,7 @@ mod shutdown {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn stop_hooks_and_parts_are_stopped_in_one_reverse_order() {
+    async fn stop_hooks_run_and_parts_stop_in_one_common_reverse_order() {
         let mut scenario = Scenario::new(LIMITS);
         scenario.on_stop("goodbye", End::Ok);
         scenario.part("db");
@@ -870,7 +870,7 @@ mod budget {
 
     // With two threads, a task can run as soon as it is spawned.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn no_hook_is_started_after_the_end_of_the_budget() {
+    async fn no_hook_is_started_after_the_shutdown_budget_has_ended() {
         const HOOKS: usize = 200;
         let mut plan = Plan::new(Limits { budget: Duration::ZERO, ..LIMITS });
         let begun = Arc::new(AtomicUsize::new(0));
@@ -962,7 +962,7 @@ mod budget {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_register_call_that_hangs_is_aborted_and_begins_shutdown() {
+    async fn a_register_call_that_hangs_is_aborted_and_shutdown_begins() {
         let mut scenario = Scenario::new(LIMITS);
         scenario.part("http");
         scenario.registry(End::Never, End::Ok);

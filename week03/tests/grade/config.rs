@@ -240,7 +240,7 @@ mod merges {
     }
 
     #[test]
-    fn new_fails_if_settings_are_unreadable_or_of_a_wrong_type_or_invalid() {
+    fn no_config_is_created_from_unreadable_mistyped_or_invalid_settings() {
         for (file, environment, expected) in [
             (BROKEN, "", "Error::Layer(file)"),
             ("", BROKEN, "Error::Layer(environment)"),
@@ -427,7 +427,7 @@ mod publishes {
     }
 
     #[test]
-    fn last_error_returns_the_error_of_the_latest_reload() {
+    fn the_method_last_error_returns_the_error_of_the_latest_reload() {
         let fixture = Fixture::new();
         let last = |fixture: &Fixture| {
             let error = fixture.config.last_error()?;
@@ -471,7 +471,7 @@ mod publishes {
     }
 
     #[test]
-    fn the_next_reload_works_after_a_panic_in_a_layer_or_validate() {
+    fn reload_works_again_after_a_panic_in_a_layer_or_in_validate() {
         let fixture = Fixture::new();
         for (version, text) in [(2, PANICS), (3, "port = 13")] {
             fixture.file.set(text);

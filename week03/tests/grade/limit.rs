@@ -209,7 +209,7 @@ mod bounds {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_the_limit_try_spawn_returns_the_error_full_and_the_task() {
+    async fn try_spawn_at_the_limit_fails_as_full_and_gives_the_task_back() {
         let (group, work) = (group(1), Work::default());
         let spawner = group.spawner();
         let (_finish, task) = work.task();
@@ -428,7 +428,8 @@ mod refuses {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn at_the_limit_a_nested_spawn_returns_the_error_full_and_the_task() {
+    async fn a_nested_spawn_at_the_limit_fails_as_full_and_gives_the_task_back()
+    {
         let group = group(1);
         let (spawner, (report, reported)) =
             (group.spawner(), oneshot::channel());
@@ -460,7 +461,7 @@ mod refuses {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_the_limit_a_nested_spawn_returns_full_also_after_an_await() {
+    async fn a_nested_spawn_at_the_limit_fails_as_full_also_after_an_await() {
         let group = group(2);
         let barrier = Arc::new(Barrier::new(2));
         for _ in 0..2 {

@@ -172,7 +172,7 @@ mod release_acquire {
     }
 
     #[test]
-    fn coherence_uses_the_weakest_orderings_that_are_enough() {
+    fn the_coherence_test_uses_the_weakest_orderings_that_are_enough() {
         coherence().needs_each_ordering();
     }
 
@@ -243,7 +243,7 @@ mod chains_and_fences {
     }
 
     #[test]
-    fn relay_uses_the_weakest_orderings_that_are_enough() {
+    fn the_relay_test_uses_the_weakest_orderings_that_are_enough() {
         relay().needs_each_ordering();
     }
 

@@ -132,7 +132,7 @@ mod schedule {
     }
 
     #[test]
-    fn a_read_is_due_once_no_hint_has_come_for_the_quiet_time() {
+    fn a_read_becomes_due_when_no_hint_has_come_for_the_quiet_time() {
         check_every_order(&[Begin], &[Wait, Hint], 8, debounce(2, 100, 200));
     }
 
@@ -407,7 +407,7 @@ mod changes {
     }
 
     #[test]
-    fn a_change_during_a_read_is_seen() {
+    fn a_change_made_during_a_read_is_picked_up_by_a_later_read() {
         let folder = Folder::with("one");
         let (file, (found, reads)) = (folder.file.clone(), channel());
         let never = channel::<()>();

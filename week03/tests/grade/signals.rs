@@ -518,7 +518,7 @@ mod shutdown {
     }
 
     #[test]
-    fn signals_that_kill_by_default_still_kill() {
+    fn unhandled_signals_such_as_sigusr1_still_kill_the_process() {
         if !is_own_child("it may handle these signals itself") {
             return;
         }
