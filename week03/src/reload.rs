@@ -4,7 +4,7 @@
 //! *Question.* Some editors write a new file and rename it over the old one.
 //! Others truncate the file and write it in pieces. Kubernetes swaps a symlink
 //! in the folder. When must the file be read, so that its last version is
-//! always seen, and a half-written one rarely?
+//! always seen, and a half-written version rarely?
 //!
 //! *Idea.* An event is only a **hint** that the file may have changed. Every
 //! event in the folder is a hint, unless it comes from reading. A burst of
@@ -96,7 +96,8 @@ impl Schedule {
         Self { debounce, due: now, latest: now }
     }
 
-    /// Returns when the next read is due, if nothing happens before.
+    /// Returns the time at which the next read is due, if no hint, trigger or
+    /// read comes before.
     pub fn due(&self) -> Instant {
         self.due
     }

@@ -1,17 +1,18 @@
 //! Hot reload: reads a file again when it changes, and never misses its last
 //! version. Your turn.
 //!
-//! What is graded, and nothing else:
+//! These rules are graded, and nothing else:
 //!
 //! - A `Schedule` computes when the next read is due. Its methods get the
 //!   current time, which never goes back. It does not use a clock.
 //!   - `new`: a read is due at once, as after a `trigger`.
 //!   - `begin`: a read begins. It answers all earlier hints and triggers. Later
 //!     hints and triggers, also those during the read, count for the next read.
-//!     The next read is due at most `max_interval` after this one began, with
+//!     The next read is due at most `max_interval` after this read began, with
 //!     or without a hint.
-//!   - `hint`: a read is due when there has been no further hint for `quiet`,
-//!     and at most `max_delay` after the first hint since the last read began.
+//!   - `hint`: a read is due when `quiet` has passed without a further hint.
+//!     But it is due at the latest when `max_delay` has passed since the first
+//!     hint after the last read began.
 //!   - `trigger`: a read is due at once. Later hints do not postpone it.
 //!   - A read that is due stays due until a read begins, or until a hint
 //!     postpones it.
@@ -21,15 +22,16 @@
 //! - `Reloader::start` fails if the folder of `file` does not exist, or is not
 //!   a folder.
 //! - After a successful `start`, `read` is called at once. Every change is
-//!   seen, whether it happens before `start` has returned or later: in the end,
-//!   the last version has been read.
+//!   seen, whether it happens before or after `start` returns. So in the end,
+//!   the last version of the file has been read.
 //!   - The file may be written in place, written in pieces, replaced by a
 //!     rename, or deleted and created again.
-//!   - The file may be a symlink that is swapped in its folder, or a symlink
-//!     that leads through such a symlink.
-//!   - The file need not exist at `start`. Its path may be a bare file name
-//!     without a folder.
-//! - `read` is called when `Schedule` says so. Calls of `read` never overlap.
+//!   - The file may be a symlink that is swapped in its folder. It may also be
+//!     a symlink that leads through such a symlink.
+//!   - The file need not exist when `start` is called. Its path may be a bare
+//!     file name without a folder.
+//! - `read` is called when a read is due by `Schedule`. Calls of `read` never
+//!   overlap.
 //! - `Reloader::trigger` does not wait for `read`.
 //! - A `read` that panics does not prevent later calls of `read`.
 //! - After a `Reloader` has been dropped, `read` does not run any more, and the
@@ -70,24 +72,25 @@ impl Schedule {
         todo!("what must be remembered between two calls?")
     }
 
-    /// Returns when the next read is due, if nothing happens before.
+    /// Returns the time at which the next read is due, if no hint, trigger or
+    /// read comes before.
     pub fn due(&self) -> Instant {
-        todo!()
+        todo!("which of the remembered times is it?")
     }
 
     /// Records a hint: the file may have changed.
     pub fn hint(&mut self, _now: Instant) {
-        todo!("which of two times comes first?")
+        todo!("which is earlier: the end of the quiet time, or the limit?")
     }
 
     /// Records a trigger: a read is due at once.
     pub fn trigger(&mut self, _now: Instant) {
-        todo!()
+        todo!("how is a later hint kept from postponing this read?")
     }
 
     /// Records that a read begins.
     pub fn begin(&mut self, _now: Instant) {
-        todo!("which hints does this read answer, and which not?")
+        todo!("which hints does this read answer, and which hints are left?")
     }
 }
 
@@ -104,12 +107,12 @@ impl Reloader {
         _debounce: Debounce,
         _read: impl FnMut() + Send + 'static,
     ) -> notify::Result<Self> {
-        todo!("what is watched, and what comes first, the watch or the read?")
+        todo!("which path is watched? does the watch or the read come first?")
     }
 
     /// Triggers a read at once, even if the file has not changed. Does not wait
     /// for the read.
     pub fn trigger(&self) {
-        todo!()
+        todo!("how does the reloader's thread learn of the trigger?")
     }
 }
