@@ -27,11 +27,12 @@
 //! - `Display` of an error names the operation and does not repeat the source.
 //!   The source chain contains the `sqlx::Error`.
 //! - `rename` returns whether the account exists.
-//! - `names` returns the names of exactly one team, ordered by id. If the query
-//!   fails after its first rows, `names` returns an error.
+//! - `names` returns the names of the accounts of the given team, and of no
+//!   other team, ordered by id. If the query fails after its first rows,
+//!   `names` returns an error.
 //! - `audit` writes one row into the table `audit` for each account of the team
 //!   (`account`: its id, `entry`: its name). It writes all rows or none, and
-//!   returns their number. A pool of one connection is enough.
+//!   returns their number. It also works with a pool of one connection.
 //! - The same rules hold on SQLite and on Postgres.
 
 use sqlx::AnyPool;

@@ -2,8 +2,8 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - On success every layer returns the name unchanged. The query is called
-//!   once, with the author's id.
+//! - The query returns the author's name. On success, every layer returns this
+//!   name unchanged. The query is called once, with the author's id.
 //! - `Display` of a [`ReadError`] contains the table, `accounts`, and the
 //!   author's id. Its source is the `sqlx::Error` itself.
 //! - `Display` of a [`PublishError`] contains the article's id. Its source is
@@ -68,7 +68,7 @@ impl fmt::Display for ReadError {
 
 impl Error for ReadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        todo!("which field stores the driver's error, as a value?")
+        todo!("which field stores the driver's error itself, not its text?")
     }
 }
 

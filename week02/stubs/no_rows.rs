@@ -11,8 +11,8 @@
 //!   `NotFound { entity: "account", key: id, .. }`, with or without a source.
 //! - `list` returns exactly the accounts of this team, ordered by id. Any text
 //!   can be the name of a team. If no row matches, the list is empty.
-//! - Every other error is `Failed`, whatever its text says. This includes a
-//!   failure to get a connection from the pool.
+//! - Every error except a missing row is `Failed`, whatever its text says. This
+//!   includes a failure to get a connection from the pool.
 //! - `get` and `list` name different operations. The source chain of a `Failed`
 //!   error contains the `sqlx::Error`.
 //! - If a query fails after its first rows, `list` returns `Failed`, never a
@@ -82,7 +82,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// Returns the name to show above a comment, given the read of its author.
+/// Returns the name to show above a comment. The argument is the result of
+/// reading the comment's author.
 pub fn author_name(_read: Result<Account, Error>) -> Result<String, Error> {
     todo!("for which results is there a name to show?")
 }

@@ -25,7 +25,8 @@
 //! - The `source` chain of a `Failure` has one link for each context, the last
 //!   context first. Then comes the error passed to `new`, then its sources.
 //!   The `Display` of a context does not repeat the link below it.
-//! - A downcast finds the error passed to `new`, and its sources.
+//! - `downcast_ref`, called on the links of the chain, finds the error passed
+//!   to `new` and its sources, each with its original type.
 //! - A `Failure` can wrap another `Failure`. Reply, exit code and log event
 //!   follow the reason of the outer failure. The inner failure is an ordinary
 //!   link, and its own links follow below it.
@@ -118,8 +119,8 @@ impl Reason {
         Self::Internal,
     ];
 
-    /// Returns the row of this reason in the status table. No other code of the
-    /// service contains a status code.
+    /// Returns the row of this reason in the status table. Status codes appear
+    /// nowhere else in the service.
     pub fn row(self) -> StatusRow {
         todo!("which codes belong to this reason, and does a retry help?")
     }

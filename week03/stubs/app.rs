@@ -15,21 +15,23 @@
 //!   `register` or a part fails. A part can fail at any time, also during
 //!   startup. A part that ends before its own token is cancelled has failed,
 //!   even if it returns `Ok`.
-//! - Shutdown also begins if a part ends while `run` is waiting for a call or
-//!   for another part.
+//! - A part that ends while `run` is waiting for a call or for another part
+//!   begins shutdown, too, even if that call or part succeeds at the same
+//!   moment.
 //! - Once shutdown has begun, no further entry is started and `register` is
 //!   not called.
 //! - If a call, such as `register`, is running when shutdown begins, it is
 //!   allowed to complete, within its limit. A part that is not ready yet is
 //!   stopped like any other part.
 //! - Shutdown undoes the steps of startup in reverse order, one at a time. If
-//!   `register` was called, shutdown first calls `deregister`, whatever the
-//!   result of `register` was. Then comes the lame-duck period: shutdown waits
-//!   and cancels no part. The period ends early when no part is left.
-//! - Then shutdown processes the entries that startup has begun, the last one
-//!   first. If the entry is a part, shutdown cancels the part's own token and
-//!   waits until the part ends. If it is an `OnStop` hook, shutdown calls the
-//!   hook.
+//!   `register` was called, whatever its result, shutdown first calls
+//!   `deregister`, and then waits for the lame-duck period, in which it cancels
+//!   no part. The period ends early when no part is left. If `register` was not
+//!   called, there is no lame-duck period.
+//! - Then shutdown processes the entries that startup has reached, the last one
+//!   first. An `OnStop` hook is reached when startup has passed it. If the
+//!   entry is a part, shutdown cancels the part's own token and waits until the
+//!   part ends. If it is an `OnStop` hook, shutdown calls the hook.
 //! - If anything fails during shutdown, the remaining steps still run. A panic
 //!   is a failure like any other: `run` does not propagate it.
 //! - *The limits.* A call that takes longer than `Limits::call` is aborted.

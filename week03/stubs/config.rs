@@ -8,8 +8,8 @@
 //!   the later value replaces the earlier one, also if both are lists, or if
 //!   only one of them is a table.
 //! - Then `new` converts the merged table to a `T`, and `validate` checks the
-//!   `T`. If a layer fails, the table is not a `T`, or `validate` rejects the
-//!   `T`, `new` returns the `Error` of that step.
+//!   `T`. `new` returns the `Error` of the first step that fails: a layer
+//!   fails, the table does not convert to a `T`, or `validate` rejects the `T`.
 //! - `snapshot` returns the latest version. After `new`, this is version 1. A
 //!   snapshot that a caller keeps does not change.
 //! - `reload` repeats all these steps, starting from an empty table. So a key
@@ -18,9 +18,9 @@
 //!   version. An equal value keeps the current version. `reload` returns the
 //!   snapshot that it published, or the current one if nothing changed. If any
 //!   step fails, the snapshot stays and `reload` returns the error.
-//! - When `reload` returns, the current snapshot is no older than the content
-//!   that the layers had when `reload` was called. This also holds if several
-//!   threads reload.
+//! - When `reload` returns `Ok`, the current snapshot includes every change
+//!   that was made to the layers before `reload` was called. This also holds if
+//!   several threads reload.
 //! - Reloads run one at a time: a reload starts to read only after the previous
 //!   reload has published its value or failed. `snapshot`, `last_error` and
 //!   `subscribe` do not wait for a reload. While a layer is read, it may call
@@ -125,7 +125,7 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
 impl<T> Config<T> {
     /// Returns the latest version. A snapshot never changes.
     pub fn snapshot(&self) -> Arc<Snapshot<T>> {
-        todo!("which pointer do you read, and how often?")
+        todo!("which pointer do you read, and how many times?")
     }
 
     /// Returns the error of the latest reload, or `None` if it succeeded.

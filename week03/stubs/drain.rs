@@ -56,8 +56,8 @@ pub struct Stopped {
 }
 
 impl Server {
-    /// Opens a port at `address`. The drain deadline is `drain` after the
-    /// cancellation of `stop`.
+    /// Opens a port at `address`. The drain deadline comes when the time
+    /// `drain` has passed since the token given to `serve` was cancelled.
     pub async fn bind(
         _address: SocketAddr,
         _router: Router,
@@ -69,7 +69,7 @@ impl Server {
     /// Returns the address of the listener. After a bind to port 0, this is the
     /// port that the system has chosen.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        todo!("after a bind to port 0, which part knows the real port?")
+        todo!("after a bind to port 0, which object knows the real port?")
     }
 
     /// Serves until `stop` is cancelled, and then drains.

@@ -1,4 +1,5 @@
-//! A value as in `swap`, with epoch-based reclamation. Your turn.
+//! A value that is read without a lock, as in the exercise `swap`, but with
+//! epoch-based reclamation. Your turn.
 //!
 //! These rules are graded, and nothing else:
 //!
@@ -10,8 +11,9 @@
 //!   long as the guard lives. Neither `load` nor `store` waits for a guard.
 //! - A replaced value is dropped within three more stores, if no guard exists
 //!   while these stores run, and no load or other store overlaps them.
-//! - If a guard has kept n values, they are dropped within n + 3 stores after
-//!   the guard is dropped.
+//! - While a guard lives, values that are replaced after its load may be kept,
+//!   too. If n values have been kept because of a guard, they are dropped
+//!   within n + 3 stores after the guard is dropped.
 //! - A reader without a guard keeps no value. A guard of another `Swap` does
 //!   not keep the values of this `Swap`.
 //! - When the last `Swap` and the last reader have been dropped, each value has
@@ -25,10 +27,10 @@
 //! `crate::model_checked::loom_epoch`.
 //!
 //! crossbeam-epoch does the work. A `Collector` has handles, and a handle pins
-//! its thread. A pinned thread can defer a function. The function runs after
-//! every thread that was pinned at the time of this call has unpinned. The
-//! documentation of crossbeam-epoch says where deferred functions (its garbage)
-//! wait, and for what.
+//! its thread. A pinned thread can defer a function. The function runs only
+//! after each thread that was pinned when the function was deferred has
+//! unpinned. The documentation of crossbeam-epoch says where deferred functions
+//! wait, and what they wait for. It calls them garbage.
 //!
 //! loom cannot look into crossbeam-epoch. So under loom, `loom_epoch` is a
 //! stand-in, which runs each deferred function at the first moment that
@@ -72,7 +74,7 @@ struct Shared<T> {
 impl<T: Send + Sync + 'static> Swap<T> {
     /// Creates a `Swap` that holds `value`.
     pub fn new(_value: T) -> Self {
-        todo!("which guards should be able to delay the drops of this value?")
+        todo!("may a guard of another `Swap` delay the drop of this value?")
     }
 
     /// Returns a reader for this thread.

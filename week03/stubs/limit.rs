@@ -34,9 +34,9 @@
 //!   because no tokio runtime exists under shuttle.
 //!
 //! `Group`, `wait` and the count of tasks are given. You write the slots,
-//! `spawn`, `try_spawn`, and the code around each task. This code holds a
-//! `Running`: `wait` waits until every `Running` is dropped. You may use
-//! tokio's own `select!`.
+//! `spawn`, `try_spawn`, and the future that wraps each task. This wrapper
+//! holds a `Running` until its task has ended: `wait` waits until every
+//! `Running` is dropped. You may use tokio's own `select!`.
 
 #![allow(dead_code, reason = "you will use it")]
 

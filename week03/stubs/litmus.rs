@@ -56,8 +56,8 @@ pub fn message_passing() -> Program {
     ])
 }
 
-/// Never reads 1, 1. In that outcome, each load would return the value that the
-/// other thread stores after its own load.
+/// Never reads 1, 1. In that outcome, each load would return the other thread's
+/// 1, which the other thread stores only after its load.
 pub fn load_buffering() -> Program {
     let why = "which load must happen before which store?";
     Program::new([

@@ -6,16 +6,16 @@
 //! - A `Schedule` computes when the next read is due. Its methods get the
 //!   current time, which never goes back. It does not use a clock.
 //!   - `new`: a read is due at once, as after a `trigger`.
-//!   - `begin`: a read begins. It answers all earlier hints and triggers. Later
-//!     hints and triggers, also those during the read, count for the next read.
-//!     The next read is due at most `max_interval` after this read began, with
-//!     or without a hint.
+//!   - `begin`: a read begins. It counts for all earlier hints and triggers.
+//!     Later hints and triggers, also those during the read, count for the next
+//!     read. The next read is due at most `max_interval` after this read began,
+//!     with or without a hint.
 //!   - `hint`: a read is due when `quiet` has passed without a further hint.
 //!     But it is due at the latest when `max_delay` has passed since the first
 //!     hint after the last read began.
 //!   - `trigger`: a read is due at once. Later hints do not postpone it.
-//!   - A read that is due stays due until a read begins, or until a hint
-//!     postpones it.
+//!   - A read that is due stays due until a read begins. A later hint postpones
+//!     it only if it is due because of `quiet`.
 //! - `is_hint`: `EventKind::Access` is not a hint, except `Close(Write)`. Every
 //!   other event is a hint, also `Other`, which reports an overflow of the
 //!   event queue. An error is a hint, since events may have been lost.
@@ -26,8 +26,9 @@
 //!   the last version of the file has been read.
 //!   - The file may be written in place, written in pieces, replaced by a
 //!     rename, or deleted and created again.
-//!   - The file may be a symlink that is swapped in its folder. It may also be
-//!     a symlink that leads through such a symlink.
+//!   - The file may be a symlink that is replaced by another symlink in the
+//!     same folder. It may also be a symlink whose target path contains such a
+//!     symlink.
 //!   - The file need not exist when `start` is called. Its path may be a bare
 //!     file name without a folder.
 //! - `read` is called when a read is due by `Schedule`. Calls of `read` never
@@ -43,13 +44,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Reads a file again whenever it may have changed, on its own thread, until it
-/// is dropped.
+/// Has a thread that reads a file again whenever the file may have changed.
+/// Dropping the `Reloader` ends this.
 #[derive(Debug)]
 pub struct Reloader {}
 
-/// The times that decide when a file is read. Each is at most some years: it is
-/// added to an `Instant`.
+/// The times that decide when a file is read. None is longer than a few years,
+/// so adding it to an `Instant` does not overflow.
 #[derive(Debug, Clone, Copy)]
 pub struct Debounce {
     /// The quiet time required before a read. After it, the writer has probably
@@ -80,7 +81,7 @@ impl Schedule {
 
     /// Records a hint: the file may have changed.
     pub fn hint(&mut self, _now: Instant) {
-        todo!("which is earlier: the end of the quiet time, or the limit?")
+        todo!("which comes first: the end of `quiet`, or of `max_delay`?")
     }
 
     /// Records a trigger: a read is due at once.
@@ -90,7 +91,7 @@ impl Schedule {
 
     /// Records that a read begins.
     pub fn begin(&mut self, _now: Instant) {
-        todo!("which hints does this read answer, and which hints are left?")
+        todo!("for which hints does this read count, and for which not?")
     }
 }
 

@@ -24,11 +24,10 @@
 //! - Every other signal keeps its disposition: terminate, stop or ignore.
 //!
 //! The grader starts a process of two parts and tests it from outside, over
-//! sockets and with signals. `crate::group` is the module of the exercise
-//! `group`: `cargo wb` uses the answer, and a plain `cargo test` uses your
-//! attempt, if there is one. tokio has a stream for each signal:
-//! `tokio::signal::unix::signal`. After the first call of this function for a
-//! signal, this signal never kills the process again.
+//! sockets and with signals. You may use `crate::group`, the module of the
+//! exercise `group`. Under `cargo wb` it is the workbook's answer. tokio has a
+//! stream for each signal: `tokio::signal::unix::signal`. After the first call
+//! of this function for a signal, this signal never kills the process again.
 
 use std::error::Error;
 use std::pin::Pin;

@@ -26,29 +26,32 @@
 //! thread hands to another. That module has no lock, and you need none. If a
 //! thread holds a lock of `std` while loom switches threads, the model hangs.
 //!
-//! One way to the answer takes one rung at a time. First publish values, and
-//! never drop one. Then let `load` write the guard's pointer into its reader's
-//! slot (*announce* it), and let `store` drop each value that is in no slot.
-//! Then think of a reader that has loaded the pointer, but has not announced it
-//! yet.
+//! You can solve one group of tests (rung) after the other. First publish
+//! values, and never drop one. Then let `load` write the guard's pointer into
+//! its reader's slot (*announce* it), and let `store` drop each value that is
+//! in no slot. Then think of a reader that has loaded the pointer, but has not
+//! announced it yet.
 //!
 //! How to read loom's errors, and what loom cannot judge:
 //!
 //! - A *causality violation* is a data race: one thread uses memory that
-//!   another thread writes or frees, and no release store that is read by an
-//!   acquire load orders the two.
+//!   another thread writes or frees, and nothing orders the two accesses. A
+//!   release store in one thread orders them if an acquire load in the other
+//!   thread reads it.
 //! - loom treats a `SeqCst` *access* as `AcqRel`, and so reports errors in code
-//!   that is correct. To order two threads, use `SeqCst` fences, or
-//!   read-modify-writes of a word that is written in no other way.
+//!   that is correct. To order two threads, use `SeqCst` fences. Or use
+//!   read-modify-writes of one atomic variable, and never write this variable
+//!   with a plain store.
 //! - In loom, a `SeqCst` fence orders more than a real fence, so loom can miss
 //!   an error.
-//! - loom overlooks two mistakes with reused addresses (see the notes). After a
-//!   node is freed, a new node may have the same address. The first mistake is
-//!   in a `load` that announces a pointer and then reads the current pointer
-//!   again, to compare the two. Such a `load` must return the pointer of the
-//!   second read, and this read must be an `Acquire`. The second mistake is to
-//!   push a node to a list by compare-and-swap if the node to which the new
-//!   node links may have been freed.
+//! - loom overlooks two mistakes with reused addresses (see the page of notes
+//!   on this exercise). After a node is freed, a new node may have the same
+//!   address. The first mistake: a `load` announces a pointer, reads the
+//!   current pointer again, finds that both are equal, and returns the pointer
+//!   of the first read. It must return the pointer of the second read, and the
+//!   second read must be an `Acquire`. The second mistake: a compare-and-swap
+//!   pushes a new node to a list, although the old head, to which the new node
+//!   links, may have been freed since it was read.
 //!
 //! The stub has the types, their constructors and the cleanup at the end.
 //! Change them as you like. `unsafe` is allowed: say at each block why it is
@@ -141,8 +144,9 @@ impl<T: Send + Sync> Swap<T> {
 }
 
 impl<T> Reader<T> {
-    /// Returns a guard of the current value. Never waits for another thread,
-    /// and retries each time that a store replaces the value in between.
+    /// Returns a guard of the current value. Never waits for another thread.
+    /// Retries when a store replaces the value between the load of the pointer
+    /// and its announcement.
     pub fn load(&mut self) -> Guard<'_, T> {
         todo!("what can a store do between the load and the announcement?")
     }
