@@ -5,6 +5,7 @@
 //! known-wrong answer) or the reader's attempt. A subject replaces the answer of
 //! its exercise. Only the graders of the subjects are compiled.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -83,6 +84,7 @@ fn model_checked(folder: &Path) -> io::Result<String> {
     for entry in fs::read_dir(dir)? {
         files.push(entry?.path());
     }
+    files.retain(|file| file.extension() == Some(OsStr::new("rs")));
     files.sort_unstable();
     let mut modules = String::new();
     for file in &files {

@@ -1,5 +1,6 @@
 //! The paths of one exercise, and the text of its foils.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -78,8 +79,10 @@ impl Exercise {
         else {
             return Vec::new();
         };
-        let mut variants: Vec<_> =
-            entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let mut variants: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|file| file.extension() == Some(OsStr::new("rs")))
+            .collect();
         variants.sort_unstable();
         variants
     }

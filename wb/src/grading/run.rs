@@ -97,6 +97,10 @@ fn names(binary: &Path, extra: &[&str]) -> Result<BTreeSet<String>, Error> {
     let mut command = Command::new(binary);
     command.args(["--list", "--format", "terse"]).args(extra);
     let output = Group::piped(&mut command)?.output(LIST_DEADLINE);
+    if !output.status.is_some_and(|status| status.success()) {
+        let (binary, stderr) = (binary.display(), output.stderr);
+        return Err(Error::new(format!("{binary} lists no tests: {stderr}")));
+    }
     let tests = output.stdout.lines();
     Ok(tests
         .filter_map(|line| line.strip_suffix(": test"))

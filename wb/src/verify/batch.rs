@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::grading::compile::{
     self, Compiled, Event, Graders, build_error, cargo,
 };
+use crate::grading::grade::content_hash;
 use crate::grading::process::Group;
 
 #[path = "../../../attempts/sources.rs"]
@@ -39,6 +40,8 @@ pub(super) struct Batch<'a> {
     book: &'a Workbook,
     home: PathBuf,
     target: PathBuf,
+    /// Where complete binaries are kept: on the file system of `target`.
+    binaries: PathBuf,
     /// The workbook's own manifest, without its members.
     manifest: Table,
 }
@@ -59,7 +62,10 @@ impl<'a> Batch<'a> {
             make_paths_absolute(workspace, &book.root);
         }
         let home = book.scratch().join("subjects");
-        Ok(Self { book, home, target: target_directory(book)?, manifest })
+        let target = target_directory(book)?;
+        let binaries = target.join("wb-subjects");
+        remove_folder(&binaries)?;
+        Ok(Self { book, home, target, binaries, manifest })
     }
 
     /// Builds the graders of `exercise` over each of `subjects`. Calls `ready`
@@ -124,7 +130,7 @@ impl<'a> Batch<'a> {
     /// Removes the binaries of a subject that has been graded.
     pub(super) fn remove(graders: &Graders) {
         for file in [Some(&graders.tests), graders.models.as_ref()] {
-            // A file that cannot be removed is overwritten by the next run.
+            // The next run removes a file that cannot be removed now.
             let _ = file.map(fs::remove_file);
         }
     }
@@ -148,6 +154,7 @@ impl<'a> Batch<'a> {
             workspace.insert("members".to_owned(), Value::Array(members));
         }
         without_debug_info(&mut root, &names);
+        remove_folder(&self.home)?;
         self.write_file(Path::new("Cargo.toml"), &root.to_string())?;
         let lock = self.book.root.join("Cargo.lock");
         if lock.exists() {
@@ -157,21 +164,26 @@ impl<'a> Batch<'a> {
         }
 
         for (name, file) in names.iter().zip(subjects) {
-            let folder = Path::new(name);
-            let manifest = member(&package, name);
-            self.write_file(&folder.join("Cargo.toml"), &manifest.to_string())?;
             let subject = [(exercise.name.clone(), file.clone())];
             let sources = Sources::of(&week, &subject)
                 .map_err(|error| Error::file("read", &week, &error))?;
-            for (target, text) in [
-                ("lib", sources.subject),
-                ("grade", sources.grade),
-                ("loom", sources.loom),
+            let text = fs::read(file)
+                .map_err(|error| Error::file("read", file, &error))?;
+            // cargo compares modification times. A library whose path contains
+            // the hash of its content is not taken for that of another subject.
+            let hash =
+                content_hash(&[sources.subject.as_bytes(), &text].concat());
+            let library = format!("lib-{hash}.rs");
+            let manifest = member(&package, name, &library).to_string();
+            // A subject is graded, not linted.
+            let root = |text: &str| format!("#![allow(warnings)]\n{text}");
+            for (file, text) in [
+                ("Cargo.toml", manifest),
+                (&library, root(&sources.subject)),
+                ("grade.rs", root(&sources.grade)),
+                ("loom.rs", root(&sources.loom)),
             ] {
-                // A subject is graded, not linted.
-                let text = format!("#![allow(warnings)]\n{text}");
-                let file = folder.join(target).with_extension("rs");
-                self.write_file(&file, &text)?;
+                self.write_file(&Path::new(name).join(file), &text)?;
             }
         }
         Ok(())
@@ -209,10 +221,10 @@ impl<'a> Batch<'a> {
         target: &str,
         file: &Path,
     ) -> Result<PathBuf, Error> {
-        let folder = self.home.join("binaries").join(exercise.id());
+        let folder = self.binaries.join(exercise.id());
         let to = folder.join(format!("{target}{n}"));
         fs::create_dir_all(&folder)
-            .and_then(|()| rename_or_copy(file, &to))
+            .and_then(|()| fs::rename(file, &to))
             .map_err(|error| Error::file("move", file, &error))?;
         Ok(to)
     }
@@ -229,10 +241,14 @@ impl Build {
     }
 }
 
-/// Moves a file. A copy is needed if the target directory is on another file
-/// system.
-fn rename_or_copy(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to).or_else(|_| fs::copy(from, to).map(drop))
+/// Removes `folder` and everything in it. It need not exist.
+fn remove_folder(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("remove", folder, &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns 7 for `path+file:///…/subject7#0.0.0`.
@@ -243,14 +259,14 @@ fn position(package_id: &str) -> Option<usize> {
 }
 
 /// Returns the manifest of one subject, made from that of the week's attempts.
-fn member(attempts: &Table, name: &str) -> Table {
+fn member(attempts: &Table, name: &str, library: &str) -> Table {
     let mut manifest = attempts.clone();
     if let Some(package) = table(&mut manifest, "package") {
         package.insert("name".to_owned(), name.into());
         package.insert("build".to_owned(), false.into());
     }
     if let Some(lib) = table(&mut manifest, "lib") {
-        lib.insert("path".to_owned(), "lib.rs".into());
+        lib.insert("path".to_owned(), library.into());
     }
     let tests = manifest.get_mut("test").and_then(Value::as_array_mut);
     for test in tests.into_iter().flatten().filter_map(Value::as_table_mut) {
@@ -313,4 +329,29 @@ fn target_directory(book: &Workbook) -> Result<PathBuf, Error> {
     json["target_directory"].as_str().map(PathBuf::from).ok_or_else(|| {
         Error::new(format!("`cargo metadata` fails:\n{}", output.stderr))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_id_contains_the_position_of_its_subject() {
+        let id = "path+file:///a%20b/target/wb/subjects/subject17#0.0.0";
+        assert_eq!(position(id), Some(17));
+        assert_eq!(position("path+file:///a/week03#0.0.0"), None);
+        assert_eq!(position("registry+https://x/y#subject1@0.0.0"), None);
+    }
+
+    #[test]
+    fn relative_paths_of_dependencies_become_absolute() {
+        let mut manifest: Table = toml::from_str(
+            "[dependencies]\na = { path = \"../a\" }\nb = \"1\"\n",
+        )
+        .unwrap();
+        make_paths_absolute(&mut manifest, Path::new("/x/y"));
+        let dependencies = &manifest["dependencies"];
+        assert_eq!(dependencies["a"]["path"].as_str(), Some("/x/y/../a"));
+        assert_eq!(dependencies["b"].as_str(), Some("1"));
+    }
 }

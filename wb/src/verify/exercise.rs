@@ -298,11 +298,10 @@ fn write_foil(
     name: &str,
     foil: &Foil,
 ) -> Result<PathBuf, Error> {
+    let text = exercise.foil_text(name, foil)?;
     if foil.edits.is_empty() {
-        exercise.foil_text(name, foil)?;
         return Ok(exercise.foil_file(name));
     }
-    let text = exercise.foil_text(name, foil)?;
     let folder = book.scratch().join("foils").join(exercise.id());
     let file = folder.join(name).with_extension("rs");
     fs::create_dir_all(&folder)

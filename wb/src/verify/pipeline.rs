@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ pub(super) fn verify(
         .collect();
 
     let bar = progress_bar(files.iter().map(Vec::len).sum());
-    let lists: Vec<_> = exercises.iter().map(|_| OnceLock::new()).collect();
+    let lists: Vec<_> = exercises.iter().map(|_| Mutex::default()).collect();
     let (ready, jobs) = mpsc::sync_channel(WAITING);
     let jobs = Mutex::new(jobs);
     let (report, progress) = mpsc::channel();
@@ -103,7 +103,7 @@ struct Shared<'a> {
     book: &'a Workbook,
     exercises: &'a [&'a Exercise],
     /// The tests of each exercise, listed by its first subject.
-    lists: Vec<OnceLock<Vec<Listed>>>,
+    lists: Vec<Mutex<Option<Arc<[Listed]>>>>,
     jobs: Mutex<Receiver<Job>>,
     /// Whether the verification has failed. The remaining subjects are skipped.
     has_failed: AtomicBool,
@@ -158,21 +158,30 @@ impl Shared<'_> {
         }
     }
 
+    /// Returns the tests of an exercise. Other subjects of the exercise wait
+    /// until the first one has listed them.
+    fn tests(
+        &self,
+        e: usize,
+        graders: &Graders,
+    ) -> Result<Arc<[Listed]>, Error> {
+        let mut list = self.lists[e].lock().expect("no thread panics with it");
+        if let Some(tests) = &*list {
+            return Ok(Arc::clone(tests));
+        }
+        let tests = properties::list(self.book, self.exercises[e], graders)?;
+        Ok(Arc::clone(list.insert(tests.into())))
+    }
+
     fn run(&self, e: usize, graders: &Graders) -> Result<Grade, Error> {
-        let (exercise, list) = (self.exercises[e], &self.lists[e]);
-        let tests = match list.get() {
-            Some(tests) => tests,
-            None => {
-                let tests = properties::list(self.book, exercise, graders)?;
-                list.get_or_init(|| tests)
-            }
-        };
+        let exercise = self.exercises[e];
+        let tests = self.tests(e, graders)?;
         let deadline =
             Duration::from_secs(exercise.spec.deadline_s) * DEADLINE_FACTOR;
         let properties = properties::run_listed(
             self.book,
             graders,
-            tests,
+            &tests,
             TESTS_PER_SUBJECT,
             deadline,
         )?;

@@ -114,7 +114,7 @@ caught_by = ["limits::c"]
     book.replace("week01/src/lib.rs", "[`backoff`]", "backoff");
 
     let mut output = book
-        .run(&["verify", "--allow-skips"])
+        .run(&["verify", "--exercises", "--allow-skips"])
         .exits_with(1)
         .shows(&["week01/pause"]);
     for fault in [
@@ -189,7 +189,7 @@ fn an_answer_that_fails_or_a_stub_that_hangs_is_a_fault() {
     let stub = "week01/stubs/backoff.rs";
     book.replace(stub, "todo!(", "loop { std::thread::park() }\n    todo!(");
     // Both exercises are graded at the same time: the order may differ.
-    book.run(&["verify", "--allow-skips"])
+    book.run(&["verify", "--exercises", "--allow-skips"])
         .exits_with(1)
         .shows(&["week01/backoff stub: hangs", "FAILS"])
         .shows(&["week01/pause answer: does not pass", "FAILS"]);
