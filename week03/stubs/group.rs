@@ -16,7 +16,8 @@
 //!   start. The cancellation of the parent is not an error. But an error of a
 //!   task counts as usual, even after this cancellation.
 //! - The group never cancels its parent.
-//! - The token is cancelled once the group has ended or is dropped.
+//! - The token is already cancelled when `wait` returns. It is also cancelled
+//!   when the group, or the future of `wait`, is dropped.
 //! - A task can be spawned after a failure. This task runs, and `wait` waits
 //!   for it.
 //! - If a task panics, `wait` raises the panic again with the same payload,

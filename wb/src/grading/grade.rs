@@ -274,7 +274,9 @@ fn sort_into_rungs(
 fn like_foil(grade: &Grade, exercise: &Exercise) -> Option<LikeFoil> {
     let is_unfinished =
         |property: &Property| property.verdict == Verdict::NotYetWritten;
-    if grade.properties().any(is_unfinished) {
+    // After a hang, tests are not run: what fails shows too little.
+    let hangs = grade.outcome == Outcome::Hangs;
+    if hangs || grade.properties().any(is_unfinished) {
         return None;
     }
     let is_run = |property: &&Property| {

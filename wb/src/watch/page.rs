@@ -143,7 +143,7 @@ pub(super) fn key_help() -> String {
 // A `\` after the first quote would remove the indent of the first line.
 const KEYS: &str = "
   s  start the exercise: copy its stub to your file, show its question
-  t  show the question in the other language (English, 中文)
+  t  show the question; there, switch its language (English, 中文)
   h  show the hints that you have seen; there, h shows the next one
   a  show the whole report of the last check
   r  check again

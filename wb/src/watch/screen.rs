@@ -424,7 +424,9 @@ impl<'a> Screen<'a> {
                 };
             }
             KeyCode::Char('t') => {
-                self.language = self.language.other();
+                if self.shows_question() {
+                    self.language = self.language.other();
+                }
                 self.show_question();
             }
             KeyCode::Enter | KeyCode::Esc | KeyCode::Backspace => {
@@ -461,6 +463,17 @@ impl<'a> Screen<'a> {
             );
         }
         Ok(())
+    }
+
+    /// Whether the page contains the question.
+    fn shows_question(&self) -> bool {
+        match &self.page {
+            Page::Text { kind, .. } => *kind == TextKind::Question,
+            Page::Verdict => {
+                self.result.is_none() && self.content != Content::Missing
+            }
+            Page::Map(_) | Page::Keys { .. } => false,
+        }
     }
 
     fn show_question(&mut self) {

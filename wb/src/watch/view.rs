@@ -158,7 +158,8 @@ impl Screen<'_> {
                 } else {
                     keys.push(hint);
                 }
-                keys.extend([("a", "all"), list, notes, help, quit]);
+                let question = ("t", "question");
+                keys.extend([("a", "all"), question, list, notes, help, quit]);
                 keys
             }
         };

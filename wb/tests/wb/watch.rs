@@ -163,9 +163,11 @@ fn t_shows_the_question_in_the_other_language() {
     terminal.shows(&["rung 1 of 4", "h hint"]);
     // From the verdict, the key shows the question.
     terminal.type_keys("t");
+    terminal.shows(&[chinese, "t English"]);
+    terminal.type_keys("t");
     terminal.shows(&[english, "t 中文"]);
     terminal.type_keys("?");
-    terminal.shows(&["t  show the question in the other language"]);
+    terminal.shows(&["t  show the question; there, switch its language"]);
     terminal.type_keys("q");
     assert!(terminal.wait_for_exit().0.success());
 }
