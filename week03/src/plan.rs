@@ -124,8 +124,9 @@ pub struct Step {
     pub name: &'static str,
     /// How it ended.
     pub ended: Ended,
-    /// Of a call, the time from its beginning to its end. Of a part, the time
-    /// from the cancellation of its token to its end, or 0 if it ended before.
+    /// The duration of the step. A call's duration runs from its beginning to
+    /// its end. A part's duration runs from the cancellation of its token to its
+    /// end, and is 0 if the part ended before.
     pub took: Duration,
 }
 

@@ -173,7 +173,7 @@ impl<T> Node<T> {
     ///
     /// # Safety
     ///
-    /// As for `set_next`.
+    /// The conditions of `set_next` hold.
     unsafe fn next(node: *mut Self) -> *mut Self {
         // SAFETY: the caller's promise.
         unsafe { (*node).next.with(|link| *link) }

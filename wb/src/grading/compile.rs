@@ -33,7 +33,7 @@ pub(crate) struct Graders {
     pub(crate) program: Option<String>,
 }
 
-/// A message of `cargo test --message-format json`.
+/// A message of a cargo command with `--message-format json`.
 #[derive(Deserialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 enum Line {

@@ -2,9 +2,9 @@
 //!
 //! `attempts/weekNN` is one package: cargo would build one subject after the
 //! other, mostly on one core. Here each subject is a package of its own, in a
-//! workspace below `target/wb`. One cargo builds all of them on all cores, and
-//! takes the dependencies from the workbook's target directory. A subject can be
-//! graded while the next ones are compiled.
+//! workspace below `target/wb`. One cargo builds all of them on all cores, in the
+//! workbook's target directory, where the crates of the registry are complete. A
+//! subject can be graded while the next ones are compiled.
 
 use std::fs;
 use std::io;

@@ -199,7 +199,7 @@ impl<T> Node<T> {
     ///
     /// # Safety
     ///
-    /// As for `set_next`.
+    /// The conditions of `set_next` hold.
     unsafe fn next(node: *mut Self) -> *mut Self {
         // SAFETY: the caller's promise.
         unsafe { (*node).next.with(|link| *link) }
@@ -210,7 +210,8 @@ impl<T> Node<T> {
     ///
     /// # Safety
     ///
-    /// `list` is not null. As for `set_next`, for each node of `list`.
+    /// `list` is not null, and each of its nodes meets the conditions of
+    /// `set_next`.
     unsafe fn append(list: *mut Self, rest: *mut Self) -> *mut Self {
         let mut last = list;
         // SAFETY: the caller's promise.
