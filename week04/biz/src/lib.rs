@@ -1,0 +1,1 @@
+//! The business layer of the comment service.
