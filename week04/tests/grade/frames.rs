@@ -365,7 +365,8 @@ mod call {
         let calls = timeout(Duration::from_secs(8), record(&requests)).await;
         let [sent, received] = calls.expect("the calls end in 8 s");
         let sent = stream_data(&sent).expect("the streams of the client");
-        let received = stream_data(&received).expect("those of the server");
+        let received =
+            stream_data(&received).expect("the streams of the server");
         assert!(sent.keys().eq(received.keys()), "each call has one stream id");
 
         let mut found = BTreeSet::new();
@@ -585,16 +586,21 @@ fn grpc_message((compressed, payload): &(bool, Vec<u8>)) -> Vec<u8> {
 }
 
 fn assert_messages(data: &[u8], expected: Result<&[(bool, Vec<u8>)], ()>) {
-    let messages = grpc_messages(data).map(|messages| {
+    let seen = grpc_messages(data).map(|messages| {
         let parts = messages.iter().map(|m| (m.compressed, m.payload.to_vec()));
         parts.collect::<Vec<_>>()
     });
     let expected = expected.map(<[_]>::to_vec).map_err(|()| Error::Truncated);
-    let start = hex(&data[..data.len().min(200)]);
+    let lengths = |messages: &Vec<(bool, Vec<u8>)>| {
+        messages.iter().map(|(_, payload)| payload.len()).collect::<Vec<_>>()
+    };
     assert!(
-        messages == expected,
-        "wrong messages in {} bytes that begin with {start}",
+        seen == expected,
+        "expected payloads of {:?} bytes, got {:?}; {} bytes begin with {}",
+        expected.as_ref().map(lengths),
+        seen.as_ref().map(lengths),
         data.len(),
+        hex(&data[..data.len().min(200)]),
     );
 }
 
