@@ -1,0 +1,218 @@
+//! Error model: a coarse code and a fine reason, over gRPC and HTTP.
+//!
+//! *Question.* A request fails. What does the service send, so that clients of
+//! both protocols can act on the failure, and see no internals?
+//!
+//! *Idea.* Two levels, as in AIP-193. The **code** is one of gRPC's: generic
+//! layers, such as retries and alerts, act on it. The **reason** is a constant
+//! of the service: the code of a client acts on it. Both travel in one
+//! `google.rpc.Status`. gRPC sends it in a header, and HTTP as JSON.
+//!
+//! *Guarantee.* A client of either protocol gets an equal [`Failure`], except
+//! for the parts that are hidden or cut. If the service itself is at fault, the
+//! only text of the service that is sent is the id of the request. For gRPC,
+//! the failure is cut until its headers fit into [`HEADER_BUDGET`]. So no proxy
+//! or client rejects the response because of its size. A detail that does not
+//! decode is lost, but nothing else is.
+//!
+//! *Cost.* gRPC sends the message twice, percent-encoded and in base64, so a
+//! Chinese character takes 13 bytes. Each failure is encoded four
+//! times to measure and to send it. If it has to be cut, a binary search
+//! encodes it some fifty times.
+//!
+//! ```
+//! use tonic::Code;
+//! use week04::failure::Failure;
+//! use week04::status::{from_grpc, from_http, to_grpc, to_http};
+//!
+//! let failure = Failure {
+//!     code: Code::NotFound,
+//!     reason: "COMMENT_NOT_FOUND".to_owned(),
+//!     domain: "comments.example.com".to_owned(),
+//!     message: "there is no comment 7".to_owned(),
+//!     ..Failure::default()
+//! };
+//! assert_eq!(from_grpc(&to_grpc(&failure)), failure);
+//!
+//! let response = to_http(&failure);
+//! assert_eq!(response.status(), 404);
+//! assert_eq!(from_http(&response), failure);
+//! ```
+
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use prost::Message;
+use prost_types::Any;
+use tonic::{Code, Status};
+use tonic_types::{BadRequest, ErrorInfo, RetryInfo, pb};
+
+use crate::failure::{Failure, delay_of, violations_of};
+use crate::google_rpc::{from_json, header_size, http_status, to_json};
+
+/// The limit for the headers of a gRPC status: the 8 KiB that some peers accept
+/// for all headers of a response, less 1 KiB for the other headers.
+pub const HEADER_BUDGET: usize = 7 * 1024;
+
+/// The message that a client gets if the service is at fault.
+pub const INTERNAL_MESSAGE: &str = "internal error";
+
+/// The key of the metadata that a client gets even if the service is at fault.
+pub const REQUEST_ID: &str = "requestId";
+
+/// Returns the code of a response that has nothing but an HTTP status, such as
+/// the page of a proxy.
+pub fn code_of_http(status: StatusCode) -> Code {
+    match status.as_u16() {
+        400 => Code::InvalidArgument,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::NotFound,
+        409 => Code::Aborted,
+        416 => Code::OutOfRange,
+        429 => Code::ResourceExhausted,
+        499 => Code::Cancelled,
+        500 => Code::Internal,
+        501 => Code::Unimplemented,
+        502 | 503 => Code::Unavailable,
+        504 => Code::DeadlineExceeded,
+        _ => Code::Unknown,
+    }
+}
+
+/// Returns the status that a gRPC handler returns. Hides the internals, and
+/// cuts the failure until its headers fit into [`HEADER_BUDGET`].
+pub fn to_grpc(failure: &Failure) -> Status {
+    let failure = public(failure);
+    let fits = |part: &Failure| header_size(&encode(part)) <= HEADER_BUDGET;
+    let mut part = failure.clone();
+    // A client can do without the last violations, and then without metadata.
+    longest(failure.violations.len(), |count| {
+        part.violations = failure.violations[..count].to_vec();
+        fits(&part)
+    });
+    longest(failure.metadata.len(), |count| {
+        let first = failure.metadata.iter().take(count);
+        part.metadata = first.map(|(k, v)| (k.clone(), v.clone())).collect();
+        fits(&part)
+    });
+    longest(failure.message.len(), |len| {
+        let len = failure.message.floor_char_boundary(len);
+        part.message = failure.message[..len].to_owned();
+        fits(&part)
+    });
+    encode(&part)
+}
+
+/// Reads the status that a gRPC client gets.
+pub fn from_grpc(status: &Status) -> Failure {
+    // The code and the message have headers of their own. The bytes of the
+    // details may be absent, cut, or written by any library.
+    let rpc = pb::Status::decode(status.details()).unwrap_or_default();
+    from_rpc(pb::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: rpc.details,
+    })
+}
+
+/// Returns the response that an HTTP handler returns. Hides the internals.
+pub fn to_http(failure: &Failure) -> Response<Vec<u8>> {
+    let failure = public(failure);
+    let status = http_status(failure.code);
+    let mut response = Response::new(to_json(&failure.to_rpc(), status));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(CONTENT_TYPE, json);
+    if let Some(delay) = failure.retry_after {
+        // Rounded up: a client that comes too early is rejected again.
+        let begun = u64::from(delay.subsec_nanos() > 0);
+        let seconds = delay.as_secs().saturating_add(begun);
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// Reads the response that an HTTP client gets, from the service or from a
+/// proxy in front of it.
+pub fn from_http(response: &Response<impl AsRef<[u8]>>) -> Failure {
+    let status = response.status();
+    let rpc = from_json(response.body().as_ref());
+    let mut failure = from_rpc(rpc.unwrap_or_else(|| pb::Status {
+        code: code_of_http(status).into(),
+        message: status.to_string(),
+        details: Vec::new(),
+    }));
+    let header = response.headers().get(RETRY_AFTER);
+    let seconds = header.and_then(|text| text.to_str().ok()?.parse().ok());
+    let delay = seconds.map(Duration::from_secs);
+    failure.retry_after = failure.retry_after.or(delay);
+    failure
+}
+
+/// Returns the failure as clients may see it.
+fn public(failure: &Failure) -> Failure {
+    let mut failure = failure.clone();
+    failure.code = not_ok(failure.code);
+    if let Code::Unknown | Code::Internal | Code::DataLoss = failure.code {
+        failure.message = INTERNAL_MESSAGE.to_owned();
+        failure.metadata.retain(|key, _| key == REQUEST_ID);
+        failure.violations.clear();
+    }
+    failure
+}
+
+/// Encodes a failure of any size.
+fn encode(failure: &Failure) -> Status {
+    let details = failure.to_rpc().encode_to_vec();
+    Status::with_details(failure.code, &*failure.message, details.into())
+}
+
+/// Reads each detail by itself, so that the others survive a malformed one.
+fn from_rpc(rpc: pb::Status) -> Failure {
+    let details = &rpc.details;
+    let info: Option<pb::ErrorInfo> = first(details, ErrorInfo::TYPE_URL);
+    let info = info.unwrap_or_default();
+    let retry: Option<pb::RetryInfo> = first(details, RetryInfo::TYPE_URL);
+    let bad: Option<pb::BadRequest> = first(details, BadRequest::TYPE_URL);
+    Failure {
+        code: not_ok(Code::from_i32(rpc.code)),
+        reason: info.reason,
+        domain: info.domain,
+        message: rpc.message,
+        metadata: info.metadata.into_iter().collect(),
+        retry_after: retry.and_then(|retry| delay_of(&retry)),
+        violations: violations_of(bad.unwrap_or_default()),
+    }
+}
+
+/// No failure says `Ok`, so that no client takes it for a success.
+fn not_ok(code: Code) -> Code {
+    if code == Code::Ok { Code::Unknown } else { code }
+}
+
+/// Returns the first detail of this type that decodes.
+fn first<M: Message + Default>(details: &[Any], type_url: &str) -> Option<M> {
+    let mut same_type = details.iter().filter(|any| any.type_url == type_url);
+    same_type.find_map(|any| M::decode(&*any.value).ok())
+}
+
+/// Calls `fits` with numbers up to `max`. The last call is with the largest
+/// number that fits, or with 0 if none does.
+fn longest(max: usize, mut fits: impl FnMut(usize) -> bool) {
+    if fits(max) {
+        return;
+    }
+    let (mut fitting, mut too_long) = (0, max);
+    while too_long - fitting > 1 {
+        let middle = fitting + (too_long - fitting) / 2;
+        if fits(middle) {
+            fitting = middle;
+        } else {
+            too_long = middle;
+        }
+    }
+    fits(fitting);
+}
