@@ -35,6 +35,7 @@ pub const NAMES: [(Code, &str); 17] = [
 ];
 
 /// Returns the HTTP status of a code, as `google/rpc/code.proto` defines it.
+#[expect(clippy::missing_panics_doc, reason = "it never panics")]
 pub fn http_status(code: Code) -> StatusCode {
     let number = match code {
         Code::Ok => 200,

@@ -10,15 +10,15 @@
 //!
 //! *Guarantee.* A client of either protocol gets an equal [`Failure`], except
 //! for the parts that are hidden or cut. If the service itself is at fault, the
-//! only text of the service that is sent is the id of the request. For gRPC,
-//! the failure is cut until its headers fit into [`HEADER_BUDGET`]. So no proxy
-//! or client rejects the response because of its size. A detail that does not
-//! decode is lost, but nothing else is.
+//! message, the violations and the metadata are hidden, except for the id of
+//! the request. For gRPC, the failure is cut until its headers fit into
+//! [`HEADER_BUDGET`]: this always succeeds, because the reason and the domain
+//! are short. A peer's detail that does not decode is lost, but nothing else.
 //!
 //! *Cost.* gRPC sends the message twice, percent-encoded and in base64, so a
-//! Chinese character takes 13 bytes. Each failure is encoded four
-//! times to measure and to send it. If it has to be cut, a binary search
-//! encodes it some fifty times.
+//! Chinese character takes 13 bytes. Each failure is encoded four times, to
+//! measure and to send it, and some dozens of times if it has to be cut. A
+//! client does not learn that a failure was cut.
 //!
 //! ```
 //! use tonic::Code;

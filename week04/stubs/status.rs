@@ -47,7 +47,7 @@
 //!   whatever the peer sends.
 //!
 //! Help: the modules `crate::failure` and `crate::google_rpc` are given: read
-//! both. `Status::decode` of `tonic_types::pb` reads details. The types
+//! both. `tonic_types::pb::Status::decode` reads the details. The types
 //! `ErrorInfo`, `RetryInfo` and `BadRequest` exist twice: in `tonic_types`,
 //! with a `TYPE_URL`, and in `tonic_types::pb`, with `decode`.
 

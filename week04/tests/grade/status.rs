@@ -317,9 +317,9 @@ mod peers {
             let json: Vec<_> = chosen.iter().map(|(_, json, _)| json).collect();
             equal(&format!("gRPC with {json:?}"), &read, &expected)?;
             let name = NAMES[code as usize].1;
-            let error = json!({ "status": name, "message": "m",
-                                "details": json });
-            let read = from_http(&response(503, json!({ "error": error })));
+            let error = json!({ "error": { "status": name, "message": "m",
+                                           "details": json } });
+            let read = from_http(&response(503, &error.to_string()));
             equal(&format!("HTTP with {json:?}"), &read, &expected)
         });
     }
@@ -338,7 +338,7 @@ mod peers {
                 "{'error': {'status': 'Not Found'}}",
                 "{'status': 'NOT_FOUND', 'message': 'no route'}",
             ] {
-                let response = response(number, body.replace('\'', "\""));
+                let response = response(number, &body.replace('\'', "\""));
                 let expected = Failure {
                     code: expected_code(number),
                     message: response.status().to_string(),
@@ -357,7 +357,7 @@ mod peers {
         for (code, _) in NAMES.into_iter().skip(1) {
             for number in [200, 404, 500, 502, http_status(code).as_u16()] {
                 let failure = example(code);
-                let seen = from_http(&response(number, json_body(&failure)));
+                let seen = from_http(&response(number, &json_body(&failure)));
                 assert_eq!(seen, failure, "{code:?} with status {number}");
             }
         }
@@ -506,8 +506,8 @@ fn details_as_json(rpc: &pb::Status) -> Vec<Value> {
     serde_json::from_value(body["error"]["details"].take()).unwrap()
 }
 
-fn response(number: u16, body: impl ToString) -> Response<String> {
-    let mut response = Response::new(body.to_string());
+fn response(number: u16, body: &str) -> Response<String> {
+    let mut response = Response::new(body.to_owned());
     *response.status_mut() = status_code(number);
     response
 }
