@@ -57,7 +57,7 @@
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use std::{fmt, mem};
 
@@ -153,9 +153,7 @@ impl Cleanups {
     /// Waits for `constructor`, and registers a clean-up, which calls `close`
     /// with a clone of the value.
     ///
-    /// # Errors
-    ///
-    /// Returns the error of the constructor. Then there is no clean-up.
+    /// An error of the constructor is returned, and registers no clean-up.
     pub async fn provide<T, E, F>(
         &self,
         name: &'static str,
@@ -170,7 +168,7 @@ impl Cleanups {
         // No await from here on: dropping the future would lose the value.
         let clone = value.clone();
         let close = async { close(clone).await }.boxed();
-        self.stack.lock().expect("no panic so far").push((name, close));
+        self.stack().push((name, close));
         Ok(value)
     }
 
@@ -187,9 +185,12 @@ impl Cleanups {
 
     /// Spawns a task, so that the clean-ups need no caller that waits.
     fn start(&self) -> JoinHandle<Vec<Failure>> {
-        let stack =
-            mem::take(&mut *self.stack.lock().expect("no panic so far"));
+        let stack = mem::take(&mut *self.stack());
         self.runtime.spawn(run(stack, self.limit))
+    }
+
+    fn stack(&self) -> MutexGuard<'_, Vec<Cleanup>> {
+        self.stack.lock().expect("no code under the lock panics")
     }
 }
 

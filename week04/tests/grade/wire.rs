@@ -373,7 +373,11 @@ mod failures {
                 Ok::<_, usize>(all)
             });
             let (all, cleanups) = soon("build", built).await.unwrap();
-            assert_eq!(all, [Ok(0), Err(1), Ok(2), Err(3)], "of `provide`");
+            assert_eq!(
+                all,
+                [Ok(0), Err(1), Ok(2), Err(3)],
+                "results of `provide`"
+            );
             let failures = soon("close", cleanups.close()).await;
             app.assert_failures(&failures);
         });
@@ -416,7 +420,11 @@ mod failures {
             app.concurrent = true;
             let (_, cleanups) = app.build(LIMIT).await.unwrap();
             let expected = [Opened(1), Opened(2), Opened(0), Composed];
-            assert_eq!(app.events(), expected, "awaits: 3, 1 and 2");
+            assert_eq!(
+                app.events(),
+                expected,
+                "constructors with 3, 1 and 2 awaits"
+            );
             soon("close", cleanups.close()).await;
         });
     }
@@ -486,7 +494,9 @@ mod drops {
                 let _entered =
                     (case == "another runtime").then(|| other.enter());
                 let _dropped_first = cleanups;
-                assert_ne!(case, "a panic", "on purpose");
+                if case == "a panic" {
+                    panic!("on purpose");
+                }
             });
             let ended = ended.recv_timeout(Duration::from_secs(5));
             let expected = Err(RecvTimeoutError::Disconnected);
@@ -512,7 +522,7 @@ mod drops {
         let is_opened = |event: &Event| matches!(event, Opened(_) | Composed);
         let events = app.events();
         assert!(events.iter().all(is_opened), "a clean-up ran: {events:?}");
-        // Each clean-up has one.
+        // Each clean-up has a clone of the log.
         let left = Arc::strong_count(&app.log) - 1;
         assert_eq!(left, 0, "number of clean-ups that are not dropped");
     }
