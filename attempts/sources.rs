@@ -30,7 +30,7 @@ impl Sources {
     ) -> io::Result<Self> {
         let mut subject = "pub use answers::*;\n".to_owned();
         let (mut grade, mut models) = (String::new(), String::new());
-        let mut loom = String::new();
+        let (mut loom, mut texts) = (String::new(), String::new());
         let common = test(week, "grade", "common");
         if common.exists() {
             grade += &module("mod common", &common);
@@ -49,12 +49,18 @@ impl Sources {
             let private = format!("mod {exercise}");
             subject += &module(&public, file);
             grade += &module(&private, &test(week, "grade", exercise));
+            texts += &format!(
+                "pub(crate) const {}: &str = include_str!({file:?});\n",
+                exercise.to_uppercase()
+            );
             let model = test(week, "loom/models", exercise);
             if model.exists() {
                 loom += &module(&public, file);
                 models += &module(&private, &model);
             }
         }
+        // Some graders also read the text of their subject.
+        grade += &format!("#[allow(dead_code)]\nmod sources {{\n{texts}}}\n");
         // A subject may use other modules of the week.
         let name = week.file_name().expect("the folder of a week has a name");
         loom += &format!("use {}::*;\n", name.display());

@@ -4,10 +4,12 @@
 //! |--------|---------|
 //! | [`servers`] | Starts a real server for one test, and removes it afterwards. |
 //! | [`ratio`] | Measures how much slower one function is than another. |
+//! | [`cancel`] | Drops a future at each of its awaits. |
 //! | [`guess`] | Asks the reader of an example for a guess. |
 
 #![forbid(unsafe_code)]
 
+pub mod cancel;
 pub mod guess;
 pub mod ratio;
 #[cfg(unix)]

@@ -205,7 +205,7 @@ fn write(
             }
             _ => {}
         }
-        // An unset member of a oneof is not put: that clears the set member.
+        // To put an unset member of a oneof would clear the other members.
         if let Some(after) = after {
             put(&mut value, &step, after);
         }

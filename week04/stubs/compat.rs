@@ -10,9 +10,10 @@
 //! - What the new contract adds is no break. Nor is another order of
 //!   declarations, another name of a oneof, or a field that becomes `optional`
 //!   or is not `optional` any more.
-//! - A message, enum, service or method may have no element with the same full
-//!   name in the new contract. This is `Removed`, and breaks `Both`. `Pairs`
-//!   finds these elements, and all pairs of elements with the same full name.
+//! - If a message, enum, service or method has no counterpart with the same
+//!   full name in the new contract, this is `Removed` and breaks `Both`. The
+//!   parts of a removed element add no breaks. `Pairs` finds all this. It leaves
+//!   out the entries of maps, and files in the folder `google`.
 //! - For each field of a message, and each value of an enum, search its JSON
 //!   name and its number in the new message or enum. `Member` has both names.
 //!
@@ -102,8 +103,7 @@ fn compare_methods(
     todo!("which calls of an old client does the new server still accept?")
 }
 
-/// Returns the type of a field. It is the same text for all types that write
-/// the values that they have in common in the same way.
+/// Returns the same text for all types that are compatible in `format`.
 fn type_of(field: &FieldDescriptor, format: Breaks) -> String {
     let name = |kind: &Kind| match format {
         Breaks::Json => json_type(kind),

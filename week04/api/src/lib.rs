@@ -2,7 +2,8 @@
 
 #![allow(
     missing_docs,
-    clippy::doc_markdown,
+    clippy::allow_attributes_without_reason,
+    clippy::needless_pass_by_value,
     reason = "generated: the comments of the .proto files become the docs"
 )]
 

@@ -96,6 +96,17 @@ pub(super) fn assert_contracts(
     new: &Contract,
     expected: impl IntoIterator<Item = (impl Into<String>, Change, Breaks)>,
 ) {
+    if let Err(difference) = expect(old, new, expected) {
+        panic!("{difference}");
+    }
+}
+
+/// Returns an error if `compare` does not return exactly these breaks, sorted.
+pub(super) fn expect(
+    old: &Contract,
+    new: &Contract,
+    expected: impl IntoIterator<Item = (impl Into<String>, Change, Breaks)>,
+) -> Result<(), String> {
     let expected = expected.into_iter();
     let mut expected: Vec<Found> = expected
         .map(|(element, change, breaks)| (element.into(), change, breaks))
@@ -104,12 +115,13 @@ pub(super) fn assert_contracts(
     let seen = compare(&old.pool, &new.pool).into_iter();
     let seen: Vec<Found> =
         seen.map(|each| (each.element, each.change, each.breaks)).collect();
-    assert!(
-        seen == expected,
-        "from `{}` to `{}`: expected the breaks {expected:?}, got {seen:?}",
-        old.text,
-        new.text
-    );
+    if seen == expected {
+        return Ok(());
+    }
+    let (old, new) = (&old.text, &new.text);
+    Err(format!(
+        "from `{old}` to `{new}`: expected the breaks {expected:?}, got {seen:?}"
+    ))
 }
 
 /// Returns every pair of two items, also of an item with itself.

@@ -60,7 +60,7 @@ pub(super) fn judge(old: &Contract, new: &Contract) -> Option<Breaks> {
     breaks(!has_common_value || !wire, !has_common_value || !json)
 }
 
-/// Generates a contract with four fields, and one in which a few of them differ.
+/// Generates a contract with four fields, and one in which some differ.
 pub(super) fn evolutions() -> impl Strategy<Value = (Contract, Contract)> {
     const TYPES: [&str; 7] =
         ["int32", "int64", "bool", "E", "sint32", "string", "bytes"];
@@ -80,8 +80,8 @@ pub(super) fn evolutions() -> impl Strategy<Value = (Contract, Contract)> {
     })
 }
 
-/// Fills all fields of a message `M`, and reads it by the contract `to`. Returns
-/// a field that both contracts have and that does not keep its value.
+/// Fills all fields of a message `M`, and reads it by the contract `to`.
+/// Returns a field that both contracts have and that does not keep its value.
 pub(super) fn lost_field(
     from: &Contract,
     to: &Contract,

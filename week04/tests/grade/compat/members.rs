@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::subsequence;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::{
+    Config, RngAlgorithm, TestError, TestRng, TestRunner,
+};
 use week04::contract::Breaks::{Json, Wire};
 use week04::contract::Change::{Removed, Renamed, Renumbered, Unreserved};
 
@@ -87,19 +89,22 @@ impl Members {
     }
 }
 
-/// Runs `test` with `cases` generated values, the same in each run.
+/// Runs `test` with `cases` generated values, the same in each run. Panics with
+/// the error of the smallest value that fails.
 pub(super) fn check<S: Strategy>(
     cases: u32,
     strategy: S,
-    test: impl Fn(S::Value),
+    test: impl Fn(S::Value) -> Result<(), String>,
 ) {
     let config =
         Config { cases, failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let result = runner.run(&strategy, |value| {
-        test(value);
-        Ok(())
-    });
-    result.unwrap_or_else(|error| panic!("{error}"));
+    match runner
+        .run(&strategy, |value| test(value).map_err(TestCaseError::fail))
+    {
+        Err(TestError::Fail(error, _)) => panic!("{error}"),
+        Err(error) => panic!("{error}"),
+        Ok(()) => {}
+    }
 }

@@ -1,0 +1,250 @@
+//! Calls gRPC methods over HTTP with JSON, as the contract says.
+//!
+//! The option `google.api.http` of each method gives its HTTP method, path and
+//! body. A request is turned into the bytes of a gRPC request, and passes the
+//! same handler as gRPC's own requests: each method is written once.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use prost::Message as _;
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions,
+};
+use tonic::{Code, Status};
+use tower::ServiceExt as _;
+
+use self::message::Input;
+pub use self::route::{RequestBody, Route, routes};
+use crate::failure::Failure;
+use crate::service::failure;
+use crate::status::{from_grpc, to_http};
+
+mod message;
+mod route;
+
+/// The request headers that handlers get.
+const FORWARDED: [&str; 4] =
+    ["authorization", "grpc-timeout", "traceparent", "x-request-id"];
+
+struct Transcoder {
+    routes: Vec<Route>,
+    /// Serves gRPC requests.
+    grpc: Router,
+    max_body_bytes: usize,
+}
+
+/// Returns a router that serves the methods of all services in `pool` that have
+/// an HTTP form. `grpc` answers their gRPC requests.
+///
+/// # Panics
+///
+/// Panics if a path in the contract is malformed.
+pub fn router(
+    pool: &DescriptorPool,
+    grpc: Router,
+    max_body_bytes: usize,
+) -> Router {
+    let routes = routes(pool);
+    let transcoder = Transcoder { routes, grpc, max_body_bytes };
+    Router::new().fallback(handle).with_state(Arc::new(transcoder))
+}
+
+/// Returns the gRPC paths of all methods of the services in `pool`.
+#[must_use]
+pub fn methods(pool: &DescriptorPool) -> Vec<String> {
+    let methods = pool.services().flat_map(|service| {
+        let name = service.full_name().to_owned();
+        let methods: Vec<_> = service.methods().collect();
+        methods.into_iter().map(move |m| format!("/{name}/{}", m.name()))
+    });
+    methods.collect()
+}
+
+async fn handle(
+    State(transcoder): State<Arc<Transcoder>>,
+    request: Request<Body>,
+) -> Response {
+    transcoder.call(request).await.unwrap_or_else(|refused| *refused)
+}
+
+impl Transcoder {
+    async fn call(
+        &self,
+        request: Request<Body>,
+    ) -> Result<Response, Box<Response>> {
+        let (head, body) = request.into_parts();
+        let (route, variables) = self.find(&head.method, head.uri.path())?;
+        let body = self.read(&head.headers, body).await?;
+        let query = head.uri.query().unwrap_or_default();
+        let Input { message, mask } =
+            message::read(route, &variables, query, &body)
+                .map_err(|failure| refuse(&failure))?;
+
+        let mut call = Request::new(Body::from(frame(&message)));
+        *call.method_mut() = Method::POST;
+        *call.uri_mut() = route.grpc_path.clone();
+        *call.version_mut() = http::Version::HTTP_2;
+        for name in FORWARDED {
+            if let Some(value) = head.headers.get(name) {
+                call.headers_mut().insert(name, value.clone());
+            }
+        }
+        if let Some(mask) = mask {
+            call.extensions_mut().insert(mask);
+        }
+        let grpc = HeaderValue::from_static("application/grpc");
+        call.headers_mut().insert(CONTENT_TYPE, grpc);
+        let Ok(answer) = self.grpc.clone().oneshot(call).await;
+        to_json(&route.method, answer).await
+    }
+
+    /// Finds the method of the contract for a path.
+    fn find(
+        &self,
+        method: &Method,
+        path: &str,
+    ) -> Result<(&Route, Vec<String>), Box<Response>> {
+        let mut allowed = Vec::new();
+        for route in &self.routes {
+            match route.matches(path) {
+                Some(variables) if route.http_method == method => {
+                    return Ok((route, variables));
+                }
+                Some(_) => allowed.push(route.http_method.as_str()),
+                None => {}
+            }
+        }
+        if allowed.is_empty() {
+            let failure = failure(
+                Code::NotFound,
+                "PATH_NOT_FOUND",
+                "the contract has no such path".to_owned(),
+            );
+            return Err(refuse(&failure));
+        }
+        let allowed = allowed.join(", ");
+        let message = format!("this path allows {allowed}");
+        let failure =
+            failure(Code::Unimplemented, "METHOD_NOT_ALLOWED", message);
+        let mut refused = refuse(&failure);
+        *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        let allowed = HeaderValue::from_str(&allowed)
+            .expect("the names of HTTP methods are valid in a header");
+        refused.headers_mut().insert(ALLOW, allowed);
+        Err(refused)
+    }
+
+    /// Reads the body of a request.
+    async fn read(
+        &self,
+        headers: &http::HeaderMap,
+        body: Body,
+    ) -> Result<Bytes, Box<Response>> {
+        let body = match Limited::new(body, self.max_body_bytes).collect().await
+        {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                let message =
+                    format!("the body exceeds {} bytes", self.max_body_bytes);
+                let failure = invalid("BODY_TOO_LARGE", message);
+                let mut refused = refuse(&failure);
+                *refused.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+                return Err(refused);
+            }
+            Err(_) => {
+                let message = "the body ends too early".to_owned();
+                return Err(refuse(&invalid("MALFORMED_BODY", message)));
+            }
+        };
+        let json = headers.get(CONTENT_TYPE).is_none_or(|value| {
+            let value = value.as_bytes().to_ascii_lowercase();
+            value.starts_with(b"application/json")
+        });
+        if !body.is_empty() && !json {
+            let message = "expected application/json".to_owned();
+            let failure = invalid("UNSUPPORTED_MEDIA_TYPE", message);
+            let mut refused = refuse(&failure);
+            *refused.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(refused);
+        }
+        Ok(body)
+    }
+}
+
+/// Returns a message as the body of a gRPC request: a flag for compression, the
+/// length, and the message.
+fn frame(message: &DynamicMessage) -> Bytes {
+    let length = message.encoded_len();
+    let mut body = BytesMut::with_capacity(5 + length);
+    body.put_u8(0);
+    body.put_u32(u32::try_from(length).expect("the body was smaller"));
+    message.encode(&mut body).expect("the buffer grows");
+    body.freeze()
+}
+
+/// Turns the answer of a method into JSON.
+async fn to_json(
+    method: &MethodDescriptor,
+    answer: Response,
+) -> Result<Response, Box<Response>> {
+    let (head, body) = answer.into_parts();
+    let request_id = head.headers.get("x-request-id").cloned();
+    let with_id = |mut response: Response| {
+        if let Some(id) = request_id.clone() {
+            response.headers_mut().insert("x-request-id", id);
+        }
+        response
+    };
+    let refused = |status: &Status| {
+        let refused = refuse(&from_grpc(status));
+        Box::new(with_id(*refused))
+    };
+    // A refused request is answered by headers alone.
+    if let Some(status) = Status::from_header_map(&head.headers)
+        && status.code() != Code::Ok
+    {
+        return Err(refused(&status));
+    }
+    let body = body.collect().await.map_err(|error| {
+        refused(&Status::internal(format!("the answer ends early: {error}")))
+    })?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    if let Some(status) = Status::from_header_map(&trailers)
+        && status.code() != Code::Ok
+    {
+        return Err(refused(&status));
+    }
+    let bytes = body.to_bytes();
+    let message = bytes.get(5..).and_then(|message| {
+        DynamicMessage::decode(method.output(), message).ok()
+    });
+    let message = message.ok_or_else(|| {
+        refused(&Status::internal("the answer is not of the contract's type"))
+    })?;
+    let mut json = Vec::with_capacity(bytes.len() * 2);
+    // Clients see every field, also those that have no value.
+    let options = SerializeOptions::new().skip_default_fields(false);
+    let mut serializer = serde_json::Serializer::new(&mut json);
+    message
+        .serialize_with_options(&mut serializer, &options)
+        .map_err(|error| refused(&Status::internal(error.to_string())))?;
+    let json_type = HeaderValue::from_static("application/json");
+    Ok(with_id(([(CONTENT_TYPE, json_type)], json).into_response()))
+}
+
+/// Returns a failure of the request, as a client sees it.
+fn invalid(reason: &str, message: String) -> Box<Failure> {
+    Box::new(failure(Code::InvalidArgument, reason, message))
+}
+
+fn refuse(failure: &Failure) -> Box<Response> {
+    Box::new(to_http(failure).map(Body::from))
+}
