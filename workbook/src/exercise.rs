@@ -66,6 +66,15 @@ impl Exercise {
         self.in_week("tests/grade").join(self.rs())
     }
 
+    /// Returns the file of the rung that judges programs, if the grader has it in
+    /// a file of its own.
+    pub fn program_grader(&self) -> Option<PathBuf> {
+        let rung = self.spec.program_rung.as_ref()?;
+        let file = format!("{}_{rung}.rs", self.name);
+        let file = self.in_week("tests/grade").join(file);
+        file.exists().then_some(file)
+    }
+
     /// Returns the loom and shuttle models, if it has any.
     pub fn models(&self) -> Option<PathBuf> {
         let models = self.in_week("tests/loom/models").join(self.rs());

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::slice;
 use std::str::FromStr;
 
 use indexmap::IndexMap;
@@ -48,9 +49,34 @@ pub struct Spec {
     /// Whether the grader can judge any program, by `WB_PROGRAM`.
     #[serde(default)]
     pub takes_program: bool,
+    /// The grader's module whose tests judge programs only: they run by
+    /// `cargo wb grade`, and no other tests run then. It is not in `rungs`.
+    pub program_rung: Option<String>,
     /// The foils by name, in the order of the toml.
     #[serde(default)]
     pub foils: IndexMap<String, Foil>,
+}
+
+impl Spec {
+    /// Returns whether the grader can judge any program.
+    pub fn grades_programs(&self) -> bool {
+        self.takes_program || self.program_rung.is_some()
+    }
+
+    /// Returns the rungs that run for a program, or else for a subject.
+    pub fn rungs_of(&self, is_program: bool) -> &[String] {
+        match &self.program_rung {
+            Some(rung) if is_program => slice::from_ref(rung),
+            _ => &self.rungs,
+        }
+    }
+
+    /// Returns whether the tests of `rung` run for a program, or else for a
+    /// subject.
+    pub fn runs(&self, rung: &str, is_program: bool) -> bool {
+        let Some(program_rung) = &self.program_rung else { return true };
+        (rung == program_rung) == is_program
+    }
 }
 
 /// A question in both languages.

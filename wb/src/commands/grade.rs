@@ -17,8 +17,9 @@ pub(crate) fn grade(
     program: &str,
 ) -> Result<u8, Error> {
     let exercise = book.exercise(name)?;
-    if !exercise.spec.takes_program {
-        let others = book.exercises().filter(|other| other.spec.takes_program);
+    if !exercise.spec.grades_programs() {
+        let others =
+            book.exercises().filter(|other| other.spec.grades_programs());
         let others: Vec<_> = others.map(|other| &*other.name).collect();
         return Err(Error::new(format!(
             "the exercise {name} cannot grade a program"

@@ -87,17 +87,18 @@ impl Grade {
         }
     }
 
-    /// Returns the grade of a subject with these properties.
+    /// Returns the grade of a subject, or of a program, with these properties.
     pub(crate) fn of_properties(
         exercise: &Exercise,
         text: String,
+        is_program: bool,
         properties: Vec<Property>,
     ) -> Result<Self, Error> {
         let mut grade = Self {
             exercise: exercise.id(),
             text,
             outcome: Outcome::Passes,
-            rungs: sort_into_rungs(exercise, properties)?,
+            rungs: sort_into_rungs(exercise, is_program, properties)?,
             compiler: None,
             like_foil: None,
             seconds: 0.0,
@@ -199,7 +200,8 @@ fn grade_with(
             graders.program = program.map(str::to_owned);
             status.show(&format!("grading {}", exercise.id()));
             let properties = properties::run_all(book, exercise, &graders)?;
-            Grade::of_properties(exercise, hash, properties)?
+            let is_program = program.is_some();
+            Grade::of_properties(exercise, hash, is_program, properties)?
         }
     };
     grade.seconds = start.elapsed().as_secs_f64();
@@ -243,11 +245,13 @@ fn outcome(grade: &Grade) -> Outcome {
 /// Sorts the properties into the rungs of the exercise's toml.
 fn sort_into_rungs(
     exercise: &Exercise,
+    is_program: bool,
     properties: Vec<Property>,
 ) -> Result<Vec<Rung>, Error> {
     let empty =
         |name: &String| Rung { name: name.clone(), properties: Vec::new() };
-    let mut rungs: Vec<_> = exercise.spec.rungs.iter().map(empty).collect();
+    let rungs = exercise.spec.rungs_of(is_program);
+    let mut rungs: Vec<_> = rungs.iter().map(empty).collect();
     for property in properties {
         let name = property.name.split("::").next().unwrap_or_default();
         let Some(rung) = rungs.iter_mut().find(|rung| rung.name == name) else {

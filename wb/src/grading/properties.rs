@@ -50,7 +50,8 @@ pub(crate) struct Listed {
     test: Test,
 }
 
-/// Runs all tests, as many at a time as there are cores.
+/// Runs the tests of a subject or of a program, as many at a time as there are
+/// cores.
 pub(crate) fn run_all(
     book: &Workbook,
     exercise: &Exercise,
@@ -65,14 +66,16 @@ pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Returns the tests of `exercise` in source order, and prepares the servers that
-/// they need.
+/// Returns the tests of `exercise` that run for a subject, or for the program of
+/// `graders`, in source order. Prepares the servers that they need.
 pub(crate) fn list(
     book: &Workbook,
     exercise: &Exercise,
     graders: &Graders,
 ) -> Result<Vec<Listed>, Error> {
-    let source = fs::read_to_string(exercise.grader()).unwrap_or_default();
+    let files = [Some(exercise.grader()), exercise.program_grader()];
+    let sources = files.into_iter().flatten().map(fs::read_to_string);
+    let source: String = sources.map(Result::unwrap_or_default).collect();
     let prefix = format!("{}::", exercise.name);
     let mut tests = list_binary(&graders.tests, false, &prefix, &source)?;
     if let (Some(binary), Some(models)) = (&graders.models, exercise.models()) {
@@ -86,6 +89,11 @@ pub(crate) fn list(
             book.short(&exercise.grader())
         )));
     }
+    let is_program = graders.program.is_some();
+    tests.retain(|Listed { name, .. }| {
+        let rung = name.split("::").next().unwrap_or_default();
+        exercise.spec.runs(rung, is_program)
+    });
     prepare_servers(&tests);
     Ok(tests)
 }

@@ -472,6 +472,57 @@ fn grade_gives_the_command_to_an_exercise_that_takes_a_program() {
 }
 
 #[test]
+fn the_program_rung_runs_for_programs_and_for_nothing_else() {
+    let book = TestWorkbook::new();
+    book.write(
+        "attempts/week01/pause.rs",
+        "pub fn is_needed(failures: u32) -> bool {\n    failures > 0\n}\n",
+    );
+    book.replace(
+        "week01/exercises/pause.toml",
+        "minutes =",
+        "program_rung = \"contract\"\nminutes =",
+    );
+    let grader = book.read("week01/tests/grade/pause.rs");
+    let module = "#[path = \"pause_contract.rs\"]\nmod contract;\n\n";
+    let grader = grader.replacen("mod need", &format!("{module}mod need"), 1);
+    book.write("week01/tests/grade/pause.rs", &grader);
+    let contract = "week01/tests/grade/pause_contract.rs";
+    book.write(
+        contract,
+        "#[test]\nfn the_program_starts() {
+    let program = std::env::var(\"WB_PROGRAM\").unwrap();
+    assert_eq!(program, \"./server --fast\");\n}
+#[test]\nfn an_answer_comes() {}\n",
+    );
+
+    let grade = |cmd: &str| book.run(&["grade", "pause", "--cmd", cmd]);
+    // In the order of the module's own file.
+    grade("./server --fast")
+        .exits_with(0)
+        .shows(&["passes", "contract", "program starts", "answer comes"])
+        .omits("no failure needs no pause");
+    grade("other")
+        .exits_with(1)
+        .shows(&["rung 1 of 1", "BROKEN", "left: \"other\""])
+        .omits("A known mistake");
+
+    // For a file, none of its tests counts.
+    book.run(&["check", "pause"])
+        .exits_with(0)
+        .shows(&["passes", "a failure needs a pause"])
+        .omits("contract");
+    book.run(&["verify", "--exercise", "pause"])
+        .exits_with(0)
+        .shows(&["week01/pause      2  passes  1 of 1    fails  3 of 3"]);
+
+    book.write(contract, "");
+    grade("./server --fast")
+        .exits_with(2)
+        .shows(&["the rung `contract` has no test"]);
+}
+
+#[test]
 fn a_long_message_is_shortened_in_the_report() {
     let book = TestWorkbook::new();
     let check = |lines: usize| {
