@@ -14,7 +14,8 @@ use std::{fs, io};
 pub(crate) struct Sources {
     /// The library. Its name is the name of the week.
     pub(crate) subject: String,
-    /// The test binary with the graders.
+    /// The test binary with the graders. Its module `sources` has a constant
+    /// with the text of each subject.
     pub(crate) grade: String,
     /// The test binary with the models, compiled with the types of loom and
     /// shuttle.
@@ -59,7 +60,7 @@ impl Sources {
                 models += &module(&private, &model);
             }
         }
-        // Some graders also read the text of their subject.
+        // Only some graders read the text of their subject.
         grade += &format!("#[allow(dead_code)]\nmod sources {{\n{texts}}}\n");
         // A subject may use other modules of the week.
         let name = week.file_name().expect("the folder of a week has a name");

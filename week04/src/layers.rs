@@ -129,21 +129,19 @@ pub mod data {
         ) -> sqlx::Result<Option<i64>> {
             let mut transaction = self.database.begin().await?;
             let insert = "INSERT INTO likes (comment_id, user_id) \
-                          SELECT id, $1 FROM comment_index \
-                          WHERE id = $2 AND subject_id = $3 \
-                          AND delete_time IS NULL ON CONFLICT DO NOTHING";
+                          SELECT id, $1 FROM comment_index WHERE id = $2 \
+                          ON CONFLICT DO NOTHING";
             let inserted = sqlx::query(insert)
                 .bind(user.as_str())
                 .bind(comment.0)
-                .bind(subject.as_str())
                 .execute(transaction.connection())
                 .await?;
-            // 0 if the like is already counted: then this only reads.
+            // 0 if the like is already counted. Then the UPDATE only reads.
             let new = i64::try_from(inserted.rows_affected())
                 .expect("one row, or none");
-            // It is tempting to leave the conditions out, because INSERT has
-            // checked them. But on Postgres, the comment may be deleted since.
-            // This statement locks its row, so here the check is final.
+            // It is tempting to check the comment before the first write. But
+            // on Postgres it could be deleted right after the check. UPDATE
+            // locks the row that it has checked.
             let count = "UPDATE comment_index SET like_count = like_count + $1 \
                          WHERE id = $2 AND subject_id = $3 \
                          AND delete_time IS NULL RETURNING like_count";
@@ -155,7 +153,7 @@ pub mod data {
                 .await?;
             match likes {
                 Some(_) => transaction.commit().await?,
-                None => transaction.rollback().await?,
+                None => transaction.rollback().await?, // also of the INSERT
             }
             Ok(likes)
         }

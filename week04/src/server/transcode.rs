@@ -24,6 +24,7 @@ use tower::ServiceExt as _;
 use self::message::Input;
 pub use self::route::{RequestBody, Route, routes};
 use crate::failure::Failure;
+use crate::google_rpc;
 use crate::service::failure;
 use crate::status::{from_grpc, to_http};
 
@@ -134,8 +135,8 @@ impl Transcoder {
         let message = format!("this path allows {allowed}");
         let failure =
             failure(Code::Unimplemented, "METHOD_NOT_ALLOWED", message);
-        let mut refused = refuse(&failure);
-        *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        let mut refused = refuse_with(status, &failure);
         let allowed = HeaderValue::from_str(&allowed)
             .expect("the names of HTTP methods are valid in a header");
         refused.headers_mut().insert(ALLOW, allowed);
@@ -155,9 +156,8 @@ impl Transcoder {
                 let message =
                     format!("the body exceeds {} bytes", self.max_body_bytes);
                 let failure = invalid("BODY_TOO_LARGE", message);
-                let mut refused = refuse(&failure);
-                *refused.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
-                return Err(refused);
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                return Err(refuse_with(status, &failure));
             }
             Err(_) => {
                 let message = "the body ends too early".to_owned();
@@ -171,9 +171,8 @@ impl Transcoder {
         if !body.is_empty() && !json {
             let message = "expected application/json".to_owned();
             let failure = invalid("UNSUPPORTED_MEDIA_TYPE", message);
-            let mut refused = refuse(&failure);
-            *refused.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(refused);
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(refuse_with(status, &failure));
         }
         Ok(body)
     }
@@ -247,4 +246,12 @@ fn invalid(reason: &str, message: String) -> Box<Failure> {
 
 fn refuse(failure: &Failure) -> Box<Response> {
     Box::new(to_http(failure).map(Body::from))
+}
+
+/// Refuses a request with a status that no code of gRPC has.
+fn refuse_with(status: StatusCode, failure: &Failure) -> Box<Response> {
+    let body = google_rpc::to_json(&failure.to_rpc(), status);
+    let mut refused = to_http(failure).map(|_| Body::from(body));
+    *refused.status_mut() = status;
+    Box::new(refused)
 }

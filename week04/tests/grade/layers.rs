@@ -1,24 +1,26 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as _;
-use std::future::poll_fn;
-use std::iter;
-use std::sync::{Arc, Mutex};
-use std::task::Poll;
 
 use proptest::prelude::*;
-use proptest::strategy::ValueTree as _;
-use proptest::test_runner::TestRunner;
-use tokio::task::yield_now;
-use week04::layers::biz::{LikeRepository, Likes};
-use week04_biz::{Cause, CommentId, Error, StorageError, SubjectId, UserId};
+use week04_biz::{Cause, Error, StorageError, UserId};
 
-use self::fixture::{Added, COMMENTS, Fixture, subject};
+use self::fake::{call, generated, like};
+use self::fixture::{COMMENTS, Fixture, subject};
+use self::results::{assert_failure, assert_likes, result_within, sorted};
+
+#[path = "layers_contract.rs"]
+mod contract;
 
 #[path = "layers/dependency_rule.rs"]
 mod dependency_rule;
 
+#[path = "layers/fake.rs"]
+mod fake;
+
 #[path = "layers/fixture.rs"]
 mod fixture;
+
+#[path = "layers/results.rs"]
+mod results;
 
 mod use_case {
     use super::*;
@@ -67,6 +69,7 @@ mod use_case {
 
     #[tokio::test]
     async fn a_storage_error_keeps_its_kind_and_cause_and_is_not_retried() {
+        type Kind = fn(Cause) -> StorageError;
         let causes: [fn() -> Cause; 6] = [
             || sqlx::Error::RowNotFound.into(),
             || sqlx::Error::PoolTimedOut.into(),
@@ -75,27 +78,35 @@ mod use_case {
             || StorageError::Unavailable("the storage failed".into()).into(),
             || Error::NotFound { kind: "comment", id: "7".to_owned() }.into(),
         ];
+        let kinds: [(bool, Kind); 2] =
+            [(true, StorageError::Unavailable), (false, StorageError::Failed)];
         let call = (subject("rust"), 7, "ann".to_owned());
-        for cause in causes {
-            let expected = format!("{:?}", cause());
-            let fail = move || Err(StorageError::Unavailable(cause()));
-            let (unavailable, first) = like(&call, fail).await;
-            let fail = move || Err(StorageError::Failed(cause()));
-            let (failed, second) = like(&call, fail).await;
-            for (kind, liked) in [("Un", unavailable), ("In", failed)] {
-                let seen = match (kind, liked) {
-                    ("Un", Err(Error::Unavailable(cause))) => cause,
-                    ("In", Err(Error::Internal(cause))) => cause,
-                    (_, other) => {
-                        panic!("{kind}… with {expected}, got {other:?}")
-                    }
-                };
-                assert_eq!(format!("{seen:?}"), expected, "the cause");
-                let is_sqlx = cause().is::<sqlx::Error>();
-                assert_eq!(seen.is::<sqlx::Error>(), is_sqlx, "its type");
-            }
-            assert_eq!(first.len(), 1, "the calls if the storage is away");
-            assert_eq!(second.len(), 1, "the calls if the storage fails");
+        for (cause, (may_retry, kind)) in
+            causes.iter().flat_map(|&cause| kinds.map(|kind| (cause, kind)))
+        {
+            let error = kind(cause());
+            let answer = move || Err(kind(cause()));
+            let (liked, calls) = like(&call, answer).await;
+            assert_eq!(
+                calls.len(),
+                1,
+                "the calls of a repository with {error:?}"
+            );
+            let (is_unavailable, seen) = match liked {
+                Err(Error::Unavailable(cause)) => (true, cause),
+                Err(Error::Internal(cause)) => (false, cause),
+                other => panic!("the result for {error:?}: {other:?}"),
+            };
+            assert_eq!(is_unavailable, may_retry, "Unavailable? {error:?}");
+            let (seen_text, text) =
+                (format!("{seen:?}"), format!("{:?}", cause()));
+            assert_eq!(seen_text, text, "the cause for {error:?}");
+            let is_sqlx = cause().is::<sqlx::Error>();
+            assert_eq!(
+                seen.is::<sqlx::Error>(),
+                is_sqlx,
+                "is the cause a sqlx::Error, for {error:?}"
+            );
         }
     }
 
@@ -138,18 +149,13 @@ mod sql {
     #[tokio::test]
     async fn a_failed_statement_or_commit_leaves_nothing_changed() {
         let fixture = Fixture::sqlite(1).await;
-        fixture
-            .run(
-                "CREATE TABLE late (id TEXT REFERENCES subjects (id) \
-                     DEFERRABLE INITIALLY DEFERRED)",
-            )
-            .await;
+        let late = "CREATE TABLE late (id TEXT REFERENCES subjects (id) \
+                    DEFERRABLE INITIALLY DEFERRED)";
+        fixture.run(late).await;
+        let abort = "SELECT RAISE(ABORT, 'on purpose')";
         for (n, (event, fail)) in (1..).zip([
-            ("BEFORE INSERT ON likes", "SELECT RAISE(ABORT, 'on purpose')"),
-            (
-                "BEFORE UPDATE ON comment_index",
-                "SELECT RAISE(ABORT, 'on purpose')",
-            ),
+            ("BEFORE INSERT ON likes", abort),
+            ("BEFORE UPDATE ON comment_index", abort),
             // The missing reference is noticed by COMMIT.
             ("AFTER INSERT ON likes", "INSERT INTO late VALUES ('missing')"),
         ]) {
@@ -161,21 +167,23 @@ mod sql {
             assert_eq!(fixture.counts(1).await, (n - 1, n - 1), "after {on}");
             fixture.run(&format!("DROP TRIGGER t{n}")).await;
             let added = fixture.add("rust", 1, &user).await;
-            assert_eq!(added.ok(), Some(Some(n)), "the same call again");
+            assert_likes(&added, n, "the same call again");
         }
     }
 
     #[tokio::test]
     async fn an_error_says_whether_a_retry_may_succeed() {
-        let fixture = Fixture::sqlite(1).await;
+        let fixture = Fixture::impatient_sqlite().await;
         let pool = fixture.database.pool();
-        let mut only = pool.acquire().await.expect("the pool is idle");
-        let no_wait = sqlx::query("PRAGMA busy_timeout = 0");
-        no_wait.execute(&mut *only).await.expect("a known pragma");
+        let only = pool.acquire().await.expect("the pool is idle");
         let added = fixture.add("rust", 1, "ann").await;
         assert_failure(added, true, "an exhausted pool");
         drop(only);
 
+        let fixture = Fixture::sqlite(1).await;
+        let no_wait = sqlx::query("PRAGMA busy_timeout = 0");
+        let pool = fixture.database.pool();
+        no_wait.execute(pool).await.expect("a known pragma");
         let mut writer = fixture.observer.acquire().await.expect("it is idle");
         let lock = sqlx::query("BEGIN IMMEDIATE");
         lock.execute(&mut *writer).await.expect("no other writer");
@@ -184,7 +192,7 @@ mod sql {
         writer.close().await.expect("an open connection");
 
         let added = fixture.add("rust", 1, "ann").await;
-        assert_eq!(added.ok(), Some(Some(1)), "the result after that");
+        assert_likes(&added, 1, "after the lock is released");
         fixture.run("DROP TABLE likes").await;
         let added = fixture.add("rust", 1, "bob").await;
         assert_failure(added, false, "a missing table");
@@ -195,7 +203,17 @@ mod sql {
 
     #[tokio::test]
     async fn a_call_dropped_at_any_await_leaves_no_half_like_and_no_lock() {
-        calls_are_dropped_at_every_await(&Fixture::sqlite(1).await).await;
+        let fixture = Fixture::sqlite(1).await;
+        // The call has to wait, because the statements take so long.
+        let slow = "BEGIN SELECT count(*) FROM (WITH RECURSIVE n (n) AS \
+                    (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10000) \
+                    SELECT n FROM n); END";
+        let insert = format!("CREATE TRIGGER i BEFORE INSERT ON likes {slow}");
+        fixture.run(&insert).await;
+        let update =
+            format!("CREATE TRIGGER u BEFORE UPDATE ON comment_index {slow}");
+        fixture.run(&update).await;
+        calls_are_dropped_at_every_await(&fixture).await;
     }
 }
 
@@ -247,49 +265,42 @@ mod postgres {
     #[ignore = "needs postgres"]
     async fn each_sqlstate_says_whether_a_retry_may_succeed() {
         let fixture = Fixture::postgres(1).await;
-        let mut n = 0;
-        for (retry, codes) in [
-            (true, "40001 40P01 53300 55P03 57014 57P01 57P03 08006"),
-            (false, "23505 23514 22012 42501 XX001 XX002 P0001 02000"),
-        ] {
-            for code in codes.split(' ') {
-                fixture
-                    .run(&format!(
-                        "CREATE OR REPLACE FUNCTION fails() RETURNS trigger \
-                     LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION \
-                     'on purpose' USING ERRCODE = '{code}'; END $$"
-                    ))
-                    .await;
-                for (kind, event) in [
-                    ("TRIGGER", "BEFORE INSERT ON likes"),
-                    ("TRIGGER", "BEFORE UPDATE ON comment_index"),
-                    (
-                        "CONSTRAINT TRIGGER",
-                        "AFTER INSERT ON likes DEFERRABLE INITIALLY DEFERRED",
-                    ),
-                ] {
-                    let on = format!("CREATE {kind} fails {event}");
-                    let each = "FOR EACH ROW EXECUTE FUNCTION fails()";
-                    fixture.run(&format!("{on} {each}")).await;
-                    let added = fixture.add("rust", 1, "ann").await;
-                    assert_failure(added, retry, &format!("{code}, {event}"));
-                    assert_eq!(fixture.counts(1).await, (n, n), "after {on}");
-                    let table = event.split(' ').nth(3).unwrap_or_default();
-                    fixture
-                        .run(&format!("DROP TRIGGER fails ON {table}"))
-                        .await;
-                }
-                n += 1;
-                let added = fixture.add("rust", 1, code).await;
-                assert_eq!(added.ok(), Some(Some(n)), "the next like");
-            }
+        let retry = "40001 40P01 53300 55P03 57014 57P01 57P02 57P03 08006";
+        let no_retry = "23505 23514 22012 42501 XX001 XX002 P0001 02000";
+        let codes = retry.split(' ').map(|code| (true, code));
+        let codes = codes.chain(no_retry.split(' ').map(|code| (false, code)));
+        let events = [
+            "TRIGGER fails BEFORE INSERT ON likes",
+            "TRIGGER fails BEFORE UPDATE ON comment_index",
+            // Called by COMMIT.
+            "CONSTRAINT TRIGGER fails AFTER INSERT ON likes \
+             DEFERRABLE INITIALLY DEFERRED",
+        ];
+        for (n, ((may_retry, code), event)) in
+            (1..).zip(codes.zip(events.iter().cycle()))
+        {
+            let create = format!(
+                "CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql \
+                 AS $$ BEGIN RAISE 'on purpose' USING ERRCODE = '{code}'; \
+                 END $$; \
+                 CREATE {event} FOR EACH ROW EXECUTE FUNCTION fails()"
+            );
+            fixture.run(&create).await;
+            let added = fixture.add("rust", 1, code).await;
+            assert_failure(added, may_retry, &format!("{code}, {event}"));
+            let counts = fixture.counts(1).await;
+            assert_eq!(counts, (n - 1, n - 1), "after {code}, {event}");
+            fixture.run("DROP FUNCTION fails() CASCADE").await;
+            let added = fixture.add("rust", 1, code).await;
+            assert_likes(&added, n, "the same call again");
         }
     }
 
     #[tokio::test]
     #[ignore = "needs postgres"]
     async fn a_call_dropped_at_any_await_leaves_no_transaction_on_postgres() {
-        calls_are_dropped_at_every_await(&Fixture::postgres(1).await).await;
+        let fixture = Fixture::postgres_behind_a_task().await;
+        calls_are_dropped_at_every_await(&fixture).await;
     }
 }
 
@@ -297,13 +308,20 @@ mod postgres {
 /// and in the end every row, with a model.
 async fn likes_match_a_model(fixture: &Fixture) {
     let users = "[ -~é用]{1,64}|(ann|Ann| ann|ann |O'Brien|%|_|\")|u[0-9]{2}";
-    let users = users.prop_filter("not blank", |it| !it.is_empty());
     let subjects = prop::sample::select(vec!["rust", "go", "none"]);
     let ids = COMMENTS.map(|(id, _)| id);
     let ids = prop::sample::select([&ids[..], &[0, 8, i64::MIN]].concat());
     let before = fixture.other_columns().await;
-    let mut model: BTreeMap<_, _> =
+    let mut model: BTreeMap<_, BTreeSet<String>> =
         COMMENTS.map(|comment| (comment, BTreeSet::new())).into();
+    let seed = "INSERT INTO likes (comment_id, user_id) WITH RECURSIVE n (n) \
+                AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1500) \
+                SELECT 1, 'seed ' || n FROM n";
+    fixture.run(seed).await;
+    let seed = "UPDATE comment_index SET like_count = 1500 WHERE id = 1";
+    fixture.run(seed).await;
+    let seeds = (1..=1500).map(|n| format!("seed {n}"));
+    model.insert((1, "rust"), seeds.collect());
     let mut deleted = BTreeSet::from([7]);
     fixture.run("UPDATE comment_index SET delete_time = 1 WHERE id = 7").await;
     let popular = (0..300).map(|n| ("rust", 1, format!("user {}", n % 150)));
@@ -342,113 +360,29 @@ async fn likes_match_a_model(fixture: &Fixture) {
 /// Drops a call of `add` after each number of polls: when it waits, and when it
 /// has been woken. Then the only connection of the pool must be usable.
 async fn calls_are_dropped_at_every_await(fixture: &Fixture) {
+    const ROUNDS: usize = 2;
     let mut users = 0;
     for polls in 0..500 {
         let mut completed = 0;
-        for is_woken in [false, true] {
+        // SQLite does not reach an await at the same poll each time.
+        for is_woken in [false, true].repeat(ROUNDS) {
             users += 1;
             let user = format!("user {users}");
             let case = format!("a drop at poll {polls}, woken: {is_woken}");
-            let mut add = Box::pin(fixture.add("rust", 1, &user));
-            let mut pending = 0;
-            let done = poll_fn(|context| {
-                if pending == polls {
-                    return Poll::Ready(false);
-                }
-                if add.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(true);
-                }
-                pending += 1;
-                if pending == polls && !is_woken {
-                    return Poll::Ready(false);
-                }
-                Poll::Pending
-            });
-            completed += u8::from(done.await);
-            drop(add);
+            fixture.pool_is_idle().await;
+            let add = fixture.add("rust", 1, &user);
+            let added = result_within(polls, is_woken, add).await;
+            if let Some(added) = added {
+                assert_likes(&added, users, &case);
+                completed += 1;
+            }
             fixture.next_caller_is_served(users, &case).await;
             let added = fixture.add("rust", 1, &user).await;
-            assert_eq!(added.ok(), Some(Some(users)), "the retry after {case}");
+            assert_likes(&added, users, &format!("the retry after {case}"));
         }
-        if completed == 2 {
+        if completed == 2 * ROUNDS {
             return;
         }
     }
     panic!("expected `add` to complete within 500 polls");
-}
-
-/// The arguments of `like`.
-type Call = (SubjectId, i64, String);
-
-/// A storage that records its calls.
-struct Fake<F> {
-    calls: Arc<Mutex<Vec<Call>>>,
-    answer: F,
-}
-
-impl<F> LikeRepository for Fake<F>
-where
-    F: Fn() -> Added + Send + Sync + 'static,
-{
-    async fn add(
-        &self,
-        subject: &SubjectId,
-        comment: CommentId,
-        user: &UserId,
-    ) -> Added {
-        let call = (subject.clone(), comment.0, user.as_str().to_owned());
-        self.calls.lock().unwrap().push(call);
-        yield_now().await;
-        (self.answer)()
-    }
-}
-
-/// Calls `like` on a fake. Returns its result and the calls of the fake.
-async fn like<F>(
-    (on, id, user): &Call,
-    answer: F,
-) -> (Result<i64, Error>, Vec<Call>)
-where
-    F: Fn() -> Added + Send + Sync + 'static,
-{
-    let calls = Arc::default();
-    let likes = Likes::new(Fake { calls: Arc::clone(&calls), answer });
-    let liked = likes.like(on, CommentId(*id), user).await;
-    let calls = std::mem::take(&mut *calls.lock().unwrap());
-    (liked, calls)
-}
-
-/// Generates calls with any comment and any text as the user's id.
-fn call() -> impl Strategy<Value = Call> {
-    let on = "[a-z0-9][a-z0-9-]{0,62}".prop_map(|id| subject(&id));
-    (on, any::<i64>(), prop_oneof!["\\PC{1,66}", "[ -~]{0,64}", "(?s).{1,9}"])
-}
-
-/// Generates 200 values, always the same.
-fn generated<S: Strategy>(strategy: S) -> Vec<S::Value> {
-    let mut runner = TestRunner::deterministic();
-    let mut next = || strategy.new_tree(&mut runner).map(|tree| tree.current());
-    (0..200).map(|_| next().expect("a value")).collect()
-}
-
-/// Checks the kind of an error, and that it keeps the driver's error.
-#[track_caller]
-fn assert_failure(added: Added, may_retry: bool, case: &str) {
-    let error = added.expect_err(case);
-    let is_unavailable = matches!(error, StorageError::Unavailable(_));
-    assert_eq!(is_unavailable, may_retry, "Unavailable? {case}: {error:?}");
-    let mut chain = iter::successors(error.source(), |&error| error.source());
-    let is_kept = chain.any(|error| error.is::<sqlx::Error>());
-    assert!(is_kept, "no sqlx::Error in the source chain, {case}: {error:?}");
-}
-
-#[track_caller]
-fn sorted(liked: Vec<Added>) -> Vec<i64> {
-    let number = |liked: Result<_, _>| {
-        let likes: Option<i64> = liked.expect("expected no error");
-        likes.expect("expected a number of likes, got None")
-    };
-    let mut numbers: Vec<_> = liked.into_iter().map(number).collect();
-    numbers.sort_unstable();
-    numbers
 }

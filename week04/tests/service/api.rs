@@ -201,6 +201,7 @@ async fn each_kind_of_bad_request_has_a_reason_and_stores_nothing() {
         let answer = service.send(method, path, "", body).await;
         let seen = format!("{method} {path} {body}: {answer:?}");
         assert_eq!(answer.status, status, "{seen}");
+        assert_eq!(answer.json()["error"]["code"], status, "{seen}");
         if !reason.is_empty() {
             assert_eq!(answer.reason(), reason, "{seen}");
         }

@@ -8,20 +8,20 @@ use proc_macro2::{Delimiter, Group, Spacing, TokenStream, TokenTree};
 const CRATES: [&str; 3] = ["std", "core", "week04_biz"];
 
 /// Types that begin with a lower-case letter.
-const PRIMITIVES: &str = " bool char str u8 u16 u32 u64 u128 usize i8 i16 i32 \
-    i64 i128 isize f32 f64 ";
+const PRIMITIVES: &str = "bool char str u8 u16 u32 u64 u128 usize i8 i16 i32 \
+    i64 i128 isize f32 f64";
 
 /// Macros of `std`.
-const MACROS: &str = " assert assert_eq assert_ne cfg column compile_error \
+const MACROS: &str = "assert assert_eq assert_ne cfg column compile_error \
     concat dbg debug_assert debug_assert_eq debug_assert_ne eprint eprintln \
     file format format_args line matches module_path panic print println \
     stringify todo unimplemented unreachable vec write writeln thread_local \
-    macro_rules ";
+    macro_rules";
 
 /// Keywords after which a path begins, or a `!` is no macro call.
-const KEYWORDS: &str = " as async await break const continue dyn else enum \
+const KEYWORDS: &str = "as async await break const continue dyn else enum \
     extern fn for if impl in let loop match mod move mut pub ref return static \
-    struct trait type unsafe use where while ";
+    struct trait type unsafe use where while";
 
 /// Returns the paths in `mod biz { … }` of `file` that leave `biz`, other than
 /// to `std`, `core` and `week04_biz`.
@@ -29,19 +29,24 @@ pub(crate) fn paths_out_of_biz(file: &str) -> Vec<String> {
     let file: TokenStream = file.parse().expect("the file has compiled");
     let file: Vec<_> = file.into_iter().collect();
     let is = |tree: &TokenTree, name: &str| tree.to_string() == name;
-    let mut modules = file.windows(3).filter_map(|window| match window {
+    let modules = file.windows(3).filter_map(|window| match window {
         [module, name, TokenTree::Group(body)]
             if is(module, "mod") && is(name, "biz") =>
         {
-            Some(body.stream())
+            Some(paths_out_of(body.stream()))
         }
         _ => None,
     });
-    let Some(biz) = modules.next() else {
+    let modules: Vec<_> = modules.collect();
+    if modules.is_empty() {
         return vec!["no `mod biz { … }` in the file".to_owned()];
-    };
+    }
+    modules.concat()
+}
+
+fn paths_out_of(module: TokenStream) -> Vec<String> {
     let mut tokens = Vec::new();
-    flatten(biz, &mut tokens);
+    flatten(module, &mut tokens);
     check(&tokens.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
@@ -99,12 +104,12 @@ fn is_attribute(tokens: &[String]) -> bool {
 
 /// Returns whether an attribute with this content names no code.
 fn is_lint_or_doc(content: &Group) -> bool {
-    let names = " allow deny diagnostic doc expect forbid rustfmt warn ";
+    let names = "allow deny diagnostic doc expect forbid rustfmt warn";
     let first = content.stream().into_iter().next();
     first.is_some_and(|first| contains(names, &first.to_string()))
 }
 
-/// Returns whether `word` is in a list that begins and ends with a space.
+/// Returns whether `word` is in a list of words.
 fn contains(list: &str, word: &str) -> bool {
     list.split_whitespace().any(|listed| listed == word)
 }
@@ -161,7 +166,8 @@ fn check(tokens: &[&str]) -> Vec<String> {
                     && before(i, 2) != ">";
                 let is_first = before(i, 1) != "::" || is_absolute;
                 let is_scope = next == "::" && at(i + 2) != "<";
-                let is_macro = next == "!" && "([{".contains(at(i + 2));
+                let is_macro =
+                    next == "!" && ["(", "[", "{"].contains(&at(i + 2));
                 if is_first && (is_scope || is_absolute) {
                     let mut path =
                         if is_absolute { vec!["::"] } else { vec![] };

@@ -1,11 +1,14 @@
 //! A database for each test, and its view of the rows.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use lab::servers::Postgres;
 use sqlx::{AnyPool, AssertSqlSafe};
 use tempfile::TempDir;
-use tokio::task::JoinSet;
+use tokio::io::copy_bidirectional;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 use week04::data::{Database, Limits};
 use week04::layers::biz::LikeRepository as _;
@@ -16,9 +19,9 @@ use week04_biz::{CommentId, StorageError, SubjectId, UserId};
 pub(super) type Added = Result<Option<i64>, StorageError>;
 
 /// A connection that is not free by then has leaked.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The longest time that the calls of a test may take.
+/// The longest time that one call may take.
 const LIMIT: Duration = Duration::from_secs(7);
 
 /// Comments with their subject. The ids fit in no smaller type than `i64`.
@@ -43,48 +46,91 @@ pub(super) struct Fixture {
     _dir: Option<TempDir>,
 }
 
+fn limits(max_connections: u32, acquire_timeout: Duration) -> Limits {
+    Limits { max_connections, acquire_timeout }
+}
+
+fn start() -> Postgres {
+    Postgres::start().unwrap_or_else(|error| {
+        let cause = error.source().map(ToString::to_string);
+        panic!("{error}: {}", cause.unwrap_or_default())
+    })
+}
+
 impl Fixture {
+    /// Creates an SQLite database in a new file.
     pub(super) async fn sqlite(connections: u32) -> Self {
+        Self::in_file(connections, ACQUIRE_TIMEOUT).await
+    }
+
+    /// Creates an SQLite database with one connection, for which no caller
+    /// waits long.
+    pub(super) async fn impatient_sqlite() -> Self {
+        Self::in_file(1, Duration::from_secs(1)).await
+    }
+
+    /// Starts a Postgres server.
+    pub(super) async fn postgres(connections: u32) -> Self {
+        let server = start();
+        let url = server.url();
+        let limits = limits(connections, ACQUIRE_TIMEOUT);
+        let fixture = Self::open(&url, &url, limits).await;
+        Self { server: Some(server), ..fixture }
+    }
+
+    /// Starts a Postgres server, and a task between it and the only connection
+    /// of the pool. Whenever a call waits for the server, the future is
+    /// pending: a reply cannot come before the task has run.
+    pub(super) async fn postgres_behind_a_task() -> Self {
+        let server = start();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let socket = UnixListener::bind(dir.path().join(".s.PGSQL.5432"));
+        let socket = socket.expect("a new socket");
+        let to = server.socket();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = socket.accept().await {
+                let to = UnixStream::connect(&to).await;
+                let mut server = to.expect("the server is running");
+                tokio::spawn(async move {
+                    copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        });
+        let host = dir.path().to_string_lossy().replace('/', "%2F");
+        let url = format!("postgres://postgres@{host}/postgres");
+        let limits = limits(1, ACQUIRE_TIMEOUT);
+        let fixture = Self::open(&url, &server.url(), limits).await;
+        Self { server: Some(server), _dir: Some(dir), ..fixture }
+    }
+
+    async fn in_file(connections: u32, acquire_timeout: Duration) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let url = format!("sqlite://{}", dir.path().join("test.db").display());
-        Self::open(&url, connections, None, Some(dir)).await
+        let limits = limits(connections, acquire_timeout);
+        Self { _dir: Some(dir), ..Self::open(&url, &url, limits).await }
     }
 
-    pub(super) async fn postgres(connections: u32) -> Self {
-        let server =
-            Postgres::start().unwrap_or_else(|error| panic!("{error}"));
-        let url = server.url();
-        Self::open(&url, connections, Some(server), None).await
-    }
-
-    async fn open(
-        url: &str,
-        connections: u32,
-        server: Option<Postgres>,
-        dir: Option<TempDir>,
-    ) -> Self {
-        let open = async |max_connections| {
-            let acquire_timeout = ACQUIRE_TIMEOUT;
-            let limits = Limits { max_connections, acquire_timeout };
-            Database::open(url, None, limits).await.expect("a new database")
+    async fn open(url: &str, observer_url: &str, pool: Limits) -> Self {
+        let open = async |url, limits| {
+            let database = Database::open(url, None, limits).await;
+            database.expect("a new database, or the same again")
         };
-        let (database, observer) = (open(connections).await, open(2).await);
+        let database = open(url, pool).await;
+        let observer = open(observer_url, limits(2, ACQUIRE_TIMEOUT)).await;
         let observer = observer.pool().clone();
-        let fixture = Self { database, observer, server, _dir: dir };
+        let fixture = Self { database, observer, server: None, _dir: None };
         for (id, subject) in COMMENTS {
-            fixture
-                .run(&format!(
-                    "INSERT INTO subjects (id, title, create_time) \
+            let insert = format!(
+                "INSERT INTO subjects (id, title, create_time) \
                  VALUES ('{subject}', 'title', 1) ON CONFLICT DO NOTHING"
-                ))
-                .await;
-            fixture
-                .run(&format!(
-                    "INSERT INTO comment_index \
+            );
+            fixture.run(&insert).await;
+            let insert = format!(
+                "INSERT INTO comment_index \
                  (id, subject_id, author, create_time, update_time) \
                  VALUES ({id}, '{subject}', 'zoe', 1, 1)"
-                ))
-                .await;
+            );
+            fixture.run(&insert).await;
         }
         fixture
     }
@@ -98,11 +144,11 @@ impl Fixture {
 
     /// Calls `add` of the subject.
     pub(super) async fn add(&self, on: &str, id: i64, user: &str) -> Added {
-        let user = UserId::new("user", user).expect("a valid id");
         let likes = SqlLikes::new(self.database.clone());
-        let on = subject(on);
-        let added = likes.add(&on, CommentId(id), &user);
-        timeout(LIMIT, added).await.expect("no end within 7 s")
+        let (on, id) = (subject(on), CommentId(id));
+        let user = UserId::new("user", user).expect("a valid id");
+        let added = timeout(LIMIT, likes.add(&on, id, &user)).await;
+        added.expect("`add` returns within 7 s")
     }
 
     /// Starts one task for each of `users`.
@@ -111,11 +157,14 @@ impl Fixture {
         id: i64,
         users: &[String],
     ) -> JoinSet<Added> {
-        let likes = SqlLikes::new(self.database.clone());
         let add = |user: &String| {
+            let likes = SqlLikes::new(self.database.clone());
+            let (on, id) = (subject("rust"), CommentId(id));
             let user = UserId::new("user", user).expect("a valid id");
-            let likes = likes.clone();
-            async move { likes.add(&subject("rust"), CommentId(id), &user).await }
+            async move {
+                let added = timeout(LIMIT, likes.add(&on, id, &user)).await;
+                added.expect("`add` returns within 7 s")
+            }
         };
         users.iter().map(add).collect()
     }
@@ -130,10 +179,8 @@ impl Fixture {
     ) -> Vec<Added> {
         let mut gate = self.observer.begin().await.expect("an idle pool");
         let update = AssertSqlSafe(format!("{update} WHERE id = {id}"));
-        sqlx::raw_sql(update)
-            .execute(&mut *gate)
-            .await
-            .expect("a valid update");
+        let updated = sqlx::raw_sql(update).execute(&mut *gate).await;
+        updated.expect("a valid update");
         let adds = self.spawn_adds(id, users);
         let waiting = "SELECT count(*) FROM pg_stat_activity \
                        WHERE wait_event_type = 'Lock'";
@@ -145,8 +192,7 @@ impl Fixture {
             last = now;
         }
         gate.commit().await.expect("an open transaction");
-        let adds = timeout(LIMIT, adds.join_all()).await;
-        adds.expect("the calls end within 7 s")
+        adds.join_all().await
     }
 
     /// Returns the number of rows in `likes`, and `like_count`.
@@ -166,6 +212,17 @@ impl Fixture {
                       JOIN subjects s ON subject_id = s.id ORDER BY i.id";
         let rows = sqlx::query_as(select).fetch_all(&self.observer);
         rows.await.expect("the rows of the comments")
+    }
+
+    /// Waits until the only connection is back in the pool.
+    pub(super) async fn pool_is_idle(&self) {
+        let pool = self.database.pool();
+        let idle = async {
+            while pool.num_idle() < 1 {
+                yield_now().await;
+            }
+        };
+        timeout(LIMIT, idle).await.expect("the connection is returned");
     }
 
     /// Checks that a write over the only connection of the pool is stored, that
