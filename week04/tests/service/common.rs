@@ -5,14 +5,15 @@
 use std::error::Error;
 use std::iter;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lab::servers::Postgres;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use week04::composition::Application;
@@ -33,7 +34,7 @@ pub struct Storage {
 /// Removed on drop.
 enum Place {
     File(TempDir),
-    Server(Postgres),
+    Server(Postgres, Proxy),
     Elsewhere,
 }
 
@@ -45,14 +46,12 @@ impl Storage {
         Self { url, _place: Place::File(dir) }
     }
 
-    /// A new Postgres server.
+    /// A new Postgres server, behind a [`Proxy`].
     pub fn postgres() -> Self {
-        let server = Postgres::start().unwrap_or_else(|error| {
-            let chain = iter::successors(error.source(), |&e| e.source());
-            let causes: String = chain.map(|c| format!(": {c}")).collect();
-            panic!("{error}{causes}")
-        });
-        Self { url: server.url(), _place: Place::Server(server) }
+        let server = postgres_server();
+        let mut proxy = Proxy::new(server.socket());
+        proxy.up();
+        Self { url: proxy.url(), _place: Place::Server(server, proxy) }
     }
 
     /// A database that the test looks after.
@@ -71,6 +70,66 @@ impl Storage {
         Database::open(&self.url, None, limits)
             .await
             .expect("the database can be opened")
+    }
+}
+
+/// Starts a Postgres server.
+pub fn postgres_server() -> Postgres {
+    Postgres::start().unwrap_or_else(|error| {
+        let chain = iter::successors(error.source(), |&e| e.source());
+        let causes: String = chain.map(|cause| format!(": {cause}")).collect();
+        panic!("{error}{causes}")
+    })
+}
+
+/// Passes connections on to a Postgres server, as long as it is up. It runs on
+/// the runtime of the test. So on one thread, each answer of the server takes a
+/// turn of another task, and a client is `Pending` at each of its awaits.
+pub struct Proxy {
+    dir: TempDir,
+    server: PathBuf,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    pub fn new(server: PathBuf) -> Self {
+        let dir = tempfile::tempdir().expect("a folder can be created");
+        Self { dir, server, task: None }
+    }
+
+    /// The URL of the database behind this proxy.
+    pub fn url(&self) -> String {
+        let dir = self.dir.path().to_str().expect("the path is UTF-8");
+        let host = dir.replace('/', "%2F");
+        // A forgotten transaction fails a test instead of stopping it.
+        let timeout = "options[lock_timeout]=5s";
+        format!("postgres://postgres@{host}/postgres?{timeout}")
+    }
+
+    pub fn up(&mut self) {
+        let name = self.server.file_name().expect("a socket has a name");
+        let path = self.dir.path().join(name);
+        let listener = UnixListener::bind(path).expect("the name is free");
+        let server = self.server.clone();
+        self.task = Some(tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = server.clone();
+                connections.spawn(async move {
+                    let mut server = UnixStream::connect(server).await?;
+                    copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        }));
+    }
+
+    /// Closes all connections, and refuses new ones.
+    pub async fn down(&mut self) {
+        let task = self.task.take().expect("the proxy is up");
+        task.abort();
+        let _ = task.await;
+        let name = self.server.file_name().expect("a socket has a name");
+        std::fs::remove_file(self.dir.path().join(name)).expect("it exists");
     }
 }
 

@@ -1,13 +1,8 @@
 //! Start, overload, faults and shutdown of the whole service.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lab::servers::Postgres;
-use tempfile::TempDir;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpStream, UnixListener, UnixStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::net::TcpStream;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -16,7 +11,7 @@ use week04::composition::Application;
 use week04::settings;
 use week04_api::comments::v1;
 
-use crate::common::{Running, Storage};
+use crate::common::{Proxy, Running, Storage, postgres_server};
 
 #[tokio::test]
 async fn the_health_is_not_serving_before_the_listeners_close() {
@@ -163,56 +158,13 @@ async fn reflection_names_the_services_of_the_contract() {
     assert_eq!(names, expected);
 }
 
-/// Passes connections on to a Postgres server, as long as it is up.
-struct Proxy {
-    dir: TempDir,
-    server: PathBuf,
-    task: Option<JoinHandle<()>>,
-}
-
-impl Proxy {
-    fn new(server: PathBuf) -> Self {
-        let dir = tempfile::tempdir().expect("a folder can be created");
-        Self { dir, server, task: None }
-    }
-
-    fn up(&mut self) {
-        let name = self.server.file_name().expect("a socket has a name");
-        let path = self.dir.path().join(name);
-        let listener = UnixListener::bind(path).expect("the name is free");
-        let server = self.server.clone();
-        self.task = Some(tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((mut client, _)) = listener.accept().await {
-                let server = server.clone();
-                connections.spawn(async move {
-                    let mut server = UnixStream::connect(server).await?;
-                    copy_bidirectional(&mut client, &mut server).await
-                });
-            }
-        }));
-    }
-
-    /// Closes all connections, and refuses new ones.
-    async fn down(&mut self) {
-        let task = self.task.take().expect("the proxy is up");
-        task.abort();
-        let _ = task.await;
-        let name = self.server.file_name().expect("a socket has a name");
-        std::fs::remove_file(self.dir.path().join(name)).expect("it exists");
-    }
-}
-
 #[tokio::test]
 #[ignore = "needs postgres"]
 async fn a_service_recovers_when_its_database_is_back() {
-    let server = Postgres::start().expect("Postgres starts");
+    let server = postgres_server();
     let mut proxy = Proxy::new(server.socket());
     proxy.up();
-    let dir = proxy.dir.path().to_str().expect("it is UTF-8");
-    let host = dir.replace('/', "%2F");
-    let proxied = format!("postgres://postgres@{host}/postgres");
-    let storage = Storage::at(proxied);
+    let storage = Storage::at(proxy.url());
     let service = Running::start_with(storage, "").await;
     service.prepare().await;
     let path = "/v1/subjects/rust/comments/1";
