@@ -4,11 +4,12 @@
 //! These rules are graded, and nothing else:
 //!
 //! - No function panics, whatever the bytes are. Memory is allocated only for
-//!   bytes that are in the input, not for a length that the input claims.
-//! - If the bytes end inside a varint, a field, a gRPC message or a frame, or
-//!   if `read_bytes` has fewer than `length` bytes, the error is `Truncated`. If
-//!   the bytes have several faults, the error of any of them is correct. An
-//!   empty input has no fields, messages or streams.
+//!   bytes that are in the input, not for a length that the input claims: at
+//!   most 4 KiB, and 200 bytes for each byte of the input.
+//! - If the bytes end inside a varint, a field, a gRPC message, a frame or
+//!   `PREFACE`, or if `read_bytes` has fewer than `length` bytes, the error is
+//!   `Truncated`. If the bytes have several faults, the error of any of them is
+//!   correct. An empty input has no fields, messages or streams.
 //! - *Varint:* a byte holds seven bits of the value, the lowest bits first. The
 //!   highest bit of a byte is set if another byte follows. `read_varint`
 //!   accepts forms that are longer than necessary, up to ten bytes. An eleventh
@@ -27,7 +28,8 @@
 //!   has four, both in little-endian order. Wire type 2 has a length, which is
 //!   a varint, and then as many bytes. Any other wire type is an error
 //!   `WireType`. A number that is not in `1..=MAX_FIELD_NUMBER` is an error
-//!   `FieldNumber`. Both errors carry the number that was read.
+//!   `FieldNumber`. `WireType` carries the wire type that was read, and
+//!   `FieldNumber` the field number.
 //! - `decode_fields` returns all fields in their order. It joins no fields and
 //!   omits none.
 //! - *gRPC message:* the compressed flag (one byte, 0 or 1), the length of the
@@ -37,7 +39,7 @@
 //! - *Frame:* the length of the payload (three bytes), the type (one byte), the
 //!   flags (one byte), the stream id (four bytes), and the payload. Numbers are
 //!   big-endian. The highest bit of the stream id has no meaning and is
-//!   ignored. Each type has flags of its own.
+//!   ignored. A flag of one type may mean something else in another type.
 //! - `stream_data` joins the payloads of the `DATA` frames of each stream, in
 //!   their order. Frames of different streams may alternate. A stream that has
 //!   only empty `DATA` frames is in the map, with no bytes. A stream without a

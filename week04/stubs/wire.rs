@@ -8,10 +8,10 @@
 //! - `provide` waits for `constructor`. If the constructor returns a value,
 //!   `provide` registers the clean-up of the value and returns the value. If
 //!   the constructor returns an error, `provide` registers nothing and returns
-//!   the error. `compose` may handle this error and continue.
+//!   the error. `compose` may handle this error and continue. Several values
+//!   may have the same name.
 //! - There is no await between the return of a constructor and the
-//!   registration. So if a future is dropped there, no value loses its
-//!   clean-up.
+//!   registration. So no value loses its clean-up because a future is dropped.
 //! - `compose` may run several constructors concurrently, for example with
 //!   `try_join!`. A constructor may itself call `provide`.
 //! - If `compose` returns a value, `build` returns this value and the
@@ -19,7 +19,8 @@
 //! - If `compose` returns an error, the clean-ups run. Then `build` returns the
 //!   error, with the failures of the clean-ups.
 //! - If `compose` panics, the clean-ups run. Then `build` raises the panic
-//!   again, with the same payload.
+//!   again, with the same payload. A constructor may panic, and so may the
+//!   `clone` of its value, which then has no clean-up.
 //! - `Cleanups::close` runs the clean-ups, and returns their failures.
 //! - A clean-up calls `close` with a clone of the value, and then waits for the
 //!   future that `close` returns. `close` is not called earlier.
@@ -30,21 +31,26 @@
 //!   provided once and cloned. It is closed once, after all its users, because
 //!   they were constructed later.
 //! - Each clean-up may take up to `limit`, counted from its own start. If it
-//!   takes longer, it is dropped, and then the next one starts. A `limit` of
-//!   `Duration::MAX` is allowed.
+//!   takes longer, it is dropped, and the next one starts after this drop. A
+//!   `limit` of `Duration::MAX` is allowed, and so is `Duration::ZERO`: even
+//!   then, `close` is called.
 //! - A clean-up that returns an error, panics or exceeds its limit does not
 //!   prevent the others. Each of them is reported as a `Failure`, in the order
-//!   in which they ran. `close` itself may panic, too.
+//!   in which they ran. `Cause::Failed` has the error itself. The call of
+//!   `close` may panic, too.
 //! - If the future of `build` is dropped, the future of `compose` is dropped
 //!   first, and then the clean-ups run in the background. If the clean-ups are
 //!   already running, they continue: the one that has begun is neither dropped
-//!   nor started again. The same applies if the future of `Cleanups::close` is
-//!   dropped, or if `Cleanups` is dropped without a call of `close`.
+//!   nor started again. They also continue if the future of `Cleanups::close`
+//!   is dropped. If `Cleanups` is dropped without a call of `close`, the
+//!   clean-ups run in the background.
 //! - In the background, clean-ups run on the tokio runtime in which `build` was
-//!   polled, even if `Cleanups` is dropped outside of this runtime, in another
-//!   one, or during a panic. The drop itself does not wait. If the runtime has
-//!   shut down, no clean-up runs: the drop does not panic, and the cloned
-//!   values are dropped.
+//!   polled, even if `Cleanups` or a future is dropped outside of this runtime,
+//!   in another one, or during a panic. The drop itself does not wait, not even
+//!   on a runtime of several threads. If the runtime has shut down, no clean-up
+//!   runs: the drop does not panic, and the cloned values are dropped.
+//! - The futures of `build` and `close` can be spawned on a runtime of several
+//!   threads (they are `Send`) if `compose` can.
 //!
 //! Help: `Handle::current()` returns the runtime, and `Handle::spawn` needs no
 //! runtime around it. `catch_unwind` of `futures_util::FutureExt` returns the
