@@ -47,11 +47,10 @@ pub fn add(
 
 async fn pass(
     State(context): State<Context>,
-    mut request: Request<axum::body::Body>,
+    request: Request<axum::body::Body>,
     next: Next,
 ) -> Response {
     let id = request_id(request.headers());
-    request.headers_mut().insert(REQUEST_ID, id.clone());
     let path = request.uri().path();
     let known = context.methods.iter().find(|method| *method == path);
     let method = known.map_or("other", String::as_str);
