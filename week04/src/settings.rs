@@ -214,14 +214,11 @@ fn listener(
     section: Option<v1::Listener>,
 ) -> Option<ListenerOptions> {
     let section = section.unwrap_or_default();
+    let path = |name| schema::join(path, name);
     // Parses all values before the first `?`, so that all are reported.
-    let address = parser.parsed(
-        &schema::join(path, "address"),
-        section.address().parse(),
-        Fault::NotAnAddress,
-    );
-    let timeout =
-        parser.duration(&schema::join(path, "timeout"), section.timeout);
+    let address = section.address().parse();
+    let address = parser.parsed(&path("address"), address, Fault::NotAnAddress);
+    let timeout = parser.duration(&path("timeout"), section.timeout);
     Some(ListenerOptions {
         address: address?,
         timeout: timeout?,

@@ -13,23 +13,25 @@
 //!   decided alone: a section that is in the file, or is not, has no effect on
 //!   the other layers of its settings.
 //! - In the file, a section or a setting has its name or its JSON name:
-//!   `max_connections` or `maxConnections`. `null` is the same as an absent
-//!   key. 0 and "" are values.
+//!   `max_connections` or `maxConnections`. `null` stands for no value: a
+//!   section or a file that is `null` is the same as `{}`. 0 and "" are values.
 //! - The variable of `server.http.timeout` is `COMMENTS_SERVER_HTTP_TIMEOUT`,
 //!   and so on. Its value is the text, as a JSON string. An empty text is a
-//!   value, too. Other programs also set variables: ignore a variable that
-//!   names no setting, also if it begins with `COMMENTS_`.
+//!   value, too. Other programs also set variables: ignore every name that is
+//!   not exactly one of these, such as `COMMENTS_PORT` or `comments_data_url`.
 //! - `load` checks every value of every layer, also if a later layer overrides
 //!   it. It reports each problem once, with its path and its layer, in any
 //!   order. If there is none, `load` succeeds. The problems are:
-//!   - `Syntax`: the file is not JSON. Then the file has no values, and its
-//!     only problem has an empty path. Variables are still checked.
+//!   - `Syntax`: the file is not JSON. Then the file has no values and no
+//!     other problem. The path is empty. Variables are still checked.
 //!   - `NotAnObject`: in the file, a section is neither an object nor `null`.
-//!     The file as a whole is also a section. Its path is empty.
-//!   - `Unknown`: a key in a section is no name of a field. `known` has the
-//!     names of the section's fields, in the order of the schema. A key may
-//!     contain dots: `"server.http": {}` is unknown. If both names of one field
-//!     are keys, the JSON name is unknown.
+//!     The file as a whole is also a section. Its path is empty. The variables
+//!     of the section's settings are still checked.
+//!   - `Unknown`: a key in a section is no name of a field, whatever its value.
+//!     `known` has the names of the section's fields, in the order of the
+//!     schema. A key may contain dots: `"server.http": {}` is unknown. If both
+//!     names of one field are keys, the JSON name is unknown, also if a value
+//!     is `null`.
 //!   - `HasPassword`: the value of a string setting is a text that may be a URL
 //!     with a password. After the first `://`, it has a `:` and later an `@`,
 //!     or it has `password=`. A secret setting may have such a value.
@@ -42,11 +44,11 @@
 //!   a component cannot use, each with its path and the layer of the effective
 //!   value: an address that is no `SocketAddr`, a negative duration, and 0
 //!   connections. A duration of 0 is valid.
-//! - Two secrets with different values make no difference to any printed text.
-//!   This holds for `Display` and `Debug` of settings, options and errors, and
-//!   also if a secret stands in the wrong place, such as in an unknown key's
-//!   value. An error contains no value at all. Only the position of a `Syntax`
-//!   may depend on the length of a secret.
+//! - No printed text depends on the value of a secret. This holds for
+//!   `Display` and `Debug` of settings, options and errors, and also if a
+//!   secret stands in the wrong place, such as in an unknown key's value. An
+//!   error contains no value at all. Only the position of a `Syntax` may depend
+//!   on the length of a secret.
 //!
 //! Help: the modules `schema`, `problem` and `options` are given. They are
 //! short: read them. `DynamicMessage::new(schema.clone())` is an empty message,
