@@ -75,27 +75,39 @@ impl Failure {
         let (code, message) = (self.code.into(), self.message.clone());
         pb::Status { code, message, details }
     }
+
+    /// Returns a failure with the fields of these details. Its code is
+    /// `Unknown`, and its message is empty. There is no `retry_after` if the
+    /// delay is missing or negative.
+    pub fn from_details(
+        info: Option<pb::ErrorInfo>,
+        retry: Option<pb::RetryInfo>,
+        bad: Option<pb::BadRequest>,
+    ) -> Self {
+        let info = info.unwrap_or_default();
+        let violations = bad.unwrap_or_default().field_violations.into_iter();
+        Self {
+            reason: info.reason,
+            domain: info.domain,
+            metadata: info.metadata.into_iter().collect(),
+            retry_after: retry.and_then(|retry| delay_of(&retry)),
+            violations: violations
+                .map(|FieldViolation { field, description, .. }| Violation {
+                    field,
+                    description,
+                })
+                .collect(),
+            ..Self::default()
+        }
+    }
 }
 
-/// Returns the delay, or `None` if it is missing or negative.
-///
 /// It is tempting to use `try_into`, but with prost-types 0.14.6 it overflows
 /// for a delay of `i64::MIN` seconds, and a peer can send one.
-pub fn delay_of(retry: &pb::RetryInfo) -> Option<Duration> {
+fn delay_of(retry: &pb::RetryInfo) -> Option<Duration> {
     let delay = retry.retry_delay?;
     let nanos = delay.nanos.try_into().ok()?;
     Some(Duration::new(delay.seconds.try_into().ok()?, nanos))
-}
-
-/// Returns the violations in the same order.
-pub fn violations_of(bad: pb::BadRequest) -> Vec<Violation> {
-    let violations = bad.field_violations.into_iter();
-    violations
-        .map(|FieldViolation { field, description, .. }| Violation {
-            field,
-            description,
-        })
-        .collect()
 }
 
 impl Default for Failure {

@@ -1,5 +1,37 @@
-//! `google.rpc.Status`: the names of its codes, its details, its size as gRPC
-//! headers, and its JSON form, which is the body of an HTTP error (AIP-193).
+//! `google.rpc.Status`: the names and the HTTP statuses of its codes, its
+//! details, its size as gRPC headers, and its JSON form, which is the body of an
+//! HTTP error (AIP-193).
+//!
+//! ```
+//! use http::StatusCode;
+//! use tonic::Code;
+//! use week04::failure::Failure;
+//! use week04::google_rpc::to_json;
+//!
+//! let failure = Failure {
+//!     code: Code::NotFound,
+//!     reason: "COMMENT_NOT_FOUND".to_owned(),
+//!     domain: "comments.example.com".to_owned(),
+//!     message: "there is no comment 7".to_owned(),
+//!     ..Failure::default()
+//! };
+//! let body = to_json(&failure.to_rpc(), StatusCode::NOT_FOUND);
+//! let body: serde_json::Value = serde_json::from_slice(&body)?;
+//! let expected = serde_json::json!({
+//!     "error": {
+//!         "code": 404,
+//!         "status": "NOT_FOUND",
+//!         "message": "there is no comment 7",
+//!         "details": [{
+//!             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+//!             "reason": "COMMENT_NOT_FOUND",
+//!             "domain": "comments.example.com",
+//!         }],
+//!     },
+//! });
+//! assert_eq!(body, expected);
+//! # Ok::<(), serde_json::Error>(())
+//! ```
 
 use std::sync::LazyLock;
 
@@ -54,6 +86,37 @@ pub fn http_status(code: Code) -> StatusCode {
         Code::DeadlineExceeded => 504,
     };
     StatusCode::from_u16(number).expect("each number is from 100 to 999")
+}
+
+/// Returns the code of a response that has nothing but an HTTP status, such as
+/// the page of a proxy. Several codes share a status: the most likely one is
+/// chosen.
+///
+/// ```
+/// use http::StatusCode;
+/// use tonic::Code;
+/// use week04::google_rpc::code_of_http;
+///
+/// assert_eq!(code_of_http(StatusCode::CONFLICT), Code::Aborted);
+/// assert_eq!(code_of_http(StatusCode::BAD_GATEWAY), Code::Unavailable);
+/// assert_eq!(code_of_http(StatusCode::IM_A_TEAPOT), Code::Unknown);
+/// ```
+pub fn code_of_http(status: StatusCode) -> Code {
+    match status.as_u16() {
+        400 => Code::InvalidArgument,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::NotFound,
+        409 => Code::Aborted,
+        416 => Code::OutOfRange,
+        429 => Code::ResourceExhausted,
+        499 => Code::Cancelled,
+        500 => Code::Internal,
+        501 => Code::Unimplemented,
+        502 | 503 => Code::Unavailable,
+        504 => Code::DeadlineExceeded,
+        _ => Code::Unknown,
+    }
 }
 
 /// Returns the size of the headers that gRPC sends for `status`: the length of

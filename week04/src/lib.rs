@@ -27,7 +27,7 @@
 //! | [`contract`] | The types of [`compat`], and the parts of a contract that it compares. |
 //! | [`failure`] | The error type of [`status`], and its `google.rpc.Status`. |
 //! | [`field_path`] | The paths and the parts of messages, for [`field_mask`]. |
-//! | [`google_rpc`] | Names, details, size and JSON form of `google.rpc.Status`, for [`status`]. |
+//! | [`google_rpc`] | Names, HTTP statuses, details, size and JSON form of `google.rpc.Status`, for [`status`]. |
 //! | [`options`] | The options of each component, for [`settings`]. |
 //! | [`problem`] | The errors of [`settings`]. |
 //! | [`schema`] | The schema of [`settings`]. |

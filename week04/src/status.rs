@@ -42,14 +42,16 @@
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response};
 use prost::Message;
 use prost_types::Any;
 use tonic::{Code, Status};
 use tonic_types::{BadRequest, ErrorInfo, RetryInfo, pb};
 
-use crate::failure::{Failure, delay_of, violations_of};
-use crate::google_rpc::{from_json, header_size, http_status, to_json};
+use crate::failure::Failure;
+use crate::google_rpc::{
+    code_of_http, from_json, header_size, http_status, to_json,
+};
 
 /// The limit for the headers of a gRPC status: the 8 KiB that some peers accept
 /// for all headers of a response, less 1 KiB for the other headers.
@@ -60,26 +62,6 @@ pub const INTERNAL_MESSAGE: &str = "internal error";
 
 /// The key of the metadata that a client gets even if the service is at fault.
 pub const REQUEST_ID: &str = "requestId";
-
-/// Returns the code of a response that has nothing but an HTTP status, such as
-/// the page of a proxy.
-pub fn code_of_http(status: StatusCode) -> Code {
-    match status.as_u16() {
-        400 => Code::InvalidArgument,
-        401 => Code::Unauthenticated,
-        403 => Code::PermissionDenied,
-        404 => Code::NotFound,
-        409 => Code::Aborted,
-        416 => Code::OutOfRange,
-        429 => Code::ResourceExhausted,
-        499 => Code::Cancelled,
-        500 => Code::Internal,
-        501 => Code::Unimplemented,
-        502 | 503 => Code::Unavailable,
-        504 => Code::DeadlineExceeded,
-        _ => Code::Unknown,
-    }
-}
 
 /// Returns the status that a gRPC handler returns. Hides the internals, and
 /// cuts the failure until its headers fit into [`HEADER_BUDGET`].
@@ -110,11 +92,7 @@ pub fn from_grpc(status: &Status) -> Failure {
     // The code and the message have headers of their own. The bytes of the
     // details may be absent, cut, or written by any library.
     let rpc = pb::Status::decode(status.details()).unwrap_or_default();
-    from_rpc(pb::Status {
-        code: status.code().into(),
-        message: status.message().to_owned(),
-        details: rpc.details,
-    })
+    read(status.code(), status.message(), &rpc.details)
 }
 
 /// Returns the response that an HTTP handler returns. Hides the internals.
@@ -139,12 +117,10 @@ pub fn to_http(failure: &Failure) -> Response<Vec<u8>> {
 /// proxy in front of it.
 pub fn from_http(response: &Response<impl AsRef<[u8]>>) -> Failure {
     let status = response.status();
-    let rpc = from_json(response.body().as_ref());
-    let mut failure = from_rpc(rpc.unwrap_or_else(|| pb::Status {
-        code: code_of_http(status).into(),
-        message: status.to_string(),
-        details: Vec::new(),
-    }));
+    let mut failure = match from_json(response.body().as_ref()) {
+        Some(rpc) => read(Code::from_i32(rpc.code), &rpc.message, &rpc.details),
+        None => read(code_of_http(status), &status.to_string(), &[]),
+    };
     let header = response.headers().get(RETRY_AFTER);
     let seconds = header.and_then(|text| text.to_str().ok()?.parse().ok());
     let delay = seconds.map(Duration::from_secs);
@@ -171,21 +147,13 @@ fn encode(failure: &Failure) -> Status {
 }
 
 /// Reads each detail by itself, so that the others survive a malformed one.
-fn from_rpc(rpc: pb::Status) -> Failure {
-    let details = &rpc.details;
-    let info: Option<pb::ErrorInfo> = first(details, ErrorInfo::TYPE_URL);
-    let info = info.unwrap_or_default();
-    let retry: Option<pb::RetryInfo> = first(details, RetryInfo::TYPE_URL);
-    let bad: Option<pb::BadRequest> = first(details, BadRequest::TYPE_URL);
-    Failure {
-        code: not_ok(Code::from_i32(rpc.code)),
-        reason: info.reason,
-        domain: info.domain,
-        message: rpc.message,
-        metadata: info.metadata.into_iter().collect(),
-        retry_after: retry.and_then(|retry| delay_of(&retry)),
-        violations: violations_of(bad.unwrap_or_default()),
-    }
+fn read(code: Code, message: &str, details: &[Any]) -> Failure {
+    let failure = Failure::from_details(
+        first(details, ErrorInfo::TYPE_URL),
+        first(details, RetryInfo::TYPE_URL),
+        first(details, BadRequest::TYPE_URL),
+    );
+    Failure { code: not_ok(code), message: message.to_owned(), ..failure }
 }
 
 /// No failure says `Ok`, so that no client takes it for a success.

@@ -2,44 +2,43 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - `code_of_http` returns `InvalidArgument` for 400, `Unauthenticated` for
-//!   401, `PermissionDenied` for 403, `NotFound` for 404, `Aborted` for 409,
-//!   `OutOfRange` for 416, `ResourceExhausted` for 429, `Cancelled` for 499,
-//!   `Internal` for 500, `Unimplemented` for 501, `Unavailable` for 502 and
-//!   503, `DeadlineExceeded` for 504, and `Unknown` for all others.
 //! - Before a failure is sent, by `to_grpc` or by `to_http`, it is made public:
 //!   a code of `Ok` becomes `Unknown`. Then, if the code is `Unknown`,
 //!   `Internal` or `DataLoss`, the message becomes `INTERNAL_MESSAGE`, the
-//!   metadata keeps only the key `REQUEST_ID`, and the violations are removed.
-//! - `to_grpc` returns the code and the message of the public failure, and its
-//!   `google.rpc.Status` as details: see `encode`.
-//! - `header_size` of the status that `to_grpc` returns is at most
-//!   `HEADER_BUDGET`. If the public failure is larger, it is cut: first the
-//!   violations, from the last one; if it is still too large without them, the
-//!   metadata, from the last key; then the message, to a prefix of whole
-//!   characters. Each is cut only as far as necessary. The other fields are
-//!   never cut: the reason and the domain are short.
-//! - `to_grpc` takes less than 5 seconds for 20,000 violations, or 20,000
-//!   entries in the metadata, or a message of 1 MB.
-//! - `from_grpc` takes the code and the message from the status itself, and all
-//!   other fields from the details. If the details are not a
-//!   `google.rpc.Status`, these fields are empty.
+//!   metadata keeps only the key that is equal to `REQUEST_ID`, and the
+//!   violations are removed.
 //! - `to_http` returns the public failure with `http_status` of its code, with
 //!   the header `content-type: application/json`, and with the body of
 //!   `to_json`. Nothing is cut. If there is a `retry_after`, the response also
-//!   has the header `retry-after`: the delay in seconds, rounded up.
-//! - `from_http` reads a body with `from_json`. The code is the code in the
-//!   body, whatever the HTTP status is.
-//! - If `from_json` returns `None`, the body comes from somewhere else, such as
+//!   has the header `retry-after`, whatever the code is: the delay in seconds,
+//!   rounded up.
+//! - `to_grpc` returns the code and the message of the public failure, and its
+//!   `google.rpc.Status` as details: see `encode`.
+//! - `header_size` of the status that `to_grpc` returns is at most
+//!   `HEADER_BUDGET`, whatever the code is. If the public failure is larger, it
+//!   is cut: first the violations, from the last one; if it is still too large
+//!   without them, the metadata, from the last key; then the message, to a
+//!   prefix of whole characters. Each is cut only as far as necessary. You may
+//!   assume that the other fields fit into the budget.
+//! - `to_grpc` takes less than 5 seconds for 20,000 violations, or 20,000
+//!   entries in the metadata, or a message of 1 MB.
+//! - `from_grpc` takes the code and the message from the status itself, and the
+//!   other fields from its details. If the bytes of the details do not decode
+//!   as a `google.rpc.Status`, the other fields are empty.
+//! - `from_http` takes all fields from the body if `from_json` can read it,
+//!   whatever the HTTP status and the `content-type` are.
+//! - If `from_json` returns `None`, the body comes from another server, such as
 //!   a proxy. Then the code is `code_of_http` of the status, the message is the
 //!   status as text (`502 Bad Gateway`), and the other fields are empty.
-//! - For both kinds of body: if no delay was read from the body, and the header
-//!   `retry-after` is a number of seconds, `from_http` returns this delay. A
-//!   header in any other form is ignored.
+//! - If the body yields no delay, `from_http` takes `retry_after` from the
+//!   header `retry-after`, whatever the body, the code and the status are. A
+//!   delay of 0 in the body is a delay. The header counts if it is an unsigned
+//!   integer, which is a number of seconds (`120`). In any other form, such as
+//!   a date, `-1` or `1.0`, it is ignored.
 //! - `from_grpc` and `from_http` read each detail by itself. The reason, the
 //!   domain and the metadata are in the `ErrorInfo`, `retry_after` is in the
 //!   `RetryInfo`, and the violations are in the `BadRequest`. A detail that
-//!   does not decode or has another type is ignored. If there are several
+//!   does not decode or has another `type_url` is ignored. If there are several
 //!   details of one type, the first that decodes counts. The fields of a
 //!   missing detail are empty.
 //! - `from_grpc` and `from_http` return the message as it is, also for an
@@ -47,11 +46,12 @@
 //!   whatever the peer sends.
 //!
 //! Help: the modules `crate::failure` and `crate::google_rpc` are given: read
-//! both. `tonic_types::pb::Status::decode` reads the details. The types
-//! `ErrorInfo`, `RetryInfo` and `BadRequest` exist twice: in `tonic_types`,
-//! with a `TYPE_URL`, and in `tonic_types::pb`, with `decode`.
+//! both. `tonic_types::pb::Status::decode` reads the details of a gRPC status,
+//! and `Failure::from_details` returns their fields. The types `ErrorInfo`,
+//! `RetryInfo` and `BadRequest` exist twice: in `tonic_types`, with a
+//! `TYPE_URL`, and in `tonic_types::pb`, with `decode`.
 
-use http::{Response, StatusCode};
+use http::Response;
 use prost::Message;
 use prost_types::Any;
 use tonic::{Code, Status};
@@ -67,12 +67,6 @@ pub const INTERNAL_MESSAGE: &str = "internal error";
 
 /// The key of the metadata that a client gets even if the service is at fault.
 pub const REQUEST_ID: &str = "requestId";
-
-/// Returns the code of a response that has nothing but an HTTP status, such as
-/// the page of a proxy.
-pub fn code_of_http(_status: StatusCode) -> Code {
-    todo!("which code does a client act on if a proxy has answered?")
-}
 
 /// Returns the status that a gRPC handler returns. Hides the internals, and
 /// cuts the failure until its headers fit into [`HEADER_BUDGET`].
@@ -94,6 +88,11 @@ pub fn to_http(_failure: &Failure) -> Response<Vec<u8>> {
 /// proxy in front of it.
 pub fn from_http(_response: &Response<impl AsRef<[u8]>>) -> Failure {
     todo!("which server has written the body?")
+}
+
+/// No failure says `Ok`, so that no client takes it for a success.
+fn not_ok(code: Code) -> Code {
+    if code == Code::Ok { Code::Unknown } else { code }
 }
 
 /// Encodes a failure of any size.

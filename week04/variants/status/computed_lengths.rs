@@ -5,15 +5,15 @@
 
 use std::time::Duration;
 
+use http::Response;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{Response, StatusCode};
 use prost::Message;
 use prost::encoding::encoded_len_varint;
 use tonic::{Code, Status};
 use tonic_types::{BadRequest, ErrorInfo, RetryInfo, pb};
 
-use crate::failure::{Failure, Violation, delay_of, violations_of};
-use crate::google_rpc::{NAMES, from_json, http_status, to_json};
+use crate::failure::{Failure, Violation};
+use crate::google_rpc::{code_of_http, from_json, http_status, to_json};
 
 /// The limit for the headers of a gRPC status.
 pub const HEADER_BUDGET: usize = 7 * 1024;
@@ -23,21 +23,6 @@ pub const INTERNAL_MESSAGE: &str = "internal error";
 
 /// The key of the metadata that a client gets even if the service is at fault.
 pub const REQUEST_ID: &str = "requestId";
-
-/// Returns the first code with this status, except where another code of the
-/// same status is more likely.
-pub fn code_of_http(status: StatusCode) -> Code {
-    let mut codes = NAMES.iter().skip(1).map(|(code, _)| *code);
-    match status.as_u16() {
-        409 => Code::Aborted,
-        416 => Code::OutOfRange,
-        500 => Code::Internal,
-        502 => Code::Unavailable,
-        _ => codes
-            .find(|code| http_status(*code) == status)
-            .unwrap_or(Code::Unknown),
-    }
-}
 
 /// Returns the status that a gRPC handler returns.
 pub fn to_grpc(failure: &Failure) -> Status {
@@ -133,16 +118,10 @@ fn read(code: Code, message: &str, rpc: &pb::Status) -> Failure {
             _ => {}
         }
     }
-    let info = info.unwrap_or_default();
-    Failure {
-        code: if code == Code::Ok { Code::Unknown } else { code },
-        reason: info.reason,
-        domain: info.domain,
-        message: message.to_owned(),
-        metadata: info.metadata.into_iter().collect(),
-        retry_after: retry.as_ref().and_then(delay_of),
-        violations: bad.map(violations_of).unwrap_or_default(),
-    }
+    let mut failure = Failure::from_details(info, retry, bad);
+    failure.code = if code == Code::Ok { Code::Unknown } else { code };
+    failure.message = message.to_owned();
+    failure
 }
 
 /// The lengths of the encoded parts of a failure.
