@@ -51,7 +51,7 @@ fn measure() {
         starts[STARTS / 2].as_secs_f64() * 1e3
     );
 
-    let (service, http, grpc) = start(&url);
+    let (service, http, _) = start(&url);
     get(http);
     let before = memory_kib(&service);
     let mut clients = Vec::new();
@@ -71,13 +71,12 @@ fn measure() {
     drop(clients);
     stop(service);
 
-    let (service, http, grpc_again) = start(&url);
-    drop(grpc);
+    let (service, http, grpc) = start(&url);
     get(http);
     let before = memory_kib(&service);
     let silent: Vec<_> = (0..10_000)
         .map(|n| {
-            let address = if n % 2 == 0 { http } else { grpc_again };
+            let address = if n % 2 == 0 { http } else { grpc };
             TcpStream::connect(address).expect("it is open")
         })
         .collect();
