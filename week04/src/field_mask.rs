@@ -20,8 +20,9 @@
 //!
 //! *Cost.* The walk reads descriptors at run time, and copies the values. Two
 //! clients that change the same field still overwrite each other: that needs an
-//! etag. A repeated field can only be replaced as a whole. The JSON of a `google.protobuf.Struct` is an object, so it needs a
-//! case of its own in [`Mask::of_json`].
+//! etag. A repeated field can only be replaced as a whole. The JSON of a
+//! `google.protobuf.Struct` is an object, so it needs a case of its own in
+//! [`Mask::of_json`].
 //!
 //! ```
 //! use prost_reflect::DynamicMessage;
@@ -51,7 +52,7 @@ use prost_types::FieldMask;
 use serde_json::Value as Json;
 
 use crate::field_path::{
-    MaskError, Selection, empty_like, find, parts, put, quote,
+    MaskError, Selection, Step, empty_like, find, parts, put, quote,
     replace_elements, take,
 };
 
@@ -190,6 +191,8 @@ fn write(
     let exists = old.is_some();
     let mut value = old.unwrap_or_else(|| empty.clone());
     let mut new = new.unwrap_or(empty);
+    let stored = parts(&value).unwrap_or_default();
+    let stored: Vec<_> = stored.into_keys().collect();
     let all = [&value, &new].into_iter().filter_map(parts);
     for step in all.flat_map(BTreeMap::into_keys).collect::<BTreeSet<_>>() {
         let Some(part) = selection.get(&step) else { continue };
@@ -210,7 +213,13 @@ fn write(
             put(&mut value, &step, after);
         }
     }
+    let set = parts(&value).unwrap_or_default();
+    // To put one member of a oneof has cleared the others.
+    let mut lost = stored.iter().filter(|step| !set.contains_key(step));
+    if let Some(name) = lost.find_map(Step::immutable_name) {
+        return Err(MaskError::Immutable(name.to_owned()));
+    }
     // A sub-path creates a message only if something is put into it.
-    let has_parts = parts(&value).is_some_and(|parts| !parts.is_empty());
+    let has_parts = !set.is_empty();
     Ok((whole || exists || has_parts).then_some(value))
 }

@@ -15,7 +15,8 @@
 //!   parts of a removed element add no breaks. `Pairs` finds all this. It leaves
 //!   out the entries of maps, and files in the folder `google`.
 //! - For each field of a message, and each value of an enum, search its JSON
-//!   name and its number in the new message or enum. `Member` has both names.
+//!   name and its number in the new message or enum. What can be reserved is
+//!   the name in the `.proto` file: `Member` has both names.
 //!
 //!   | The new message or enum has | Change | Breaks |
 //!   |-----------------------------|--------|--------|

@@ -17,7 +17,8 @@
 //! Updates
 //!
 //! - `update` returns the `stored` message, in which each selected value is
-//!   replaced by the value in `sent`. All other values stay.
+//!   replaced by the value in `sent`. All other values stay, also fields that
+//!   the descriptor does not contain.
 //! - A selected value that is not set in `sent` is cleared: a field is then not
 //!   set, and an entry is removed from its map. An `optional` field and a
 //!   member of a oneof can be set to zero. This is a value like any other.
@@ -52,14 +53,17 @@
 //! - A client cannot set an output-only field, at any depth. If a message is
 //!   both stored and sent, its output-only fields keep the stored values. If it
 //!   is only sent, they are not set. If it is cleared, they are cleared with
-//!   it. `read` does return output-only fields.
+//!   it. An output-only member of a oneof is cleared if the client sets another
+//!   member. `read` does return output-only fields.
 //! - `replace_elements` is given, and returns the new elements of a repeated
 //!   field. An element that equals a stored one apart from output-only fields
 //!   keeps the stored values of these. In other elements they are not set.
 //! - If the update would set, change or clear an immutable field of a message
-//!   that is stored, it returns `Immutable` with the name of the field. An
-//!   equal value is no change. A new message can have immutable fields, and a
-//!   message that is cleared may have had some.
+//!   that is stored, it returns `Immutable` with the name of the field. This
+//!   includes a member of a oneof that is cleared because another member is
+//!   set. An equal value is no change. A new message can have immutable fields,
+//!   and a message that is cleared may have had some. Elements of a repeated
+//!   field are new messages.
 //! - To `read` a message and to `update` it with the result and with the same
 //!   mask changes nothing.
 //!

@@ -1,3 +1,5 @@
+use proptest::array::uniform2;
+use proptest::prelude::Strategy;
 use week04::compat::compare;
 use week04::contract::Breaks::{self, Both, Json, Wire};
 use week04::contract::Change::{self, *};
@@ -5,8 +7,8 @@ use week04::contract::Change::{self, *};
 use contracts::{
     Contract, assert_breaks, assert_contracts, contract, expect, message, pairs,
 };
-use judge::{evolutions, judge, lost_field};
-use members::{Members, check};
+use judge::{judge, lost_field};
+use members::{JSON_NAMES, Members, VALUE, check, evolutions};
 
 #[path = "compat/contracts.rs"]
 mod contracts;
@@ -17,6 +19,20 @@ mod members;
 
 /// What is expected if nothing breaks.
 const NOTHING: [(&str, Change, Breaks); 0] = [];
+
+const KINDS: [&str; 7] =
+    ["int32", "int64", "bool", "E", "sint32", "string", "bytes"];
+const GROUPS: [&str; 6] = ["", "optional", "repeated", "x", "x", "y"];
+
+/// Expects the breaks of the model, also for two versions that have little in
+/// common.
+fn assert_evolutions(all: impl Strategy<Value = [Members; 2]>) {
+    check(300, uniform2(all), |[[old, new], [_, other]]| {
+        [new, other].iter().try_for_each(|new| {
+            expect(&old.contract(), &new.contract(), old.breaks(new))
+        })
+    });
+}
 
 mod numbers_and_names {
     use super::*;
@@ -74,9 +90,12 @@ mod numbers_and_names {
             ("\"b\", \"c\"", "\"c\"", Some(Json)),
             ("7, \"b\"", "8, \"c\"", Some(Both)),
         ] {
-            for (element, start) in [("t.M", "message M {"), ("t.E", ENUM)] {
+            for (element, start, end) in [
+                ("t.M.MEntry", "message M { message MEntry {", "} }"),
+                ("t.E", "enum E { ZERO = 0;", "}"),
+            ] {
                 let text =
-                    |reserved| format!("{start} reserved {reserved}; }}");
+                    |reserved| format!("{start} reserved {reserved}; {end}");
                 let breaks = breaks.map(|breaks| (element, Unreserved, breaks));
                 assert_breaks(text(old), text(new), breaks);
             }
@@ -85,21 +104,9 @@ mod numbers_and_names {
 
     #[test]
     fn a_renumbered_renamed_or_removed_field_or_enum_value_is_a_break() {
-        check(300, (Members::any(), Members::any()), |(old, new)| {
-            for (start, kind, element, scope) in [
-                ("message M {", "int32", "t.M", "t.M."),
-                (ENUM, "", "t.E", "t."),
-            ] {
-                let expected = old.breaks(&new, element, scope);
-                let [old, new] =
-                    [&old, &new].map(|each| contract(each.text(start, kind)));
-                expect(&old, &new, expected)?;
-            }
-            Ok(())
-        });
+        assert_evolutions(evolutions(&["int32"], &[""], &JSON_NAMES));
+        assert_evolutions(evolutions(&[VALUE], &[""], &[None]));
     }
-
-    const ENUM: &str = "enum E { ZERO = 0;";
 }
 
 mod methods {
@@ -107,7 +114,7 @@ mod methods {
 
     #[test]
     fn a_method_keeps_its_request_and_response_types_and_their_streams() {
-        let types = ["M", "stream M", "N", "stream N"];
+        let types = ["M", "stream M", "N.M", "stream N.M"];
         let all = types.iter().flat_map(|input| {
             types.map(|output| {
                 service(&format!("rpc Get({input}) returns ({output});"))
@@ -148,19 +155,24 @@ mod methods {
             }
             let list: Vec<_> = chosen.iter().map(|i| bindings[*i]).collect();
             let list = list.join(" ");
-            (set, service(&format!("rpc Get(M) returns (N) {list};")))
+            let input = if set % 5 < 2 { "M" } else { "N" };
+            let method = format!("rpc Get({input}) returns (N) {list};");
+            (set, input, service(&method))
         });
         let sets: Vec<_> = sets.collect();
-        for ((before, old), (after, new)) in pairs(&sets) {
+        for ((before, input, old), (after, new_input, new)) in pairs(&sets) {
             let lost = before & !after != 0;
-            let expected = lost.then_some(("t.S.Get", HttpBinding, Json));
-            assert_contracts(old, new, expected);
+            let lost = lost.then_some(("t.S.Get", HttpBinding, Json));
+            let differs = input != new_input;
+            let differs = differs.then_some(("t.S.Get", Type, Both));
+            assert_contracts(old, new, lost.into_iter().chain(differs));
         }
     }
 
     fn service(methods: &str) -> Contract {
         contract(format!(
-            "message M {{ }} message N {{ }} service S {{ {methods} }}"
+            "message M {{ }} message N {{ message M {{ }} }} \
+             service S {{ {methods} }}"
         ))
     }
 }
@@ -183,7 +195,7 @@ mod types {
             .flat_map(|label| types().map(move |each| field(label, each)));
         let fields: Vec<_> = fields.collect();
         for (old, new) in pairs(&fields) {
-            let expected = judge(old, new);
+            let expected = judge(old, new).into_iter();
             let expected = expected.map(|breaks| ("t.T.f", Type, breaks));
             assert_contracts(old, new, expected);
         }
@@ -199,16 +211,15 @@ mod types {
             }
         }
         for ((key, value, old), (new_key, new_value, new)) in pairs(&maps) {
-            let expected = match (judge(key, new_key), judge(value, new_value))
-            {
-                (None, breaks) | (breaks, None) => breaks,
-                (key, value) if key == value => key,
-                _ => Some(Both),
-            };
+            let mut expected = judge(key, new_key);
+            expected.extend(judge(value, new_value));
+            let expected = expected.into_iter();
             let expected = expected.map(|breaks| ("t.T.f", Type, breaks));
             assert_contracts(old, new, expected);
         }
-        for other in ["M", "repeated M", "repeated int32", "bytes"] {
+        for other in
+            ["M", "repeated M", "repeated P", "repeated int32", "bytes"]
+        {
             let (map, other) = (field("", "map<int32, M>"), field("", other));
             assert_contracts(&map, &other, [("t.T.f", Type, Both)]);
             assert_contracts(&other, &map, [("t.T.f", Type, Both)]);
@@ -221,34 +232,33 @@ mod types {
 
     #[test]
     fn messages_are_compared_by_full_name_and_enums_only_in_json() {
-        let types = "message A { message I { } enum E { Z = 0; } }
-            message B { message I { } enum E { Z = 0; } }";
-        let old = format!("{types} message T {{ A.I f = 1; A.E g = 2; }}");
-        let new = format!("{types} message T {{ B.I f = 1; B.E g = 2; }}");
-        let expected = [("t.T.f", Type, Both), ("t.T.g", Type, Json)];
-        assert_breaks(old, new, expected);
+        let [a, b] = ["A", "B"].map(|name| {
+            format!("message {name} {{ message I {{ }} enum E {{ Z = 0; }} }}")
+        });
+        let user = |name| {
+            let fields = format!("{name}.I f = 1; {name}.E g = 2;");
+            format!("message T {{ message TEntry {{ {fields} }} }}")
+        };
+        let expected =
+            [("t.T.TEntry.f", Type, Both), ("t.T.TEntry.g", Type, Json)];
+        let old = format!("{a} {b} {}", user("A"));
+        assert_breaks(&old, format!("{a} {b} {}", user("B")), expected);
+        // That `A` is removed is a break of its own.
+        let expected = [("t.A", Removed, Both)].into_iter().chain(expected);
+        assert_breaks(&old, format!("{b} {}", user("B")), expected);
     }
 
     #[test]
     fn types_are_compared_by_number_on_the_wire_and_by_name_in_json() {
-        let old = "message M { int32 a = 1; int32 b = 2; int32 c = 3; }";
-        let new = "message M { sint32 z = 1; bool b = 4; string c = 2; }";
-        let expected = [
-            ("t.M.a", Renamed, Json),
-            ("t.M.a", Type, Wire),
-            ("t.M.b", Renumbered, Wire),
-            ("t.M.b", Type, Json),
-            ("t.M.c", Renumbered, Wire),
-            ("t.M.c", Type, Json),
-        ];
-        assert_breaks(old, new, expected);
+        assert_evolutions(evolutions(&KINDS, &GROUPS[..3], &JSON_NAMES));
     }
 
     fn field(label: &str, kind: &str) -> Contract {
         contract(format!(
             "message T {{ {label} {kind} f = 1; }} enum E {{ A = 0; B = 1; }} \
              enum F {{ C = 0; D = 1; }} \
-             message M {{ bool a = 1; message N {{ bool a = 1; }} }}"
+             message M {{ bool a = 1; message N {{ bool a = 1; }} }} \
+             message P {{ int32 key = 1; M value = 2; }}"
         ))
     }
 }
@@ -256,44 +266,17 @@ mod types {
 mod oneofs {
     use super::*;
 
-    const NAMES: [&str; 3] = ["a", "b", "c"];
-
     #[test]
-    fn a_oneof_breaks_if_two_fields_become_exclusive_or_the_reverse() {
+    fn two_fields_that_become_exclusive_or_independent_are_a_break() {
         let states = ["x", "y", "absent", "", "optional"];
-        let all = (0..75).map(|i| [i % 5, i / 5 % 5, i / 25]);
-        let all = all.map(|each| each.map(|i| states[i]));
-        let all = all.map(|states| {
-            let fields = |absent: fn(usize, &str) -> String| {
-                let fields = (1..).zip(NAMES).zip(states);
-                message(fields.map(
-                    move |((number, name), state)| match state {
-                        "absent" => ("", absent(number, name)),
-                        _ => (state, format!("int32 {name} = {number}; ")),
-                    },
-                ))
-            };
-            let old = fields(|_, _| String::new());
-            let new = fields(|number, name| {
-                format!("reserved {number}, \"{name}\"; ")
-            });
-            (states, (old, new))
+        let all = (0..75).map(|i| {
+            let groups = [i % 5, i / 5 % 5, i / 25].map(|i| states[i]);
+            let members = Members::with_groups(groups);
+            (members.contract(), members)
         });
-        let contracts: Vec<_> = all.collect();
-        for ((before, (old, _)), (after, (_, new))) in pairs(&contracts) {
-            let stays =
-                |i: usize| before[i] != "absent" && after[i] != "absent";
-            let share = |states: &[&str], i: usize, j: usize| {
-                states[i] == states[j] && ["x", "y"].contains(&states[i])
-            };
-            let moved = |i: usize, j: usize| {
-                let differs = share(before, i, j) != share(after, i, j);
-                i != j && differs && stays(i) && stays(j)
-            };
-            let fields = (0..3).filter(|i| (0..3).any(|j| moved(*i, j)));
-            let expected =
-                fields.map(|i| (format!("t.M.{}", NAMES[i]), Oneof, Both));
-            assert_contracts(old, new, expected);
+        let all: Vec<_> = all.collect();
+        for ((old_contract, old), (new_contract, new)) in pairs(&all) {
+            assert_contracts(old_contract, new_contract, old.breaks(new));
         }
         let many = |group| {
             let field = |i| (group, format!("int32 f{i} = {i}; "));
@@ -305,26 +288,13 @@ mod oneofs {
 
     #[test]
     fn oneofs_are_compared_by_number_on_the_wire_and_by_name_in_json() {
-        let old = "message M { oneof x { int32 a = 1; int32 b = 2; } }";
-        let new = "message M { int32 a = 1; int32 c = 2; }";
-        let expected = [
-            ("t.M.a", Oneof, Wire),
-            ("t.M.b", Renamed, Json),
-            ("t.M.b", Oneof, Wire),
-        ];
-        assert_breaks(old, new, expected);
-        let new = "message M { int32 a = 1; int32 b = 3; int32 d = 2; }";
-        let expected = [
-            ("t.M.a", Oneof, Json),
-            ("t.M.b", Renumbered, Wire),
-            ("t.M.b", Oneof, Json),
-        ];
-        assert_breaks(old, new, expected);
+        assert_evolutions(evolutions(&KINDS, &GROUPS, &JSON_NAMES));
     }
 
     #[test]
     fn without_a_break_every_value_carries_over_in_both_directions() {
-        check(600, evolutions(), |(old, new)| {
+        check(600, evolutions(&KINDS, &GROUPS, &[None]), |[old, new]| {
+            let (old, new) = (old.contract(), new.contract());
             let breaks = compare(&old.pool, &new.pool);
             for format in [Wire, Json] {
                 let mut all = breaks.iter().map(|each| each.breaks);

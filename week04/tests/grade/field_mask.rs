@@ -1,11 +1,14 @@
+use std::collections::BTreeMap;
+
 use model::*;
 use proptest::prelude::*;
-use prost_reflect::DescriptorPool;
+use prost_reflect::DynamicMessage;
+use prost_reflect::prost::Message as _;
 use prost_types::FieldMask;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 use week04::field_mask::Mask;
 use week04::field_path::{MaskError, without_nulls};
-use week04_api::{DESCRIPTORS, FILE_DESCRIPTOR_SET};
+use week04_api::DESCRIPTORS;
 
 #[path = "field_mask/model.rs"]
 mod model;
@@ -40,15 +43,17 @@ mod paths {
             }
         }
         for path in &wrong {
-            for all in [vec![&**path], vec!["tags", path, "x"]] {
-                let mask = Mask::parse(&profile(), &all);
+            for all in [&[&**path][..], &["tags", path, "x"], &[path, "*"]] {
+                let mask = Mask::parse(&profile(), all);
                 let unknown = MaskError::UnknownPath(path.clone());
                 assert_eq!(mask, Err(unknown), "the mask of the paths {all:?}");
             }
         }
-        let star = Mask::parse(&profile(), &["tags", "*"]);
-        let unknown = MaskError::UnknownPath("*".to_owned());
-        assert_eq!(star, Err(unknown), "the mask of `*` and another path");
+        for all in [["tags", "*"], ["*", "tags"], ["*", "x"]] {
+            let mask = Mask::parse(&profile(), &all);
+            let unknown = MaskError::UnknownPath("*".to_owned());
+            assert_eq!(mask, Err(unknown), "the mask of the paths {all:?}");
+        }
     }
 }
 
@@ -161,7 +166,7 @@ mod requests {
     }
 
     #[test]
-    fn a_duration_is_one_value_and_its_neighbors_stay() {
+    fn a_duration_or_a_field_mask_is_one_value() {
         let settings = DESCRIPTORS.get_message_by_name("conf.v1.Settings");
         let settings = settings.unwrap();
         let timeout = |text| json!({"server": {"http": {"timeout": text}}});
@@ -183,6 +188,13 @@ mod requests {
                 assert_eq!(to_json(&updated), expected, "{old} becomes {new}");
             }
         }
+        let request = "profile.v1.UpdateProfileRequest";
+        let request = DESCRIPTORS.get_message_by_name(request).unwrap();
+        let stored = message(&request, &json!({"update_mask": "tags"}));
+        let empty = DynamicMessage::decode(request, &[18, 0][..]).unwrap();
+        let mask = Mask::of_request(None, &empty).unwrap();
+        let updated = mask.update(&stored, &empty);
+        assert_eq!(updated, Ok(empty), "an empty field mask in the message");
     }
 
     #[test]
@@ -229,10 +241,43 @@ mod requests {
             let expected = without_nulls(expected);
             assert_eq!(to_json(&updated.unwrap()), expected, "the body {body}");
         }
+        let places: BTreeMap<_, _> = places().into_iter().collect();
+        check(48, false, |mut case| {
+            let sent = Json::Object(case.sent.clone());
+            for path in std::mem::take(&mut case.paths) {
+                let values = places.get(&path).into_iter().flatten();
+                for value in values.chain([&Json::Null]) {
+                    let mut body = sent.clone();
+                    match &*path[0] {
+                        "name" | "*" => continue,
+                        "email" => body["phone"].take(),
+                        "phone" => body["email"].take(),
+                        _ => Json::Null,
+                    };
+                    body = without_nulls(body);
+                    set(&mut body, &path, value);
+                    case.paths = leaves(body.as_object().unwrap());
+                    let mask = Mask::of_json(&profile(), Some(&body));
+                    let sent = message(&profile(), &without_nulls(body));
+                    case.sent = to_json(&sent).as_object().unwrap().clone();
+                    case.check_mask(mask)?;
+                }
+            }
+            Ok(())
+        });
     }
 
     #[test]
-    fn an_unknown_key_or_a_missing_body_is_an_error() {
+    fn an_unknown_path_or_a_missing_body_is_an_error() {
+        for path in ["", " ", "x", "nickname.x"] {
+            for all in [&[path][..], &["tags", path, "*"]] {
+                let paths = all.iter().map(|&path| path.to_owned()).collect();
+                let sent = message(&profile(), &json!({"tags": ["t"]}));
+                let mask = Mask::of_request(Some(&FieldMask { paths }), &sent);
+                let unknown = MaskError::UnknownPath(path.to_owned());
+                assert_eq!(mask, Err(unknown), "the mask of the paths {all:?}");
+            }
+        }
         let wrong = ["null", "[]", "\"nickname\"", "7"].map(parse).map(Some);
         for body in wrong.iter().chain([&None]) {
             let mask = Mask::of_json(&profile(), body.as_ref());
@@ -263,6 +308,22 @@ mod field_behavior {
     #[test]
     fn output_only_fields_keep_their_stored_values_at_any_depth() {
         check(256, true, |case| case.check());
+        let contracts = contracts(OUTPUT_ONLY);
+        check_at(few_places(), 64, true, |case| {
+            for (field, profile) in &contracts {
+                let output_only = [&SERVER_FIELDS[..], &[*field]].concat();
+                let expected = Ok(case.expected(&output_only));
+                let updated = case.update(profile);
+                prop_assert_eq!(
+                    updated,
+                    expected,
+                    "{} is output-only: {:?}",
+                    field,
+                    case
+                );
+            }
+            Ok(())
+        });
     }
 
     #[test]
@@ -296,62 +357,80 @@ mod field_behavior {
 
     #[test]
     fn a_change_of_an_immutable_field_is_an_error() {
-        // The same contract, in which output-only fields are immutable.
-        let mut files = FILE_DESCRIPTOR_SET.to_vec();
-        for at in 3..files.len() {
-            if files[at - 3..=at] == [0xe2, 0x41, 1, 3] {
-                files[at] = 5;
-            }
-        }
-        let pool = DescriptorPool::decode(&*files).unwrap();
-        let profile = pool.get_message_by_name("profile.v1.Profile").unwrap();
-        let country = |n| json!({"country": {"population": n}});
-        let address = |n| json!({"address": country(n)});
-        let office = |n| json!({"offices": {"a": country(n)}});
-        let [one, two] = ["1", "2"].map(|n| json!({"visit_count": n}));
         let [mia, zoe] = ["mia", "zoe"].map(|name| json!({"name": name}));
         let none = json!({});
-        let at_address = "address.country.population address.country address *";
-        let at_office = "offices.a.country.population offices.a offices *";
-        for (field, paths, stored, sent) in [
-            ("name", "name *", &mia, &zoe),
-            ("name", "name *", &mia, &none),
-            ("name", "name *", &none, &zoe),
-            ("visit_count", "visit_count *", &one, &two),
-            ("visit_count", "visit_count *", &one, &none),
-            ("population", at_address, &address("1"), &address("2")),
-            ("population", &at_address[..26], &address("1"), &none),
-            ("population", at_office, &office("1"), &office("2")),
-            ("", "address *", &address("1"), &none),
-            ("", "offices.a offices *", &office("1"), &none),
-            ("", at_address, &none, &address("2")),
-            ("", at_office, &none, &office("2")),
-        ] {
-            let [stored, sent] = [stored, sent].map(|m| message(&profile, m));
-            for path in paths.split(' ') {
-                let mask = Mask::parse(&profile, &[path]).unwrap();
-                let update = |sent| Ok(to_json(&mask.update(&stored, sent)?));
-                let expected = match field {
-                    "" => Ok(to_json(&sent)),
-                    _ => Err(MaskError::Immutable(field.to_owned())),
-                };
+        for (stored, sent) in [(&mia, &zoe), (&mia, &none), (&none, &zoe)] {
+            for path in ["name", "*"] {
+                let updated = update(&[path], stored, sent);
+                let error = MaskError::Immutable("name".to_owned());
                 let case = format!("{path} of {sent} on {stored}");
-                assert_eq!(update(&sent), expected, "{case}");
-                let same = Ok(to_json(&stored));
-                assert_eq!(update(&stored), same, "{path} of an equal message");
+                assert_eq!(updated, Err(error), "{case}");
             }
         }
+        let contracts = contracts(IMMUTABLE);
+        check_at(few_places(), 80, true, |mut case| {
+            let all = vec![vec!["*".to_owned()]];
+            for (sent, paths) in [
+                (case.sent.clone(), case.paths.clone()),
+                (case.sent.clone(), all.clone()),
+                (stripped(&case.stored), all),
+            ] {
+                (case.sent, case.paths) = (sent, paths);
+                let stored = case.stored.clone().into();
+                let new = case.expected(&SERVER_FIELDS);
+                for (field, profile) in &contracts {
+                    let expected = if differ(&stored, &new, field) {
+                        Err(MaskError::Immutable((*field).to_owned()))
+                    } else {
+                        Ok(new.clone())
+                    };
+                    prop_assert_eq!(
+                        case.update(profile),
+                        expected,
+                        "{} is immutable: {:?}",
+                        field,
+                        case
+                    );
+                }
+            }
+            Ok(())
+        });
     }
 
     #[test]
     fn a_read_returns_only_the_selected_fields() {
         check(256, true, |case| {
-            let read = to_json(&case.mask().read(&case.stored()));
-            let mut expected = Map::new();
-            for path in case.selected() {
-                write(&mut expected, &case.stored, &path, true);
+            let (stored, paths) = (case.stored(), leaves(&case.stored));
+            let whole = Case { paths, ..case.clone() };
+            let populated = Mask::of_request(None, &stored).unwrap();
+            for (mask, case) in [(case.mask(), case), (populated, whole)] {
+                let read = to_json(&mask.read(&stored));
+                prop_assert_eq!(read, case.expected_read(), "{:?}", case);
             }
-            prop_assert_eq!(read, tidy(expected, &case.stored), "{:?}", case);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn fields_of_a_newer_contract_stay_and_are_not_read() {
+        let address = vec!["address".to_owned()];
+        check(64, true, |case| {
+            // Field 127 is set in the profile and in its address.
+            let known = case.stored().encode_to_vec();
+            let bytes = [&[26, 3, 248, 7, 1, 248, 7, 1], &*known].concat();
+            let stored = DynamicMessage::decode(profile(), &*bytes).unwrap();
+            let unknown = |profile: DynamicMessage| {
+                let address = profile.get_field_by_name("address").unwrap();
+                [&profile, address.as_message().unwrap()]
+                    .map(|message| message.unknown_fields().count())
+            };
+            if !case.selected().contains(&address) {
+                let updated = case.mask().update(&stored, &case.sent());
+                let updated = unknown(updated.expect("expected no error"));
+                prop_assert_eq!(updated, [1, 1], "updated: {:?}", case);
+                let read = unknown(case.mask().read(&stored));
+                prop_assert_eq!(read, [0, 0], "read: {:?}", case);
+            }
             Ok(())
         });
     }

@@ -8,8 +8,7 @@ use prost_reflect::prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
 use week04::compat::compare;
-use week04::contract::Breaks::{self, Both, Json, Wire};
-use week04::contract::Change;
+use week04::contract::{Break, Breaks, Change, Report};
 use week04_api::DESCRIPTORS;
 
 /// The files that methods with HTTP bindings need.
@@ -30,14 +29,12 @@ pub(super) struct Contract {
 /// end, as in `get:/v1/a post:/v1/a:*`.
 pub(super) fn contract(text: impl Into<String>) -> Contract {
     let text = text.into();
-    let mut spaced = String::new();
-    for each in text.chars() {
-        if "{}()<>=;,".contains(each) {
-            spaced.extend([' ', each, ' ']);
-        } else {
-            spaced.push(each);
-        }
-    }
+    let spaced = text.chars().map(|each| match each {
+        '(' | ')' | '<' | '>' | ',' => " ".to_owned(),
+        '{' | '}' | '=' | ';' => format!(" {each} "),
+        other => other.to_string(),
+    });
+    let spaced: String = spaced.collect();
     let tokens: Vec<_> = spaced.split_whitespace().map(str::to_owned).collect();
     let mut file =
         json!({"name": "t.proto", "package": "t", "syntax": "proto3"});
@@ -107,36 +104,28 @@ pub(super) fn expect(
     new: &Contract,
     expected: impl IntoIterator<Item = (impl Into<String>, Change, Breaks)>,
 ) -> Result<(), String> {
-    let expected = expected.into_iter();
-    let mut expected: Vec<Found> = expected
-        .map(|(element, change, breaks)| (element.into(), change, breaks))
-        .collect();
-    expected.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
-    let seen = compare(&old.pool, &new.pool).into_iter();
-    let seen: Vec<Found> =
-        seen.map(|each| (each.element, each.change, each.breaks)).collect();
+    let mut report = Report::default();
+    for (element, change, breaks) in expected {
+        report.add(&element.into(), change, breaks);
+    }
+    let expected = report.into_breaks();
+    let seen = compare(&old.pool, &new.pool);
     if seen == expected {
         return Ok(());
     }
+    let [expected, seen] = [expected, seen].map(|breaks| {
+        let breaks: Vec<_> = breaks.iter().map(Break::to_string).collect();
+        format!("[{}]", breaks.join(", "))
+    });
     let (old, new) = (&old.text, &new.text);
     Err(format!(
-        "from `{old}` to `{new}`: expected the breaks {expected:?}, got {seen:?}"
+        "from `{old}` to `{new}`: expected the breaks {expected}, got {seen}"
     ))
 }
 
 /// Returns every pair of two items, also of an item with itself.
 pub(super) fn pairs<T>(items: &[T]) -> impl Iterator<Item = (&T, &T)> {
     items.iter().flat_map(move |a| items.iter().map(move |b| (a, b)))
-}
-
-/// Returns the clients of both kinds together.
-pub(super) fn breaks(wire: bool, json: bool) -> Option<Breaks> {
-    match (wire, json) {
-        (true, true) => Some(Both),
-        (true, false) => Some(Wire),
-        (false, true) => Some(Json),
-        (false, false) => None,
-    }
 }
 
 /// Turns tokens into the JSON form of a `FileDescriptorProto`.
@@ -176,6 +165,9 @@ impl Parser {
 
     fn item(&mut self, scope: &mut Value, list: &str) {
         let mut item = json!({"name": self.next()});
+        if list == "enumType" {
+            item["options"] = json!({"allowAlias": true});
+        }
         self.take("{");
         self.items(&mut item);
         push(scope, list, item);
@@ -196,9 +188,6 @@ impl Parser {
         let is_enum = scope["value"].is_array();
         while !self.take(";") {
             let first = self.next();
-            if first == "," {
-                continue;
-            }
             if first.starts_with('"') {
                 let name = first.trim_matches('"');
                 push(scope, "reservedName", json!(name));
@@ -217,27 +206,21 @@ impl Parser {
     fn field(&mut self, first: &str, scope: &mut Value) {
         let has_label = ["optional", "repeated"].contains(&first);
         let kind = if has_label { self.next() } else { first.to_owned() };
-        let mut types = Vec::new();
-        if kind == "map" {
-            self.take("<");
-            types.push(self.next());
-            self.take(",");
-            types.push(self.next());
-            self.take(">");
-        }
+        let is_map = kind == "map";
+        let types = is_map.then(|| [self.next(), self.next()]);
         let name = self.next();
         self.take("=");
-        let mut field = typed(&kind, &name, &self.next());
-        if let [key, value] = &*types {
-            let entry = format!("{}Entry", name.to_uppercase());
-            let fields = [typed(key, "key", "1"), typed(value, "value", "2")];
-            field = typed(&entry, &name, field["number"].as_str().unwrap());
+        let entry = format!("{}Entry", name.to_uppercase());
+        let kind = if is_map { &entry } else { &kind };
+        let mut field = typed(kind, &name, &self.next());
+        if let Some([key, value]) = types {
+            let fields = [typed(&key, "key", "1"), typed(&value, "value", "2")];
             let options = json!({"mapEntry": true});
             let entry =
                 json!({"name": entry, "field": fields, "options": options});
             push(scope, "nestedType", entry);
         }
-        if first == "repeated" || kind == "map" {
+        if first == "repeated" || is_map {
             field["label"] = json!("LABEL_REPEATED");
         }
         if first == "optional" {
@@ -254,17 +237,13 @@ impl Parser {
 
     fn method(&mut self, scope: &mut Value) {
         let mut method = json!({"name": self.next()});
-        for side in ["input", "output"] {
-            self.take("returns");
-            self.take("(");
-            let streaming = if side == "input" {
-                "clientStreaming"
-            } else {
-                "serverStreaming"
-            };
+        for (kind, streaming) in [
+            ("inputType", "clientStreaming"),
+            ("outputType", "serverStreaming"),
+        ] {
             method[streaming] = json!(self.take("stream"));
-            method[format!("{side}Type")] = json!(self.next());
-            self.take(")");
+            method[kind] = json!(self.next());
+            self.take("returns");
         }
         let mut rules = Vec::new();
         while !self.take(";") {

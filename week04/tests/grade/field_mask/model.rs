@@ -4,16 +4,20 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use prost_reflect::prost::Message as _;
 use prost_reflect::{
-    DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
+    DescriptorPool, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
+    Value,
 };
 use serde_json::{Map, Value as Json, from_str, json};
 use week04::field_mask::Mask;
 use week04::field_path::{MaskError, quote};
-use week04_api::DESCRIPTORS;
+use week04_api::{DESCRIPTORS, FILE_DESCRIPTOR_SET};
 
 pub(crate) type Object = Map<String, Json>;
 pub(crate) type Path = Vec<String>;
+pub(crate) type Places = Vec<(Path, Vec<Json>)>;
+pub(crate) type Updated = Result<Json, MaskError>;
 pub(crate) type Verdict = Result<(), TestCaseError>;
 
 /// An update. The messages are JSON with the names of the .proto file.
@@ -45,11 +49,7 @@ impl Case {
     /// Compares an update with the model, and repeats it.
     pub(crate) fn check_mask(&self, mask: Result<Mask, MaskError>) -> Verdict {
         let mask = mask.expect("expected a mask");
-        let mut expected = self.stored.clone();
-        for path in self.selected() {
-            write(&mut expected, &self.sent, &path, false);
-        }
-        let expected = tidy(expected, &self.sent);
+        let expected = self.expected(&SERVER_FIELDS);
         let (mut updated, sent) = (self.stored(), self.sent());
         for times in 1..=2 {
             let result = mask.update(&updated, &sent);
@@ -58,6 +58,31 @@ impl Case {
             prop_assert_eq!(&updated, &expected, "{} times {:?}", times, self);
         }
         Ok(())
+    }
+
+    /// Updates a profile of another contract.
+    pub(crate) fn update(&self, profile: &MessageDescriptor) -> Updated {
+        let paths: Vec<_> = self.paths.iter().map(text).collect();
+        let [stored, sent] = [&self.stored, &self.sent].map(Clone::clone);
+        update_with(profile, &paths, &stored.into(), &sent.into())
+    }
+
+    /// The model: returns the result of the update, if no field is immutable.
+    pub(crate) fn expected(&self, output_only: &[&str]) -> Json {
+        let mut expected = self.stored.clone();
+        for path in self.selected() {
+            write(&mut expected, &self.sent, &path, output_only);
+        }
+        tidy(expected, &self.sent)
+    }
+
+    /// The model: returns the selected fields of the stored profile.
+    pub(crate) fn expected_read(&self) -> Json {
+        let mut expected = Map::new();
+        for path in self.selected() {
+            write(&mut expected, &self.stored, &path, &[]);
+        }
+        tidy(expected, &self.stored)
     }
 
     /// Returns the paths, or all fields of the message instead of `*`.
@@ -69,48 +94,43 @@ impl Case {
     }
 }
 
-/// The model: writes the value at one path of `new` into `old`.
-pub(crate) fn write(
-    old: &mut Object,
-    new: &Object,
-    path: &[String],
-    reading: bool,
-) {
+/// The model: writes the value at one path of `new` into `old`, but not the
+/// fields in `fixed`.
+fn write(old: &mut Object, new: &Object, path: &[String], fixed: &[&str]) {
     let (first, rest) = path.split_first().expect("a path is not empty");
-    if OUTPUT_ONLY.contains(&&**first) && !reading {
+    if fixed.contains(&&**first) {
         return;
     }
     let (before, after) = (old.remove(first), new.get(first));
     let value = if rest.is_empty() {
-        after.map(|after| replaced(before.as_ref(), after, reading))
+        after.map(|after| replaced(before.as_ref(), after, fixed))
     } else {
         let mut inner = before.clone().unwrap_or_else(|| json!({}));
         let inside = inner.as_object_mut().expect("only objects have parts");
         let after = after.and_then(Json::as_object);
-        write(inside, after.unwrap_or(&Map::new()), rest, reading);
+        write(inside, after.unwrap_or(&Map::new()), rest, fixed);
         let exists = before.is_some() || !inside.is_empty();
         exists.then_some(inner)
     };
     old.extend(value.map(|value| (first.clone(), value)));
 }
 
-/// The model: returns `new` with the output-only fields of `old`.
-fn replaced(old: Option<&Json>, new: &Json, reading: bool) -> Json {
-    let is_output_only = |key: &&String| OUTPUT_ONLY.contains(&&***key);
+/// The model: returns `new` with those fields of `old` that are in `fixed`.
+fn replaced(old: Option<&Json>, new: &Json, fixed: &[&str]) -> Json {
+    let is_fixed = |key: &&String| fixed.contains(&&***key);
     match new {
         Json::Object(new) => {
             let empty = Map::new();
             let old = old.and_then(Json::as_object).unwrap_or(&empty);
+            let sent = new.iter().filter(|(key, _)| !is_fixed(key));
             let sent =
-                new.iter().filter(|(k, _)| reading || !is_output_only(k));
-            let sent = sent
-                .map(|(k, v)| (k.clone(), replaced(old.get(k), v, reading)));
-            let kept = old.iter().filter(|(key, _)| is_output_only(key));
+                sent.map(|(k, v)| (k.clone(), replaced(old.get(k), v, fixed)));
+            let kept = old.iter().filter(|(key, _)| is_fixed(key));
             let kept = kept.map(|(key, value)| (key.clone(), value.clone()));
             sent.chain(kept).collect()
         }
         Json::Array(new) => {
-            let strip = |element: &Json| replaced(None, element, reading);
+            let strip = |element: &Json| replaced(None, element, fixed);
             let old = old.and_then(Json::as_array);
             let mut old = old.cloned().unwrap_or_default();
             let elements = new.iter().map(|new| {
@@ -124,7 +144,7 @@ fn replaced(old: Option<&Json>, new: &Json, reading: bool) -> Json {
 }
 
 /// The model: keeps the `sent` member of the oneof, and omits empty maps.
-pub(crate) fn tidy(mut message: Object, sent: &Object) -> Json {
+fn tidy(mut message: Object, sent: &Object) -> Json {
     if message.contains_key("email") && message.contains_key("phone") {
         let sent_email = sent.contains_key("email");
         message.remove(if sent_email { "phone" } else { "email" });
@@ -133,7 +153,26 @@ pub(crate) fn tidy(mut message: Object, sent: &Object) -> Json {
     message.into()
 }
 
-const OUTPUT_ONLY: [&str; 3] = ["visit_count", "create_time", "population"];
+/// Returns a profile without its output-only fields.
+pub(crate) fn stripped(profile: &Object) -> Object {
+    let json = replaced(None, &profile.clone().into(), &SERVER_FIELDS);
+    json.as_object().expect("a profile is an object").clone()
+}
+
+/// The model: returns whether a field differs in two messages, or in messages
+/// inside both.
+pub(crate) fn differ(old: &Json, new: &Json, field: &str) -> bool {
+    let (Some(before), Some(after)) = (old.as_object(), new.as_object()) else {
+        return false;
+    };
+    let parts = before.iter().filter_map(|(k, v)| Some((v, after.get(k)?)));
+    before.get(field) != after.get(field)
+        || parts.into_iter().any(|(old, new)| differ(old, new, field))
+}
+
+/// The fields that are output-only.
+pub(crate) const SERVER_FIELDS: [&str; 3] =
+    ["visit_count", "create_time", "population"];
 pub(crate) const MAPS: [&str; 3] = ["labels", "offices", "prizes"];
 const STRINGS: [&str; 6] = ["a", "", "a.b", "city", "*", "Zoë`, \"\n"];
 const INTEGERS: [i32; 4] = [7, 0, i32::MIN, i32::MAX];
@@ -142,18 +181,79 @@ pub(crate) fn profile() -> MessageDescriptor {
     DESCRIPTORS.get_message_by_name("profile.v1.Profile").unwrap()
 }
 
+pub(crate) const OUTPUT_ONLY: i32 = 3;
+pub(crate) const IMMUTABLE: i32 = 5;
+
+/// Returns contracts in which one more field has this behavior: the name of the
+/// field, and the type of profiles.
+pub(crate) fn contracts(
+    behavior: i32,
+) -> Vec<(&'static str, MessageDescriptor)> {
+    const FIELDS: &str = "address offices country code phone number email age \
+        tags labels former_addresses";
+    let set = "google.protobuf.FileDescriptorSet";
+    let set = DESCRIPTORS.get_message_by_name(set).unwrap();
+    let mut set = DynamicMessage::decode(set, FILE_DESCRIPTOR_SET).unwrap();
+    for file in elements(&mut set, "file") {
+        file.clear_field_by_name("source_code_info");
+    }
+    let with = |field| (field, profile_with(field, behavior, set.clone()));
+    FIELDS.split(' ').map(with).collect()
+}
+
+fn profile_with(
+    name: &str,
+    behavior: i32,
+    mut set: DynamicMessage,
+) -> MessageDescriptor {
+    let option = "google.api.field_behavior";
+    let option = DESCRIPTORS.get_extension_by_name(option).unwrap();
+    let files = elements(&mut set, "file");
+    let messages = files.flat_map(|file| elements(file, "message_type"));
+    for field in messages.flat_map(|message| elements(message, "field")) {
+        if field.get_field_by_name("name").unwrap().as_str() == Some(name) {
+            let options = field.get_field_by_name_mut("options").unwrap();
+            let behaviors = Value::List(vec![Value::EnumNumber(behavior)]);
+            let options = options.as_message_mut().unwrap();
+            options.set_extension(&option, behaviors);
+        }
+    }
+    let pool = DescriptorPool::decode(&*set.encode_to_vec()).unwrap();
+    pool.get_message_by_name("profile.v1.Profile").unwrap()
+}
+
+/// Returns the messages in a repeated field.
+fn elements<'a>(
+    message: &'a mut DynamicMessage,
+    field: &str,
+) -> impl Iterator<Item = &'a mut DynamicMessage> + use<'a> {
+    let list = message.get_field_by_name_mut(field).unwrap();
+    let elements = list.as_list_mut().unwrap().iter_mut();
+    elements.map(|element| element.as_message_mut().unwrap())
+}
+
 /// Returns every path of a profile, with some keys of each map, and some values
 /// for each path.
-pub(crate) fn places() -> Vec<(Path, Vec<Json>)> {
+pub(crate) fn places() -> Places {
     let mut all = Vec::new();
     collect_places(&profile(), &[], &mut all);
     all
 }
 
+/// Returns the paths of a profile with one key of each map and no numbers, so
+/// that generated profiles often have the same parts.
+pub(crate) fn few_places() -> Places {
+    let is_few = |path: &Path| match &path[..] {
+        [map, key, ..] if MAPS.contains(&&**map) => key == "a" || key == "7",
+        _ => path[0] != "numbers",
+    };
+    places().into_iter().filter(|(path, _)| is_few(path)).collect()
+}
+
 fn collect_places(
     parent: &MessageDescriptor,
     outer: &[String],
-    all: &mut Vec<(Path, Vec<Json>)>,
+    all: &mut Places,
 ) {
     for field in parent.fields() {
         let path = [outer, &[field.name().to_owned()]].concat();
@@ -175,12 +275,7 @@ fn collect_places(
     }
 }
 
-fn collect_values(
-    kind: &Kind,
-    is_list: bool,
-    path: Path,
-    all: &mut Vec<(Path, Vec<Json>)>,
-) {
+fn collect_values(kind: &Kind, is_list: bool, path: Path, all: &mut Places) {
     let values = match kind {
         Kind::Message(time) if time.package_name() == "google.protobuf" => {
             json!(["1970-01-01T00:00:00Z", "2026-01-02T03:04:05.600Z"])
@@ -263,9 +358,18 @@ pub(crate) fn update(
     paths: &[impl AsRef<str>],
     stored: &Json,
     sent: &Json,
-) -> Result<Json, MaskError> {
-    let [stored, sent] = [stored, sent].map(|json| message(&profile(), json));
-    let mask = Mask::parse(&profile(), paths)?;
+) -> Updated {
+    update_with(&profile(), paths, stored, sent)
+}
+
+fn update_with(
+    profile: &MessageDescriptor,
+    paths: &[impl AsRef<str>],
+    stored: &Json,
+    sent: &Json,
+) -> Updated {
+    let [stored, sent] = [stored, sent].map(|json| message(profile, json));
+    let mask = Mask::parse(profile, paths)?;
     mask.update(&stored, &sent).map(|updated| to_json(&updated))
 }
 
@@ -287,6 +391,16 @@ pub(crate) fn check(
     output_only: bool,
     property: impl Fn(Case) -> Verdict,
 ) {
+    check_at(places(), cases, output_only, property);
+}
+
+/// Checks a property of profiles that have only values at these places.
+pub(crate) fn check_at(
+    places: Places,
+    cases: u32,
+    output_only: bool,
+    property: impl Fn(Case) -> Verdict,
+) {
     let config = Config {
         cases,
         failure_persistence: None,
@@ -294,7 +408,6 @@ pub(crate) fn check(
         ..Config::default()
     };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let places: Vec<_> = places();
     let profile_with = |values: Vec<((Path, Vec<Json>), Index)>| {
         let mut json = json!({});
         for ((path, samples), index) in &values {
@@ -316,7 +429,8 @@ pub(crate) fn check(
     let all = (document.clone(), document, paths);
     let all = all.prop_map(|(stored, sent, paths)| {
         let [stored, mut sent] = [stored, sent].map(|json| {
-            let json = replaced(None, &json, output_only);
+            let fixed = if output_only { &[][..] } else { &SERVER_FIELDS };
+            let json = replaced(None, &json, fixed);
             match to_json(&message(&profile(), &json)) {
                 Json::Object(object) => object,
                 json => unreachable!("{json} is a message"),
