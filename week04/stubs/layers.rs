@@ -30,10 +30,12 @@
 //!   of likes after that. Every other column and table stays the same.
 //! - If n new users like a comment at the same time, the calls return 1 to n,
 //!   each number once. If one user likes it n times at the same time, every
-//!   call succeeds and returns the same number.
+//!   call succeeds and returns the same number. The calls can come from several
+//!   processes.
 //! - `add` returns `None` and changes nothing if there is no comment with this
-//!   id, if it belongs to another subject, or if it is deleted. This also holds
-//!   if the comment is deleted while `add` runs.
+//!   id, if it belongs to another subject, or if it is deleted: its
+//!   `delete_time` is not null. This also holds for a user who likes it already,
+//!   and if the comment is deleted while `add` runs.
 //! - If a statement or the commit fails, `add` returns an error, and nothing
 //!   has changed. The error is `Unavailable` if `classify` returns `Busy`,
 //!   `Lost` or `TimedOut`, and `Failed` in all other cases. The `sqlx::Error`

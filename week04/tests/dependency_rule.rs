@@ -60,6 +60,7 @@ fn a_module_that_stays_inside_has_no_paths_out_of_it() {
         "macro_rules! id { ($a:expr) => { $a } } fn f() { id!(1); }",
         "fn f<'a>(a: &'a str) -> impl Sized + use<'a> { a }",
         "fn f<T: Into<E>, E>(e: <T as TryInto<E>>::Error) {}",
+        "impl<T> A for Vec<T> { fn f() { <Vec<T>>::g(); Vec::<T>::h(); } }",
         "use std::pin::Pin; fn f() { Box::pin(async move { Self::g() }); }",
     ] {
         let file =
@@ -83,6 +84,8 @@ fn every_path_out_of_the_module_is_found() {
         ("fn f() -> ::sqlx::Result<()> {}", "::sqlx::Result"),
         ("fn f(_: &'static ::sqlx::Error) {}", "::sqlx::Error"),
         ("impl From<<tokio::A as B>::C> for D {}", "tokio::A"),
+        ("impl<R: A<B>> ::tonic::A for C<R> {}", "::tonic::A"),
+        ("fn f(_: impl for<'a> ::sqlx::A<'a>) {}", "::sqlx::A"),
         ("use super::data::SqlLikes;", "super::data::SqlLikes"),
         ("pub use super::rules::*;", "super::rules::*"),
         ("use self::super::data;", "self::super::data"),

@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use week04_biz::{Cause, Error, StorageError, UserId};
 
-use self::fake::{call, generated, like};
-use self::fixture::{COMMENTS, Fixture, subject};
+use self::fake::{call, causes, generated, like_twice, number};
+use self::fixture::{COMMENTS, DELETE, Fixture, subject};
 use self::results::{assert_failure, assert_likes, result_within, sorted};
 
 #[path = "layers_contract.rs"]
@@ -27,24 +28,27 @@ mod use_case {
 
     #[tokio::test]
     async fn a_like_calls_the_repository_once_and_returns_its_answer() {
-        let answers = any::<Option<i64>>();
+        let answers = prop::option::of(number());
         for ((subject, id, user), answer) in generated((call(), answers)) {
             if UserId::new("user", &user).is_err() {
                 continue;
             }
             let call = (subject, id, user);
-            let (liked, calls) = like(&call, move || Ok(answer)).await;
-            assert_eq!(calls, [call], "the calls of the repository");
-            let liked = match liked {
-                Ok(likes) => Some(likes),
-                Err(Error::NotFound { kind, id: missing }) => {
-                    assert_eq!(kind, "comment", "the kind of the error");
-                    assert_eq!(missing, id.to_string(), "the id of the error");
-                    None
-                }
-                Err(other) => panic!("answer {answer:?}: got {other:?}"),
-            };
-            assert_eq!(liked, answer, "the number, or None for NotFound");
+            for (liked, calls) in like_twice(&call, move || Ok(answer)).await {
+                let call = std::slice::from_ref(&call);
+                assert_eq!(calls, call, "the calls of the repository");
+                let liked = match liked {
+                    Ok(likes) => Some(likes),
+                    Err(Error::NotFound { kind, id: missing }) => {
+                        assert_eq!(kind, "comment", "the kind of the error");
+                        let id = id.to_string();
+                        assert_eq!(missing, id, "the id of the error");
+                        None
+                    }
+                    Err(other) => panic!("answer {answer:?}: got {other:?}"),
+                };
+                assert_eq!(liked, answer, "the number, or None for NotFound");
+            }
         }
     }
 
@@ -55,65 +59,63 @@ mod use_case {
         invalid.retain(|user| UserId::new("user", user).is_err());
         for user in invalid {
             let call = (subject("rust"), 1, user);
-            let (liked, calls) = like(&call, || Ok(Some(1))).await;
-            let user = call.2;
-            assert_eq!(calls, [], "the calls of the repository for {user:?}");
-            let field = match liked {
-                Err(Error::Invalid(invalid)) => Ok(invalid.field),
-                other => Err(other),
-            };
-            let field = field.expect("expected Error::Invalid");
-            assert_eq!(field, "user", "the invalid field, for {user:?}");
+            for (liked, calls) in like_twice(&call, || Ok(Some(1))).await {
+                let user = &call.2;
+                assert_eq!(calls, [], "the calls of the repository, {user:?}");
+                let field = match liked {
+                    Err(Error::Invalid(invalid)) => Ok(invalid.field),
+                    other => Err(other),
+                };
+                let field = field.expect("expected Error::Invalid");
+                assert_eq!(field, "user", "the invalid field, for {user:?}");
+            }
         }
     }
 
     #[tokio::test]
     async fn a_storage_error_keeps_its_kind_and_cause_and_is_not_retried() {
         type Kind = fn(Cause) -> StorageError;
-        let causes: [fn() -> Cause; 6] = [
-            || sqlx::Error::RowNotFound.into(),
-            || sqlx::Error::PoolTimedOut.into(),
-            || std::io::Error::from(std::io::ErrorKind::NotFound).into(),
-            || "there is no comment 7".into(),
-            || StorageError::Unavailable("the storage failed".into()).into(),
-            || Error::NotFound { kind: "comment", id: "7".to_owned() }.into(),
-        ];
         let kinds: [(bool, Kind); 2] =
             [(true, StorageError::Unavailable), (false, StorageError::Failed)];
         let call = (subject("rust"), 7, "ann".to_owned());
-        for (cause, (may_retry, kind)) in
-            causes.iter().flat_map(|&cause| kinds.map(|kind| (cause, kind)))
+        for (cause, (may_retry, kind)) in causes()
+            .into_iter()
+            .flat_map(|cause| kinds.map(|kind| (Arc::clone(&cause), kind)))
         {
             let error = kind(cause());
-            let answer = move || Err(kind(cause()));
-            let (liked, calls) = like(&call, answer).await;
-            assert_eq!(
-                calls.len(),
-                1,
-                "the calls of a repository with {error:?}"
-            );
-            let (is_unavailable, seen) = match liked {
-                Err(Error::Unavailable(cause)) => (true, cause),
-                Err(Error::Internal(cause)) => (false, cause),
-                other => panic!("the result for {error:?}: {other:?}"),
-            };
-            assert_eq!(is_unavailable, may_retry, "Unavailable? {error:?}");
-            let (seen_text, text) =
-                (format!("{seen:?}"), format!("{:?}", cause()));
-            assert_eq!(seen_text, text, "the cause for {error:?}");
-            let is_sqlx = cause().is::<sqlx::Error>();
-            assert_eq!(
-                seen.is::<sqlx::Error>(),
-                is_sqlx,
-                "is the cause a sqlx::Error, for {error:?}"
-            );
+            let make = Arc::clone(&cause);
+            let answer = move || Err(kind(make()));
+            for (liked, calls) in like_twice(&call, answer).await {
+                let calls = calls.len();
+                assert_eq!(
+                    calls, 1,
+                    "the calls of a repository with {error:?}"
+                );
+                let (is_unavailable, seen) = match liked {
+                    Err(Error::Unavailable(cause)) => (true, cause),
+                    Err(Error::Internal(cause)) => (false, cause),
+                    other => panic!("the result for {error:?}: {other:?}"),
+                };
+                assert_eq!(is_unavailable, may_retry, "Unavailable? {error:?}");
+                let (seen_text, text) =
+                    (format!("{seen:?}"), format!("{:?}", cause()));
+                assert_eq!(seen_text, text, "the cause for {error:?}");
+                let is_sqlx = cause().is::<sqlx::Error>();
+                assert_eq!(
+                    seen.is::<sqlx::Error>(),
+                    is_sqlx,
+                    "is the cause a sqlx::Error, for {error:?}"
+                );
+            }
         }
     }
 
     #[tokio::test]
     async fn the_business_layer_runs_on_a_fake_and_names_no_outer_layer() {
         let call = (subject("rust"), 1, "ann".to_owned());
-        assert_eq!(like(&call, || Ok(Some(1))).await.0.ok(), Some(1));
+        for (liked, _) in like_twice(&call, || Ok(Some(1))).await {
+            assert_eq!(liked.ok(), Some(1), "the likes that the fake returns");
+        }
 
         let paths = dependency_rule::paths_out_of_biz(crate::sources::LAYERS);
         assert!(
@@ -167,7 +169,7 @@ mod sql {
             assert_eq!(fixture.counts(1).await, (n - 1, n - 1), "after {on}");
             fixture.run(&format!("DROP TRIGGER t{n}")).await;
             let added = fixture.add("rust", 1, &user).await;
-            assert_likes(&added, n, "the same call again");
+            assert_likes(&added, Some(n), "the same call again");
         }
     }
 
@@ -192,7 +194,7 @@ mod sql {
         writer.close().await.expect("an open connection");
 
         let added = fixture.add("rust", 1, "ann").await;
-        assert_likes(&added, 1, "after the lock is released");
+        assert_likes(&added, Some(1), "after the lock is released");
         fixture.run("DROP TABLE likes").await;
         let added = fixture.add("rust", 1, "bob").await;
         assert_failure(added, false, "a missing table");
@@ -231,10 +233,14 @@ mod postgres {
     async fn users_who_wait_for_the_same_row_lock_are_all_counted() {
         let fixture = Fixture::postgres(5).await;
         let users = ["a", "b", "c", "d", "e"].map(str::to_owned);
-        let lock = "UPDATE comment_index SET like_count = like_count";
+        let lock = "UPDATE comment_index SET like_count = like_count \
+                    WHERE id = 1";
         let liked = fixture.adds_during(lock, 1, &users).await;
         assert_eq!(sorted(liked), [1, 2, 3, 4, 5], "five users");
+        let liked = fixture.adds_during(&other_like(2, "f"), 2, &users).await;
+        assert_eq!(sorted(liked), [2, 3, 4, 5, 6], "after another process");
         assert_eq!(fixture.counts(1).await, (5, 5), "likes, like_count");
+        assert_eq!(fixture.counts(2).await, (6, 6), "likes, like_count");
     }
 
     #[tokio::test]
@@ -242,19 +248,23 @@ mod postgres {
     async fn likes_of_one_user_that_wait_for_a_row_lock_count_once() {
         let fixture = Fixture::postgres(5).await;
         let ann = vec!["ann".to_owned(); 5];
-        let lock = "UPDATE comment_index SET like_count = like_count";
+        let lock = "UPDATE comment_index SET like_count = like_count \
+                    WHERE id = 2";
         let liked = fixture.adds_during(lock, 2, &ann).await;
         assert_eq!(sorted(liked), [1; 5], "five likes of one user");
+        let liked = fixture.adds_during(&other_like(1, "ann"), 1, &ann).await;
+        assert_eq!(sorted(liked), [1; 5], "likes that another process stores");
         assert_eq!(fixture.counts(2).await, (1, 1), "likes, like_count");
+        assert_eq!(fixture.counts(1).await, (1, 1), "likes, like_count");
     }
 
     #[tokio::test]
     #[ignore = "needs postgres"]
     async fn a_comment_deleted_while_a_like_waits_gets_no_like() {
         let fixture = Fixture::postgres(5).await;
-        let delete = "UPDATE comment_index SET delete_time = 1";
+        let delete = format!("{DELETE} WHERE id = 1");
         let users = ["a", "b", "c", "d", "d"].map(str::to_owned);
-        for added in fixture.adds_during(delete, 1, &users).await {
+        for added in fixture.adds_during(&delete, 1, &users).await {
             let added = added.expect("expected None, and no error");
             assert_eq!(added, None, "the likes of a deleted comment");
         }
@@ -263,10 +273,11 @@ mod postgres {
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn each_sqlstate_says_whether_a_retry_may_succeed() {
-        let fixture = Fixture::postgres(1).await;
+    async fn each_sqlstate_or_a_stopped_server_says_whether_to_retry() {
+        let mut fixture = Fixture::postgres(1).await;
         let retry = "40001 40P01 53300 55P03 57014 57P01 57P02 57P03 08006";
-        let no_retry = "23505 23514 22012 42501 XX001 XX002 P0001 02000";
+        let no_retry = "23505 23514 22012 42501 XX001 XX002 P0001 02000 \
+                        23503 40002 53100 53200 55006 57P04 58030 25006";
         let codes = retry.split(' ').map(|code| (true, code));
         let codes = codes.chain(no_retry.split(' ').map(|code| (false, code)));
         let events = [
@@ -292,8 +303,11 @@ mod postgres {
             assert_eq!(counts, (n - 1, n - 1), "after {code}, {event}");
             fixture.run("DROP FUNCTION fails() CASCADE").await;
             let added = fixture.add("rust", 1, code).await;
-            assert_likes(&added, n, "the same call again");
+            assert_likes(&added, Some(n), "the same call again");
         }
+        fixture.stop_server();
+        let added = fixture.add("rust", 1, "ann").await;
+        assert_failure(added, true, "a stopped server");
     }
 
     #[tokio::test]
@@ -304,14 +318,23 @@ mod postgres {
     }
 }
 
-/// Likes and deletes comments in a generated order, and compares every result,
+/// Returns the statements by which another process stores a like.
+fn other_like(id: i64, user: &str) -> String {
+    format!(
+        "INSERT INTO likes (comment_id, user_id) VALUES ({id}, '{user}'); \
+         UPDATE comment_index SET like_count = like_count + 1 WHERE id = {id}"
+    )
+}
+
+/// Makes generated likes. Then another process deletes a comment, creates one
+/// and stores a like, and the same likes are made again. Compares every result,
 /// and in the end every row, with a model.
 async fn likes_match_a_model(fixture: &Fixture) {
-    let users = "[ -~é用]{1,64}|(ann|Ann| ann|ann |O'Brien|%|_|\")|u[0-9]{2}";
+    let users = "[ -~é用\u{a0}\u{200b}\u{feff}]{1,64}|u[0-9]{2}|\
+                 (ann|Ann| ann|ann |O'Brien|%|_|\")";
     let subjects = prop::sample::select(vec!["rust", "go", "none"]);
     let ids = COMMENTS.map(|(id, _)| id);
     let ids = prop::sample::select([&ids[..], &[0, 8, i64::MIN]].concat());
-    let before = fixture.other_columns().await;
     let mut model: BTreeMap<_, BTreeSet<String>> =
         COMMENTS.map(|comment| (comment, BTreeSet::new())).into();
     let seed = "INSERT INTO likes (comment_id, user_id) WITH RECURSIVE n (n) \
@@ -323,10 +346,26 @@ async fn likes_match_a_model(fixture: &Fixture) {
     let seeds = (1..=1500).map(|n| format!("seed {n}"));
     model.insert((1, "rust"), seeds.collect());
     let mut deleted = BTreeSet::from([7]);
-    fixture.run("UPDATE comment_index SET delete_time = 1 WHERE id = 7").await;
+    fixture.run(&format!("{DELETE} WHERE id = 7")).await;
     let popular = (0..300).map(|n| ("rust", 1, format!("user {}", n % 150)));
-    let calls = generated((subjects, ids, users)).into_iter().chain(popular);
-    for (n, (on, id, user)) in calls.enumerate() {
+    let calls = generated((subjects, ids, users));
+    let again = calls.clone();
+    let mut before = fixture.other_columns().await;
+    for (n, (on, id, user)) in
+        calls.into_iter().chain(again).chain(popular).enumerate()
+    {
+        if n == 200 {
+            let after = fixture.other_columns().await;
+            assert_eq!(after, before, "the other columns");
+            fixture.run(&format!("{DELETE} WHERE id = 2")).await;
+            deleted.insert(2);
+            fixture.create_comment(8, "rust").await;
+            model.insert((8, "rust"), BTreeSet::new());
+            fixture.run(&other_like(1, "other")).await;
+            let users = model.get_mut(&(1, "rust")).expect("a comment");
+            users.insert("other".to_owned());
+            before = fixture.other_columns().await;
+        }
         let stored = model
             .get_mut(&(id, on))
             .filter(|_| !deleted.contains(&id))
@@ -337,12 +376,6 @@ async fn likes_match_a_model(fixture: &Fixture) {
         let added = fixture.add(on, id, &user).await;
         let added = added.expect("expected a result, and no error");
         assert_eq!(added, stored, "likes of comment {id} on {on} by {user:?}");
-        if n == 200 {
-            deleted.insert(2);
-            let delete =
-                "UPDATE comment_index SET delete_time = 1 WHERE id = 2";
-            fixture.run(delete).await;
-        }
     }
     for ((id, _), users) in model {
         let select = "SELECT user_id FROM likes WHERE comment_id = $1";
@@ -354,33 +387,42 @@ async fn likes_match_a_model(fixture: &Fixture) {
         assert_eq!(like_count, likes, "like_count of comment {id}");
     }
     let after = fixture.other_columns().await;
-    assert_eq!(after, before, "the other columns of the comments");
+    assert_eq!(after, before, "the other columns");
 }
 
 /// Drops a call of `add` after each number of polls: when it waits, and when it
-/// has been woken. Then the only connection of the pool must be usable.
+/// has been woken. It is the call of a new user, of one whose like is stored, or
+/// for another subject. Then the only connection of the pool must be usable.
 async fn calls_are_dropped_at_every_await(fixture: &Fixture) {
-    const ROUNDS: usize = 2;
-    let mut users = 0;
+    // SQLite does not reach an await at the same poll each time.
+    const CALLS: [(&str, bool); 4] =
+        [("rust", true), ("rust", true), ("rust", false), ("go", false)];
+    let (mut users, mut probes) = (0, 0);
     for polls in 0..500 {
         let mut completed = 0;
-        // SQLite does not reach an await at the same poll each time.
-        for is_woken in [false, true].repeat(ROUNDS) {
-            users += 1;
+        for (n, (on, is_new)) in [CALLS, CALLS].concat().into_iter().enumerate()
+        {
+            let is_woken = n < CALLS.len();
+            users += i64::from(is_new);
+            probes += 1;
             let user = format!("user {users}");
-            let case = format!("a drop at poll {polls}, woken: {is_woken}");
+            let likes = (on == "rust").then_some(users);
+            let case = format!(
+                "a drop at poll {polls}, woken: {is_woken}, subject: {on}, \
+                 new user: {is_new}"
+            );
             fixture.pool_is_idle().await;
-            let add = fixture.add("rust", 1, &user);
+            let add = fixture.add(on, 1, &user);
             let added = result_within(polls, is_woken, add).await;
             if let Some(added) = added {
-                assert_likes(&added, users, &case);
+                assert_likes(&added, likes, &case);
                 completed += 1;
             }
-            fixture.next_caller_is_served(users, &case).await;
-            let added = fixture.add("rust", 1, &user).await;
-            assert_likes(&added, users, &format!("the retry after {case}"));
+            fixture.next_caller_is_served(probes, &case).await;
+            let added = fixture.add(on, 1, &user).await;
+            assert_likes(&added, likes, &format!("the retry after {case}"));
         }
-        if completed == 2 * ROUNDS {
+        if completed == 2 * CALLS.len() {
             return;
         }
     }

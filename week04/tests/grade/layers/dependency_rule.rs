@@ -119,6 +119,22 @@ fn is_name(token: &str) -> bool {
         && !contains(KEYWORDS, token)
 }
 
+/// Returns whether the last token closes the parameters of `impl<…>` or
+/// `for<…>`, after which a path begins.
+fn ends_binder(tokens: &[&str]) -> bool {
+    let mut open = 0;
+    let start = tokens.iter().rposition(|&token| {
+        open += match token {
+            ">" => 1,
+            "<" => -1,
+            _ => 0,
+        };
+        open == 0
+    });
+    let before = start.and_then(|start| start.checked_sub(1));
+    before.is_some_and(|before| contains("impl for", tokens[before]))
+}
+
 fn check(tokens: &[&str]) -> Vec<String> {
     let at = |i: usize| tokens.get(i).copied().unwrap_or_default();
     let before = |i: usize, n: usize| i.checked_sub(n).map_or("", at);
@@ -163,7 +179,7 @@ fn check(tokens: &[&str]) -> Vec<String> {
             _ => {
                 let is_absolute = before(i, 1) == "::"
                     && !is_name(before(i, 2))
-                    && before(i, 2) != ">";
+                    && (before(i, 2) != ">" || ends_binder(&tokens[..i - 1]));
                 let is_first = before(i, 1) != "::" || is_absolute;
                 let is_scope = next == "::" && at(i + 2) != "<";
                 let is_macro =

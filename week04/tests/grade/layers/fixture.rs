@@ -34,6 +34,10 @@ pub(super) const COMMENTS: [(i64, &str); 6] = [
     (7, "go"),
 ];
 
+/// Deletes comments, at a time in microseconds.
+pub(super) const DELETE: &str =
+    "UPDATE comment_index SET delete_time = 1700000000000000";
+
 pub(super) fn subject(id: &str) -> SubjectId {
     SubjectId::new(id).expect("a valid id")
 }
@@ -42,6 +46,7 @@ pub(super) fn subject(id: &str) -> SubjectId {
 pub(super) struct Fixture {
     pub(super) database: Database,
     pub(super) observer: AnyPool,
+    likes: SqlLikes,
     server: Option<Postgres>,
     _dir: Option<TempDir>,
 }
@@ -118,21 +123,34 @@ impl Fixture {
         let database = open(url, pool).await;
         let observer = open(observer_url, limits(2, ACQUIRE_TIMEOUT)).await;
         let observer = observer.pool().clone();
-        let fixture = Self { database, observer, server: None, _dir: None };
+        let likes = SqlLikes::new(database.clone());
+        let fixture =
+            Self { database, observer, likes, server: None, _dir: None };
         for (id, subject) in COMMENTS {
-            let insert = format!(
-                "INSERT INTO subjects (id, title, create_time) \
-                 VALUES ('{subject}', 'title', 1) ON CONFLICT DO NOTHING"
-            );
-            fixture.run(&insert).await;
-            let insert = format!(
-                "INSERT INTO comment_index \
-                 (id, subject_id, author, create_time, update_time) \
-                 VALUES ({id}, '{subject}', 'zoe', 1, 1)"
-            );
-            fixture.run(&insert).await;
+            fixture.create_comment(id, subject).await;
         }
         fixture
+    }
+
+    /// Creates a comment of `ann`. On `rust`, all but the first are replies.
+    pub(super) async fn create_comment(&self, id: i64, subject: &str) {
+        let insert = format!(
+            "INSERT INTO subjects (id, title, create_time) \
+             VALUES ('{subject}', 'title', 1) ON CONFLICT DO NOTHING"
+        );
+        self.run(&insert).await;
+        let reply_to = i64::from(subject == "rust" && id != 1);
+        let insert = format!(
+            "INSERT INTO comment_index (id, subject_id, author, reply_to, \
+             request_id, create_time, update_time) \
+             VALUES ({id}, '{subject}', 'ann', {reply_to}, '{id}', 1, 1)"
+        );
+        self.run(&insert).await;
+    }
+
+    /// Stops the Postgres server.
+    pub(super) fn stop_server(&mut self) {
+        self.server = None;
     }
 
     /// Runs a statement of the test itself.
@@ -142,16 +160,15 @@ impl Fixture {
         run.unwrap_or_else(|error| panic!("`{statement}` failed: {error}"));
     }
 
-    /// Calls `add` of the subject.
+    /// Calls `add` of the subject: always of the same `SqlLikes`.
     pub(super) async fn add(&self, on: &str, id: i64, user: &str) -> Added {
-        let likes = SqlLikes::new(self.database.clone());
         let (on, id) = (subject(on), CommentId(id));
         let user = UserId::new("user", user).expect("a valid id");
-        let added = timeout(LIMIT, likes.add(&on, id, &user)).await;
+        let added = timeout(LIMIT, self.likes.add(&on, id, &user)).await;
         added.expect("`add` returns within 7 s")
     }
 
-    /// Starts one task for each of `users`.
+    /// Starts one task for each of `users`, with a `SqlLikes` of its own.
     pub(super) fn spawn_adds(
         &self,
         id: i64,
@@ -169,18 +186,18 @@ impl Fixture {
         users.iter().map(add).collect()
     }
 
-    /// Runs `update` on the comment, starts the calls, and commits the update
-    /// when the calls wait for it.
+    /// Runs `changes` in a transaction, starts the calls, and commits the
+    /// transaction when the calls wait for it.
     pub(super) async fn adds_during(
         &self,
-        update: &str,
+        changes: &str,
         id: i64,
         users: &[String],
     ) -> Vec<Added> {
         let mut gate = self.observer.begin().await.expect("an idle pool");
-        let update = AssertSqlSafe(format!("{update} WHERE id = {id}"));
-        let updated = sqlx::raw_sql(update).execute(&mut *gate).await;
-        updated.expect("a valid update");
+        let changes = AssertSqlSafe(changes.to_owned());
+        let changed = sqlx::raw_sql(changes).execute(&mut *gate).await;
+        changed.expect("valid statements");
         let adds = self.spawn_adds(id, users);
         let waiting = "SELECT count(*) FROM pg_stat_activity \
                        WHERE wait_event_type = 'Lock'";
@@ -203,13 +220,17 @@ impl Fixture {
         row.await.expect("the row of the comment")
     }
 
-    /// Returns what a like does not change.
+    /// Returns what a like does not change: the subjects with their comments.
     pub(super) async fn other_columns(
         &self,
-    ) -> Vec<(i64, String, i64, i64, i64, i64)> {
-        let select = "SELECT i.id, author, reply_count, version, update_time, \
-                      comment_count FROM comment_index i \
-                      JOIN subjects s ON subject_id = s.id ORDER BY i.id";
+    ) -> Vec<(String, i64, i64, String, String, i64, i64, i64, i64, i64)> {
+        let select = "SELECT s.id, comment_count, COALESCE(i.id, 0), \
+                      COALESCE(author, ''), COALESCE(request_id, ''), \
+                      COALESCE(reply_to, 0), COALESCE(reply_count, 0), \
+                      COALESCE(version, 0), COALESCE(update_time, 0), \
+                      COALESCE(delete_time, 0) FROM subjects s \
+                      LEFT JOIN comment_index i ON subject_id = s.id \
+                      ORDER BY s.id, i.id";
         let rows = sqlx::query_as(select).fetch_all(&self.observer);
         rows.await.expect("the rows of the comments")
     }

@@ -21,11 +21,11 @@ pub(super) fn assert_failure(added: Added, may_retry: bool, case: &str) {
     assert!(is_kept, "no sqlx::Error in the source chain, {case}: {error:?}");
 }
 
-/// Checks the number of likes after `case`.
+/// Checks the number of likes after `case`, or `None`.
 #[track_caller]
-pub(super) fn assert_likes(added: &Added, likes: i64, case: &str) {
-    let is_right = matches!(added, Ok(Some(added)) if *added == likes);
-    assert!(is_right, "expected {likes} likes, {case}, got {added:?}");
+pub(super) fn assert_likes(added: &Added, likes: Option<i64>, case: &str) {
+    let is_right = matches!(added, Ok(added) if *added == likes);
+    assert!(is_right, "expected {likes:?} likes, {case}, got {added:?}");
 }
 
 /// Returns the numbers of likes, smallest first.
