@@ -1,5 +1,6 @@
 //! Counts requests, for Prometheus.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
+
+use crate::google_rpc::NAMES;
 
 /// The metrics of all requests.
 #[derive(Debug, Clone)]
@@ -23,20 +26,20 @@ pub struct Metrics {
 #[derive(Debug)]
 pub struct InFlight {
     metrics: Metrics,
-    method: String,
+    method: Arc<str>,
     since: Instant,
     code: Code,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
-    method: String,
-    code: String,
+    method: Arc<str>,
+    code: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Method {
-    method: String,
+    method: Arc<str>,
 }
 
 impl Metrics {
@@ -58,11 +61,11 @@ impl Metrics {
     /// Counts a request that begins now. `method` must be one of a fixed set:
     /// each value makes a time series of its own.
     #[must_use]
-    pub fn begin(&self, method: &str) -> InFlight {
+    pub fn begin(&self, method: &Arc<str>) -> InFlight {
         self.in_flight.inc();
         InFlight {
             metrics: self.clone(),
-            method: method.to_owned(),
+            method: Arc::clone(method),
             since: Instant::now(),
             // Until there is an answer: the client may disconnect.
             code: Code::Cancelled,
@@ -122,7 +125,9 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let metrics = &self.metrics;
         metrics.in_flight.dec();
-        let (method, code) = (self.method.clone(), format!("{:?}", self.code));
+        let method = Arc::clone(&self.method);
+        let name = NAMES.iter().find(|(code, _)| *code == self.code);
+        let code = name.map_or("UNKNOWN", |(_, name)| name);
         let label = Method { method: method.clone() };
         let seconds = self.since.elapsed().as_secs_f64();
         metrics.seconds.get_or_create(&label).observe(seconds);

@@ -3,6 +3,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -23,13 +24,15 @@ use crate::status::to_grpc;
 const REQUEST_ID: &str = "x-request-id";
 
 /// What the middleware needs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Context {
     metrics: Metrics,
     /// The longest time of one request.
     limit: Duration,
     /// The paths of the contract.
-    methods: Vec<String>,
+    methods: Vec<Arc<str>>,
+    /// The name of all other paths.
+    other: Arc<str>,
 }
 
 /// Adds the middleware to a router of gRPC services. `methods` are the paths
@@ -41,23 +44,24 @@ pub fn add(
     methods: Vec<String>,
     limit: Duration,
 ) -> Router {
-    let context = Context { metrics, limit, methods };
-    grpc.layer(from_fn_with_state(context, pass))
+    let methods = methods.into_iter().map(Arc::from).collect();
+    let context = Context { metrics, limit, methods, other: "other".into() };
+    grpc.layer(from_fn_with_state(Arc::new(context), pass))
 }
 
 async fn pass(
-    State(context): State<Context>,
+    State(context): State<Arc<Context>>,
     request: Request<axum::body::Body>,
     next: Next,
 ) -> Response {
     let id = request_id(request.headers());
     let path = request.uri().path();
-    let known = context.methods.iter().find(|method| *method == path);
-    let method = known.map_or("other", String::as_str);
+    let known = context.methods.iter().find(|method| ***method == *path);
+    let method = known.unwrap_or(&context.other);
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
-        method,
+        method = &**method,
     );
     let in_flight = context.metrics.begin(method);
     let limit = deadline(request.headers(), context.limit);

@@ -317,8 +317,8 @@ async fn metrics_count_requests_by_method_and_code() {
     let metrics = service.get("/metrics").await.body;
     let method = "/comments.v1.CommentService/GetComment";
     for line in [
-        format!("requests_total{{method=\"{method}\",code=\"Ok\"}} 3"),
-        format!("requests_total{{method=\"{method}\",code=\"NotFound\"}} 1"),
+        format!("requests_total{{method=\"{method}\",code=\"OK\"}} 3"),
+        format!("requests_total{{method=\"{method}\",code=\"NOT_FOUND\"}} 1"),
         format!("request_seconds_count{{method=\"{method}\"}} 4"),
         "requests_in_flight 0".to_owned(),
     ] {
@@ -394,5 +394,5 @@ async fn a_handler_that_panics_is_answered_and_the_next_request_served() {
     let status = status.expect("the answer is an error");
     assert_eq!(status.code(), Code::Internal);
     assert!(!status.message().contains("on purpose"), "{status:?}");
-    assert!(metrics.to_text().contains("code=\"Internal\"} 1"));
+    assert!(metrics.to_text().contains("code=\"INTERNAL\"} 1"));
 }
