@@ -31,10 +31,8 @@ pub fn router(
     let openapi = async move || {
         ([(CONTENT_TYPE, "application/json")], document).into_response()
     };
-    let contract = transcode::router(&DESCRIPTORS, grpc, max_body_bytes);
-    Router::new()
+    transcode::router(&DESCRIPTORS, grpc, max_body_bytes)
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi))
-        .fallback_service(contract)
 }
