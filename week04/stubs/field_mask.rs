@@ -1,7 +1,8 @@
 //! Field mask: an update changes the fields that the client has named. Your
 //! turn.
 //!
-//! These rules are graded, and nothing else:
+//! These rules are graded, and nothing else. The *parts* of a message are its
+//! fields, and the parts of a map are its entries.
 //!
 //! Paths
 //!
@@ -17,17 +18,19 @@
 //! Updates
 //!
 //! - `update` returns the `stored` message, in which each selected value is
-//!   replaced by the value in `sent`. All other values stay, also fields that
-//!   the descriptor does not contain.
+//!   replaced by the value in `sent`. All other values stay, also unknown
+//!   fields (those that the descriptor does not contain).
 //! - A selected value that is not set in `sent` is cleared: a field is then not
 //!   set, and an entry is removed from its map. An `optional` field and a
 //!   member of a oneof can be set to zero. This is a value like any other.
-//! - A path into a message or a map changes only the part at its end. The
-//!   message or the map entry stays, even if it has no parts left. If it is not
-//!   stored, it is created only if this path sets a part of it.
+//! - A path into a message or a map changes only the part at its end. A stored
+//!   message on the path stays set, even if its last part is cleared. A message
+//!   or a map entry that is not stored is created only if a path sets a part of
+//!   it.
 //! - Setting a member of a oneof clears the other members. Clearing a member
 //!   that is not set has no effect.
-//! - A repeated field is replaced as a whole, as described below.
+//! - A selected repeated field gets the elements that `replace_elements`
+//!   returns. This function is given.
 //! - `read` returns a message with the selected values of `stored`, and nothing
 //!   else. A message or a map entry on the path is in the result only if a
 //!   selected part of it is set.
@@ -35,18 +38,19 @@
 //! Requests
 //!
 //! - `of_request` parses the paths of the mask. If there is no mask, or it has
-//!   no paths, then each populated value of `sent` is selected. A message is
-//!   not a populated value, but its fields may be, and so may the entries of a
-//!   map. An empty message selects nothing. All other values that are set are
-//!   populated: scalars, repeated fields, and the types of the package
-//!   `google.protobuf`, which are single values.
+//!   no paths, it selects each value that is set in `sent` and has no parts:
+//!   scalars, repeated fields, and the types of the package `google.protobuf`,
+//!   which are single values. It selects them at any depth, also in maps. It
+//!   does not select the messages around them, so an empty message selects
+//!   nothing.
 //! - `of_json` selects each value of the body that is not an object: also null,
 //!   zero, and empty texts and lists. Of an object, it selects only the members,
 //!   at any depth. So an empty object selects nothing. Keys may contain any
-//!   character, so `quote` the keys in a path.
+//!   character, so `quote` the keys in a path. No body contains a
+//!   `google.protobuf.Struct`.
 //! - `of_json` returns `NotAnObject` if there is no body or it is not an object.
-//!   If a selected value is not in messages of this type, it returns
-//!   `UnknownPath` with the path, whose keys are quoted by `quote`.
+//!   If the path of a selected value leads to no field and to no map entry, it
+//!   returns `UnknownPath` with this path, whose keys are quoted by `quote`.
 //!
 //! Field behavior
 //!
@@ -55,22 +59,24 @@
 //!   is only sent, they are not set. If it is cleared, they are cleared with
 //!   it. An output-only member of a oneof is cleared if the client sets another
 //!   member. `read` does return output-only fields.
-//! - `replace_elements` is given, and returns the new elements of a repeated
-//!   field. An element that equals a stored one apart from output-only fields
-//!   keeps the stored values of these. In other elements they are not set.
+//! - An element of a repeated field that equals a stored element, apart from
+//!   output-only fields, keeps the output-only fields of the stored one. All
+//!   other elements are new messages: their output-only fields are not set.
+//!   `replace_elements` does this.
 //! - If the update would set, change or clear an immutable field of a message
 //!   that is stored, it returns `Immutable` with the name of the field. This
 //!   includes a member of a oneof that is cleared because another member is
-//!   set. An equal value is no change. A new message can have immutable fields,
-//!   and a message that is cleared may have had some. Elements of a repeated
-//!   field are new messages.
+//!   set. An equal value is no change. If a message is created or cleared as a
+//!   whole, its immutable fields are no error.
 //! - To `read` a message and to `update` it with the result and with the same
 //!   mask changes nothing.
 //!
 //! Help: the module `crate::field_path` is given. Read its documentation first.
 //! It treats a message and a map in the same way: both have parts. `parts`
 //! returns those that are set, and `take` and `put` change one of them. One
-//! recursive function over these is enough for `update` and `read`.
+//! recursive function over these is enough for `update` and `read`. The method
+//! `descriptor` of a message is in the trait `prost_reflect::ReflectMessage`.
+//! Most tests use `profile.v1.Profile` (`week04/api/profile/v1/profile.proto`).
 
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 use prost_types::FieldMask;
@@ -112,7 +118,7 @@ impl Mask {
 
     /// Returns a message that has only the selected fields of `stored`.
     pub fn read(&self, _stored: &DynamicMessage) -> DynamicMessage {
-        todo!("which stored message would an update turn into the result?")
+        todo!("how does this differ from an update of an empty message?")
     }
 
     /// Returns `stored` with the selected fields of `sent`. Both have the type

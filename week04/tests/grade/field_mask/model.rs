@@ -1,9 +1,13 @@
 //! A model of updates on JSON, and generated updates of profiles.
 
+use std::fmt;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::{
+    Config, RngAlgorithm, TestError, TestRng, TestRunner,
+};
 use prost_reflect::prost::Message as _;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
@@ -21,11 +25,20 @@ pub(crate) type Updated = Result<Json, MaskError>;
 pub(crate) type Verdict = Result<(), TestCaseError>;
 
 /// An update. The messages are JSON with the names of the .proto file.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) stored: Object,
     pub(crate) sent: Object,
     pub(crate) paths: Vec<Path>,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths: Vec<_> = self.paths.iter().map(text).collect();
+        let [stored, sent] =
+            [&self.stored, &self.sent].map(|json| json.clone().into());
+        f.write_str(&describe(&paths, &stored, &sent))
+    }
 }
 
 impl Case {
@@ -43,19 +56,23 @@ impl Case {
     }
 
     pub(crate) fn check(&self) -> Verdict {
-        self.check_mask(Ok(self.mask()))
+        self.check_mask("an update", Ok(self.mask()))
     }
 
     /// Compares an update with the model, and repeats it.
-    pub(crate) fn check_mask(&self, mask: Result<Mask, MaskError>) -> Verdict {
-        let mask = mask.expect("expected a mask");
-        let expected = self.expected(&SERVER_FIELDS);
-        let (mut updated, sent) = (self.stored(), self.sent());
-        for times in 1..=2 {
-            let result = mask.update(&updated, &sent);
-            updated = result.expect("expected no error of the update");
-            let updated = to_json(&updated);
-            prop_assert_eq!(&updated, &expected, "{} times {:?}", times, self);
+    pub(crate) fn check_mask(
+        &self,
+        what: &str,
+        mask: Result<Mask, MaskError>,
+    ) -> Verdict {
+        let expected = Ok(self.expected(&SERVER_FIELDS));
+        let (mut stored, sent) = (self.stored(), self.sent());
+        for again in ["", ", sent again"] {
+            let mask = mask.as_ref().map_err(Clone::clone);
+            let updated = mask.and_then(|mask| mask.update(&stored, &sent));
+            let seen = updated.as_ref().map(to_json).map_err(Clone::clone);
+            compare(&seen, &expected, &format!("{what}{again}\n{self:?}"))?;
+            stored = updated.unwrap_or(stored);
         }
         Ok(())
     }
@@ -354,14 +371,6 @@ pub(crate) fn message(
     DynamicMessage::deserialize(descriptor.clone(), json.clone()).unwrap()
 }
 
-pub(crate) fn update(
-    paths: &[impl AsRef<str>],
-    stored: &Json,
-    sent: &Json,
-) -> Updated {
-    update_with(&profile(), paths, stored, sent)
-}
-
 fn update_with(
     profile: &MessageDescriptor,
     paths: &[impl AsRef<str>],
@@ -371,6 +380,76 @@ fn update_with(
     let [stored, sent] = [stored, sent].map(|json| message(profile, json));
     let mask = Mask::parse(profile, paths)?;
     mask.update(&stored, &sent).map(|updated| to_json(&updated))
+}
+
+/// Fails with both values if an update is not as expected.
+pub(crate) fn compare(
+    seen: &Updated,
+    expected: &Updated,
+    what: &str,
+) -> Verdict {
+    if seen == expected {
+        return Ok(());
+    }
+    let [seen, expected] = [seen, expected].map(|updated| match updated {
+        Ok(json) => on_one_line(json),
+        Err(error) => format!("the error {error:?}"),
+    });
+    let message = format!("{what}\nexpected: {expected}\nseen: {seen}");
+    Err(TestCaseError::fail(message))
+}
+
+/// Panics with both values if the update of a profile is not as expected.
+#[track_caller]
+pub(crate) fn assert_update(
+    paths: &[&str],
+    stored: &Json,
+    sent: &Json,
+    expected: &Updated,
+) {
+    let updated = update_with(&profile(), paths, stored, sent);
+    let what = format!("an update\n{}", describe(paths, stored, sent));
+    assert_updated(&updated, expected, &what);
+}
+
+/// Panics with both values if an update is not as expected.
+#[track_caller]
+pub(crate) fn assert_updated(seen: &Updated, expected: &Updated, what: &str) {
+    if let Err(TestCaseError::Fail(message)) = compare(seen, expected, what) {
+        panic!("{message}");
+    }
+}
+
+/// Panics unless a mask is rejected with this error.
+#[track_caller]
+pub(crate) fn assert_rejected(
+    mask: Result<Mask, MaskError>,
+    expected: &MaskError,
+    what: &str,
+) {
+    let seen = match mask {
+        Err(error) if error == *expected => return,
+        Err(error) => format!("the error {error:?}"),
+        Ok(_) => "a mask".to_owned(),
+    };
+    panic!("{what}\nexpected: the error {expected:?}\nseen: {seen}");
+}
+
+/// Returns one line for the paths and one for each message.
+fn describe(
+    paths: &[impl AsRef<str> + fmt::Debug],
+    stored: &Json,
+    sent: &Json,
+) -> String {
+    let [stored, sent] = [stored, sent].map(on_one_line);
+    format!("selected: {paths:?}\nstored: {stored}\nsent: {sent}")
+}
+
+/// Returns JSON on one line, with spaces at which the line can be broken.
+pub(crate) fn on_one_line(json: &Json) -> String {
+    let lines = format!("{json:#}");
+    let lines: Vec<_> = lines.lines().map(str::trim_start).collect();
+    lines.join(" ")
 }
 
 /// Sets the value at a path of an object, unless it is an empty object.
@@ -386,6 +465,7 @@ pub(crate) fn set(json: &mut Json, path: &[String], value: &Json) {
 
 /// Checks a property with generated cases, always the same ones. The name does
 /// not change.
+#[track_caller]
 pub(crate) fn check(
     cases: u32,
     output_only: bool,
@@ -395,6 +475,7 @@ pub(crate) fn check(
 }
 
 /// Checks a property of profiles that have only values at these places.
+#[track_caller]
 pub(crate) fn check_at(
     places: Places,
     cases: u32,
@@ -442,6 +523,9 @@ pub(crate) fn check_at(
         );
         Case { stored, sent, paths }
     });
-    let result = TestRunner::new_with_rng(config, rng).run(&all, property);
-    result.unwrap_or_else(|error| panic!("{error}"));
+    match TestRunner::new_with_rng(config, rng).run(&all, property) {
+        Ok(()) => {}
+        Err(TestError::Fail(message, _)) => panic!("{message}"),
+        Err(error) => panic!("{error}"),
+    }
 }
