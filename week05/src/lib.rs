@@ -1,0 +1,13 @@
+//! Week 5: stay available under overload: count, limit, shed, break, retry.
+//!
+//! | Exercise | Topic | Question |
+//! |----------|-------|----------|
+//! | [`window`] | Sliding window in a ring of buckets | How many requests came in the last ten seconds, also after an idle hour? |
+//! | [`sre_breaker`] | Circuit breaker: adaptive throttling | How does a client send less to a backend that fails, and notice that it works again? |
+
+#![forbid(unsafe_code)]
+
+pub mod sre_breaker;
+pub mod window;
+
+mod model_checked;

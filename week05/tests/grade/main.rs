@@ -1,0 +1,4 @@
+//! The graders of week 5: each test checks one rule of an exercise.
+
+mod sre_breaker;
+mod window;

@@ -1,0 +1,16 @@
+//! Compiles the same sources a second time, against loom, which runs threads in
+//! every order that it distinguishes. A plain `cargo test` runs the models.
+
+#![allow(unused_imports, reason = "an answer uses only some of them")]
+
+mod common;
+mod model_checked;
+
+use week05::window;
+
+#[path = "../../src/sre_breaker.rs"]
+pub mod sre_breaker;
+
+mod models {
+    mod sre_breaker;
+}

@@ -1,0 +1,3 @@
+//! `crate::model_checked`, with the types of loom.
+
+pub(crate) mod loom_atomics;
