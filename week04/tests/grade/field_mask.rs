@@ -154,14 +154,14 @@ mod requests {
             if !paths.is_empty() {
                 let mask = FieldMask { paths };
                 let mask = Mask::of_request(Some(&mask), &case.sent());
-                case.check_mask("a request with a mask", mask)?;
+                case.check_mask("a request with a mask", &mask)?;
             }
             case.paths = leaves(&case.sent);
             for (what, mask) in [
                 ("a request without a mask", None),
                 ("a mask without paths", Some(&FieldMask::default())),
             ] {
-                case.check_mask(what, Mask::of_request(mask, &case.sent()))?;
+                case.check_mask(what, &Mask::of_request(mask, &case.sent()))?;
             }
             Ok(())
         });
@@ -267,7 +267,7 @@ mod requests {
                     let what = format!("the body {body}");
                     let sent = message(&profile(), &without_nulls(body));
                     case.sent = to_json(&sent).as_object().unwrap().clone();
-                    case.check_mask(&what, mask)?;
+                    case.check_mask(&what, &mask)?;
                 }
             }
             Ok(())

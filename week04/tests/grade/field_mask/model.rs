@@ -56,14 +56,14 @@ impl Case {
     }
 
     pub(crate) fn check(&self) -> Verdict {
-        self.check_mask("an update", Ok(self.mask()))
+        self.check_mask("an update", &Ok(self.mask()))
     }
 
     /// Compares an update with the model, and repeats it.
     pub(crate) fn check_mask(
         &self,
         what: &str,
-        mask: Result<Mask, MaskError>,
+        mask: &Result<Mask, MaskError>,
     ) -> Verdict {
         let expected = Ok(self.expected(&SERVER_FIELDS));
         let (mut stored, sent) = (self.stored(), self.sent());
