@@ -8,9 +8,12 @@ mod model_checked;
 
 use week05::window;
 
+#[path = "../../src/gcra.rs"]
+pub mod gcra;
 #[path = "../../src/sre_breaker.rs"]
 pub mod sre_breaker;
 
 mod models {
+    mod gcra;
     mod sre_breaker;
 }

@@ -1,0 +1,341 @@
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::num::NonZero;
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{
+    Config, RngAlgorithm, TestError, TestRng, TestRunner,
+};
+use week05::gcra::{KeyedLimiter, Limiter, Quota, Throttled};
+
+/// The interval at 10 requests a second.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+type Outcome = Result<(), Throttled>;
+
+const SECOND: Duration = Duration::from_secs(1);
+const NANOS: i128 = SECOND.as_nanos() as i128;
+const CENTURY: i128 = 100 * 365 * 24 * 3600 * NANOS;
+
+mod limiter {
+    use super::*;
+
+    #[test]
+    fn a_new_limiter_and_an_idle_one_admit_one_burst_at_once() {
+        for burst in [1, 2, 17, 130, 1500] {
+            let mut now = Instant::now();
+            let limiter = Limiter::new(quota(10, burst), now);
+            for idle in [0, burst, burst + 1, 1_000_000, u32::MAX] {
+                now += idle * INTERVAL;
+                let admitted = admitted(&limiter, now);
+                assert_eq!(
+                    admitted, burst,
+                    "admitted after {idle} idle intervals (left), burst (right)"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_burst_and_refusals_each_interval_admits_one_request() {
+        let start = Instant::now();
+        let limiter = Limiter::new(quota(10, 1), start);
+        assert_eq!(admitted(&limiter, start), 1, "admitted, of a burst of 1");
+        for n in 1..300 {
+            let now = start + n * INTERVAL;
+            let early = limiter.try_acquire(now - Duration::from_nanos(1));
+            let wait = throttled(Duration::from_nanos(1));
+            assert_eq!(early, wait, "1 ns before the end of interval {n}");
+            assert_eq!(limiter.try_acquire(now), Ok(()), "after interval {n}");
+        }
+    }
+
+    #[test]
+    fn each_decision_matches_an_exact_token_bucket() {
+        check((1..2_u8, 1..200, 600), true, true, |quota, start| {
+            let limiter = Limiter::new(quota, start);
+            move |_, now| limiter.try_acquire(now)
+        });
+    }
+
+    /// Returns how many of 2,000 requests are admitted `now`.
+    fn admitted(limiter: &Limiter, now: Instant) -> u32 {
+        (0..2000).map(|_| u32::from(limiter.try_acquire(now).is_ok())).sum()
+    }
+}
+
+mod keys {
+    use super::*;
+
+    #[test]
+    fn different_keys_with_the_same_hash_have_quotas_of_their_own() {
+        exhaust(130, SameHash, 30);
+    }
+
+    #[test]
+    fn no_active_key_is_forgotten_among_20000_keys() {
+        exhaust(1, |id| id, 20_000);
+    }
+
+    /// Uses the quota of each of `n` keys, and then sends one request more.
+    fn exhaust<K: Hash + Eq + Clone>(burst: u32, key: fn(u32) -> K, n: u32) {
+        let start = Instant::now();
+        let limiter = KeyedLimiter::new(quota(10, burst), start);
+        for round in 0..=burst {
+            for id in 0..n {
+                let result = limiter.try_acquire(&key(id), start);
+                let is_left = round < burst;
+                let expected =
+                    if is_left { Ok(()) } else { throttled(INTERVAL) };
+                assert_eq!(result, expected, "key {id} after {round} requests");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_that_share_keys_admit_one_burst_of_each_key() {
+        let start = Instant::now();
+        let limiter = KeyedLimiter::new(quota(10, 5), start);
+        let send = || {
+            let send = |n| limiter.try_acquire(&(n % 1000), start).is_ok();
+            (0..10_000).filter(|&n| send(n)).count()
+        };
+        let admitted: usize = thread::scope(|scope| {
+            let threads = [(); 4].map(|()| scope.spawn(send));
+            threads.map(|thread| thread.join().unwrap()).iter().sum()
+        });
+        assert_eq!(admitted, 5000, "admitted by 4 threads, 5 of each of 1,000");
+    }
+
+    #[test]
+    fn each_key_is_limited_as_by_a_limiter_of_its_own() {
+        check((0..40, 1..3000, 40), false, true, keyed);
+    }
+
+    #[test]
+    fn a_slow_clock_gets_no_extra_requests_of_a_forgotten_key() {
+        check((0..40, 1..3000, 40), true, false, keyed);
+    }
+
+    fn keyed(quota: Quota, start: Instant) -> impl Fn(u8, Instant) -> Outcome {
+        let limiter = KeyedLimiter::new(quota, start);
+        move |key, now| limiter.try_acquire(&key, now)
+    }
+}
+
+mod memory {
+    use super::*;
+
+    #[test]
+    fn calls_of_one_key_forget_all_idle_keys() {
+        for n in [1, 17, 1500, 20_000] {
+            let mut now = Instant::now();
+            let limiter = KeyedLimiter::new(quota(10, 3), now);
+            let (counter, other) = (Arc::new(()), Arc::default());
+            // In the first round the calls are refused, then admitted.
+            for pause in [Duration::ZERO, INTERVAL] {
+                add(&limiter, &counter, n, now);
+                now += INTERVAL;
+                let calls = 2 * n + 1000;
+                for _ in 0..calls {
+                    let _ = limiter.try_acquire(&(n, Arc::clone(&other)), now);
+                    now += pause;
+                }
+                let clones = clones(&counter);
+                assert_eq!(
+                    clones, 0,
+                    "stored clones (left), expected (right) of {n} idle keys \
+                     after {calls} calls, {pause:?} apart"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_of_new_keys_does_not_accumulate_keys() {
+        for active in [1, 100, 2000] {
+            let mut now = Instant::now();
+            let limiter = KeyedLimiter::new(quota(10, 3), now);
+            let counter = Arc::new(());
+            for id in 0..40_000 {
+                let _ = limiter.try_acquire(&(id, Arc::clone(&counter)), now);
+                now += INTERVAL / active;
+                let clones = clones(&counter);
+                let most = 2 * (3 * active as usize + 1000);
+                assert!(
+                    clones <= most,
+                    "{clones} clones of keys are stored, and {active} keys are \
+                     active: expected at most {most} clones"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_call_forgets_more_than_100_keys() {
+        let start = Instant::now();
+        let limiter = KeyedLimiter::new(quota(10, 3), start);
+        let (counter, other) = (Arc::new(()), Arc::default());
+        add(&limiter, &counter, 20_000, start);
+        for call in 0..41_000 {
+            let before = clones(&counter);
+            let key = (20_000 + call % 5000, Arc::clone(&other));
+            let _ = limiter.try_acquire(&key, start + INTERVAL);
+            let dropped = before - clones(&counter);
+            assert!(
+                dropped <= 200,
+                "call {call} dropped {dropped} clones of idle keys: expected \
+                 at most 2 clones of each of 100 keys"
+            );
+        }
+    }
+
+    /// A limiter of keys that count their clones.
+    type Counting = KeyedLimiter<(u64, Arc<()>)>;
+
+    fn clones(counter: &Arc<()>) -> usize {
+        Arc::strong_count(counter) - 1
+    }
+
+    /// Sends one request of each of `n` new keys.
+    fn add(limiter: &Counting, counter: &Arc<()>, n: u64, now: Instant) {
+        for id in 0..n {
+            let result = limiter.try_acquire(&(id, Arc::clone(counter)), now);
+            assert_eq!(result, Ok(()), "the first request of key {id} of {n}");
+        }
+    }
+}
+
+fn quota(per_second: u32, burst: u32) -> Quota {
+    let per_second = NonZero::new(per_second).unwrap();
+    Quota { per_second, burst: NonZero::new(burst).unwrap() }
+}
+
+fn throttled(retry_after: Duration) -> Outcome {
+    Err(Throttled { retry_after })
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SameHash(u32);
+
+impl Hash for SameHash {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+/// The model. Times are nanoseconds after `new`. A request costs an interval.
+#[derive(Debug, Clone)]
+struct Bucket {
+    interval: i128,
+    full: i128,
+    credit: i128,
+    /// The time of the latest admitted request.
+    at: i128,
+    /// The limiter must decide as the model: it may not have forgotten the key.
+    is_exact: bool,
+}
+
+impl Bucket {
+    fn new(quota: Quota) -> Self {
+        let per_second = i128::from(quota.per_second.get());
+        let interval = (NANOS + per_second - 1) / per_second;
+        let full = interval * i128::from(quota.burst.get());
+        Self { interval, full, credit: full, at: 0, is_exact: true }
+    }
+
+    fn try_acquire(&mut self, now: i128) -> Outcome {
+        let now = now.max(0);
+        let credit = (self.credit + now - self.at).min(self.full);
+        if credit < self.interval {
+            let wait = (self.interval - credit) as u64;
+            return throttled(Duration::from_nanos(wait));
+        }
+        let latest = self.at.max(now);
+        self.credit = credit + latest - now - self.interval;
+        self.at = latest;
+        Ok(())
+    }
+}
+
+/// Returns the time of a call, from the calls before it.
+fn time(step: (u8, i128), now: i128, latest: i128, of: &Bucket) -> i128 {
+    let Bucket { interval, full, credit, at, .. } = of;
+    let (kind, size) = step;
+    match kind {
+        0..4 => now,
+        // The earliest time at which the request is admitted, or 1 ns beside it.
+        4..8 => at - credit + interval + size % 3 - 1,
+        // Up to three intervals later.
+        8..11 => now + interval * size / 1000,
+        // Up to six intervals before the latest call.
+        11..13 => latest - interval * size / 500,
+        // After an idle time in which the quota refills up to three times.
+        _ => latest + full * size / 1000,
+    }
+}
+
+/// Compares the decisions of a limiter with those of the model, for `cases`
+/// generated lists of calls, which are the same in each run. Times go back only
+/// if `clocks_disagree`. Unless the limiter `is_exact`, it may then be stricter
+/// with a key that was idle.
+fn check<F: Fn(u8, Instant) -> Outcome>(
+    (keys, calls, cases): (Range<u8>, Range<usize>, u32),
+    clocks_disagree: bool,
+    is_exact: bool,
+    limiter: impl Fn(Quota, Instant) -> F,
+) {
+    let step = (0..14_u8, 0..=3000_i128);
+    let any = 1..=u32::MAX;
+    let rate =
+        prop_oneof![4 => 1..=20_u32, 1 => any.clone(), 1 => Just(u32::MAX)];
+    let burst = prop_oneof![4 => 1..=5_u32, 1 => any, 1 => Just(u32::MAX)];
+    let quota = (rate, burst).prop_map(|(rate, burst)| quota(rate, burst));
+    let inputs = (quota, vec((step, keys), calls));
+
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 0,
+        ..Config::default()
+    };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let result =
+        TestRunner::new_with_rng(config, rng).run(&inputs, |(quota, calls)| {
+            let before_new = Instant::now();
+            let try_acquire = limiter(quota, before_new + SECOND);
+            let mut buckets = HashMap::new();
+            let (mut now, mut latest) = (0, 0);
+            for (step, key) in calls {
+                let bucket = buckets.entry(key).or_insert(Bucket::new(quota));
+                let earliest = if clocks_disagree { -NANOS } else { latest };
+                now = time(step, now, latest, bucket).clamp(earliest, CENTURY);
+                let full_at = bucket.at + bucket.full - bucket.credit;
+                bucket.is_exact &=
+                    is_exact || now >= latest || full_at > latest;
+                latest = latest.max(now);
+
+                let before = bucket.clone();
+                let expected = bucket.try_acquire(now);
+                let nanos = Duration::from_nanos((now + NANOS) as u64);
+                let result = try_acquire(key, before_new + nanos);
+                let is_stricter = !bucket.is_exact && result.is_err();
+                prop_assert!(
+                    result == expected || is_stricter,
+                    "{quota:?}: result {result:?}, expected {expected:?} of \
+                     key {key} at {now} ns, after a call at {latest} ns"
+                );
+                if result.is_err() {
+                    *bucket = before;
+                }
+            }
+            Ok(())
+        });
+    // The inputs are long, and the reason has what is needed of them.
+    if let Err(TestError::Fail(reason, _)) = result {
+        panic!("{reason}");
+    }
+}
