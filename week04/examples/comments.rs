@@ -24,7 +24,7 @@ async fn main() -> ExitCode {
         let (http, grpc) = application.addresses()?;
         println!("HTTP  http://{http}");
         println!("gRPC  {grpc}");
-        println!("Try it:");
+        println!("\nTry it:");
         println!(
             "  curl --json '{{\"title\": \"Rust\"}}' \
              'http://{http}/v1/subjects?subjectId=rust'"
@@ -46,7 +46,7 @@ async fn open() -> Result<Application, BoxError> {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     });
     let settings = settings::load(&file, variables)?;
-    println!("{settings}\n");
+    println!("{settings}"); // ends with a line feed
     let application = Application::open(settings.options()?).await;
     application.map_err(|failed| {
         for failure in &failed.failures {

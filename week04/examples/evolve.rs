@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("  {sent}\n");
     let question = "The contract of the server is changed in five ways, one at \
                     a time. In how many cases does\nthe server read the same \
-                    comment, over gRPC and over HTTP?";
+                    comment, over both gRPC and HTTP?";
     let guess = guess::ask(question)?;
     let old_pool = changed(|_| {})?;
     let old = message(&old_pool);
@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             };
             let element = &found.element;
             println!(
-                "  compare: {:?} of {element} breaks {breaks}",
+                "  compare: {:?} ({element}) breaks {breaks}",
                 found.change
             );
         }

@@ -97,8 +97,8 @@ async fn over_grpc(grpc: SocketAddr) -> Result<()> {
     let json = r#"{"name":"subjects/rust/comments/1","user":"bob"}"#;
     let length = json.len();
     let question = format!(
-        "A like as JSON has {length} bytes:\n  {json}\n\
-         How many bytes has it as protobuf?"
+        "A like has {length} bytes as JSON:\n  {json}\n\
+         How many bytes does it have as protobuf?"
     );
     let guess = guess::ask(&question)?;
     let name = "subjects/rust/comments/1".to_owned();
@@ -186,6 +186,6 @@ fn short(body: &str) -> String {
     let reason =
         details.and_then(|d| d.iter().find_map(|d| d["reason"].as_str()));
     let message = error["message"].as_str().unwrap_or_default();
-    format!("{} {}: {message}", error["status"], reason.unwrap_or_default())
-        .replace('"', "")
+    let status = error["status"].as_str().unwrap_or_default();
+    format!("{status} {}\n    {message}", reason.unwrap_or_default())
 }

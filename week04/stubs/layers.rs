@@ -14,8 +14,8 @@
 //!   the kind `comment` and the id of the comment.
 //! - If `add` fails, `like` returns the error with the same cause:
 //!   `StorageError::Unavailable` becomes `Error::Unavailable`, and
-//!   `StorageError::Failed` becomes `Error::Internal`. The cause makes no
-//!   difference, whatever its type and its text are.
+//!   `StorageError::Failed` becomes `Error::Internal`. `like` does not inspect
+//!   the cause: its type and its text never change the result.
 //! - The dependency rule: inside `mod biz { … }`, each path and each `use`
 //!   leads to `std`, to `core`, to `week04_biz`, or to an item of `biz` itself.
 //!   So there is no `crate`, no `super` that leaves `biz`, and no `extern
@@ -34,8 +34,9 @@
 //!   processes.
 //! - `add` returns `None` and changes nothing if there is no comment with this
 //!   id, if it belongs to another subject, or if it is deleted: its
-//!   `delete_time` is not null. This also holds for a user who likes it already,
-//!   and if the comment is deleted while `add` runs.
+//!   `delete_time` is not null. This also holds for a user who already likes
+//!   it, and if the comment is deleted while `add` runs. `None` is not a
+//!   failure: the connection goes back to the pool, and is not closed.
 //! - If a statement or the commit fails, `add` returns an error, and nothing
 //!   has changed. The error is `Unavailable` if `classify` returns `Busy`,
 //!   `Lost` or `TimedOut`, and `Failed` in all other cases. The `sqlx::Error`
@@ -44,16 +45,18 @@
 //!   counted, or neither. After that the pool works as before: the next write
 //!   of another caller is not lost, and no transaction stays open.
 //! - All of this holds on SQLite and on Postgres. The last group of tests
-//!   (rung) needs a Postgres server on this machine.
+//!   (rung) needs Postgres installed, and starts a server of its own.
 //!
-//! Help: `Database::begin` returns a `Transaction` that rolls back when it is
-//! dropped, at any moment. `sqlx::Transaction` does not. `connection()` of the
-//! transaction is what a query takes as its executor: `execute`, then
-//! `rows_affected`; or `fetch_optional`. One SQL text with `$1`, `$2` works on
-//! both databases. On SQLite, writing transactions run one after the other. On
-//! Postgres they run at the same time, each statement sees what was committed
-//! before the statement began, and a row that was updated stays locked until
-//! the transaction ends.
+//! Help: `Database::begin` returns a `Transaction`. If it is dropped at any
+//! moment, also during `begin`, the database rolls back, which
+//! `sqlx::Transaction` does not guarantee. But a drop closes the connection,
+//! and `rollback` keeps it. Pass `transaction.connection()` to `execute`, whose
+//! result has `rows_affected`, or to `fetch_optional`. One SQL text with `$1`,
+//! `$2` works on both databases. On SQLite, writing transactions run one after
+//! the other. On Postgres they run at the same time, each statement sees what
+//! was committed before the statement began, and a row that was updated stays
+//! locked until the transaction ends. `data::storage_error` is private to the
+//! service: write your own conversion.
 
 /// The business layer: the rules, and the storage that they need.
 pub mod biz {
@@ -121,7 +124,7 @@ pub mod data {
             Self { database }
         }
 
-        /// The statements, with the errors of the driver.
+        /// Runs the statements of one transaction. An error is the driver's.
         async fn insert(
             &self,
             _subject: &SubjectId,

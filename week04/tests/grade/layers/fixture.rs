@@ -243,7 +243,12 @@ impl Fixture {
                 yield_now().await;
             }
         };
-        timeout(LIMIT, idle).await.expect("the connection is returned");
+        assert!(
+            timeout(LIMIT, idle).await.is_ok(),
+            "expected the only connection back in the pool after `add` has \
+             returned: it is in use, or was closed by the drop of a \
+             transaction without `rollback`"
+        );
     }
 
     /// Checks that a write over the only connection of the pool is stored, that
