@@ -129,7 +129,7 @@ fn parse(body: &[u8]) -> Result<Option<Value>, Box<Failure>> {
     }
     let parsed = serde_json::from_slice(body);
     parsed.map(Some).map_err(|error| {
-        invalid("MALFORMED_JSON", format!("the body is no JSON: {error}"))
+        invalid("MALFORMED_JSON", format!("the body is not JSON: {error}"))
     })
 }
 
