@@ -19,7 +19,7 @@ use week04_biz::{Comments, Timestamp};
 use crate::data::{self, Database, SqlRepository};
 use crate::layers::biz::Likes;
 use crate::layers::data::SqlLikes;
-use crate::options::{DataOptions, Options};
+use crate::options::{DataOptions, ListenerOptions, Options, ShutdownOptions};
 use crate::server::health::Health;
 use crate::server::metrics::Metrics;
 use crate::server::{grpc, http, middleware, transcode};
@@ -61,19 +61,32 @@ impl Application {
                 .provide("database", open_database(&options.data), close)
                 .await?;
             let health = Health::new();
+            // tonic begins with SERVING for the whole server.
+            health.set::<CommentServiceServer<CommentService>>(false).await;
             let metrics = Metrics::new();
-            let routes = services(database, &health);
-            let limit = options.http.timeout.min(options.grpc.timeout);
             let methods = transcode::methods(&DESCRIPTORS);
-            let routes =
-                middleware::add(routes, metrics.clone(), methods, limit);
+            let routes = |limits: &ListenerOptions, max_message_bytes| {
+                middleware::add(
+                    services(database.clone(), &health, max_message_bytes),
+                    metrics.clone(),
+                    methods.clone(),
+                    limits.timeout,
+                )
+            };
             let contract = http::router(
-                routes.clone(),
+                // The limit of the body has been applied to its JSON form.
+                routes(&options.http, usize::MAX),
                 health.clone(),
-                metrics,
-                options.http.max_body_bytes,
+                metrics.clone(),
+                transcode::Limits {
+                    max_body_bytes: options.http.max_body_bytes,
+                    timeout: options.http.timeout,
+                },
             );
-            let drain = options.shutdown.budget;
+            let routes = routes(&options.grpc, options.grpc.max_body_bytes);
+            // The listeners stop within the budget, and leave some of it.
+            let ShutdownOptions { lame_duck, budget } = options.shutdown;
+            let drain = budget.saturating_sub(lame_duck).mul_f64(0.8);
             let address = options.http.address;
             let http = drain::Server::bind(address, contract, drain).await?;
             let address = options.grpc.address;
@@ -108,15 +121,23 @@ impl Application {
             lame_duck: options.shutdown.lame_duck,
             budget: options.shutdown.budget,
         });
-        plan.part("grpc", async |ready: Ready, stop| {
-            ready.set(); // the port has been open since `open`
-            drained(grpc.serve(stop).await)
+        let (serving, watched) = (health.clone(), health.clone());
+        // One part, because both drain at the same time.
+        plan.part("listeners", async move |ready: Ready, stop| {
+            ready.set(); // both ports have been open since `open`
+            let end_watches = async {
+                stop.cancelled().await;
+                watched
+                    .end_watches::<CommentServiceServer<CommentService>>()
+                    .await;
+            };
+            let (grpc, http, ()) = tokio::join!(
+                grpc.serve(stop.clone()),
+                http.serve(stop.clone()),
+                end_watches,
+            );
+            drained(&[grpc, http])
         });
-        plan.part("http", async |ready: Ready, stop| {
-            ready.set();
-            drained(http.serve(stop).await)
-        });
-        let serving = health.clone();
         plan.registry(
             async move {
                 serving.set::<CommentServiceServer<CommentService>>(true).await;
@@ -153,10 +174,15 @@ async fn close(database: Database) -> Result<(), BoxError> {
 }
 
 /// Builds the layers upon the database, from inside to outside.
-fn services(database: Database, health: &Health) -> Router {
+fn services(
+    database: Database,
+    health: &Health,
+    max_message_bytes: usize,
+) -> Router {
     let comments = Comments::new(SqlRepository::new(database.clone()), now);
     let likes = Likes::new(SqlLikes::new(database));
-    let service = CommentServiceServer::new(Service::new(comments, likes));
+    let service = CommentServiceServer::new(Service::new(comments, likes))
+        .max_decoding_message_size(max_message_bytes);
     Routes::new(service)
         .add_service(health.grpc_service())
         .add_service(reflection().build_v1().expect(COMPILED))
@@ -174,8 +200,8 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         )
 }
 
-fn drained(stopped: drain::Stopped) -> Result<(), BoxError> {
-    match stopped.aborted {
+fn drained(stopped: &[drain::Stopped]) -> Result<(), BoxError> {
+    match stopped.iter().map(|listener| listener.aborted).sum() {
         0 => Ok(()),
         aborted => Err(format!("{aborted} connections were aborted").into()),
     }

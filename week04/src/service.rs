@@ -76,7 +76,10 @@ impl<R: Repository, L: LikeRepository> CommentService for Service<R, L> {
         let new = convert::new_comment(&parent, comment, request_id)
             .map_err(failure::from_invalid)?;
         let created = self.comments.create(&new).await;
-        let created = created.map_err(|error| failure::from_error(&error))?;
+        let created = created.map_err(|error| match new.request_id {
+            Some(_) => failure::from_error(&error),
+            None => failure::from_error_of_unrepeatable(&error),
+        })?;
         Ok(Response::new(convert::comment_to_message(created)))
     }
 

@@ -17,7 +17,7 @@ pub struct Comments<R> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageRequest {
     /// The largest number of comments. 0 stands for 50, and more than 1,000
-    /// for 1,000.
+    /// for 1,000. A page of long texts has fewer.
     pub size: u32,
     /// The last comment of the page before, or `None` for the first page.
     pub after: Option<Position>,
@@ -131,8 +131,9 @@ impl<R: Repository> Comments<R> {
             self.subject(&query.subject).await?;
         }
         let mut next = None;
-        if comments.len() > size as usize {
-            comments.truncate(size as usize);
+        let fit = fitting(&comments[..comments.len().min(size as usize)]);
+        if comments.len() > fit {
+            comments.truncate(fit);
             next = comments.last().map(|last| last.position(query.order));
         }
         Ok(Page { comments, next })
@@ -197,6 +198,20 @@ impl<R: Repository> Comments<R> {
             Err(no_comment(id))
         }
     }
+}
+
+/// Returns how many of `comments` fit into one page: all that have up to 3 MiB
+/// together. Clients of gRPC accept messages of 4 MiB.
+fn fitting(comments: &[Comment]) -> usize {
+    let mut bytes = 0;
+    let fit = comments.iter().take_while(|comment| {
+        let labels = comment.labels.iter().map(|(k, v)| k.len() + v.len() + 8);
+        let place = comment.place.as_ref().map_or(0, |place| place.label.len());
+        // Names, numbers and times have fewer than 700 bytes.
+        bytes += comment.text.len() + labels.sum::<usize>() + place + 700;
+        bytes <= 3 << 20
+    });
+    fit.count()
 }
 
 fn no_subject(id: &SubjectId) -> Error {

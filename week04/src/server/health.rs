@@ -5,8 +5,8 @@ use tonic::server::NamedService;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
-/// Says whether the service accepts requests. It does not until
-/// [`set`](Self::set) says so.
+/// Says whether the service accepts requests. Call [`set`](Self::set) before the
+/// ports are open.
 #[derive(Debug, Clone)]
 pub struct Health {
     serving: watch::Sender<bool>,
@@ -28,6 +28,14 @@ impl Health {
         self.serving.send_replace(serving);
         self.grpc.set_service_status("", status).await;
         self.grpc.set_service_status(S::NAME, status).await;
+    }
+
+    /// Ends the streams of all clients that watch the health, after they have
+    /// got the last answer. Otherwise they would delay a shutdown.
+    pub async fn end_watches<S: NamedService>(&self) {
+        let mut grpc = self.grpc.clone();
+        grpc.clear_service_status("").await;
+        grpc.clear_service_status(S::NAME).await;
     }
 
     /// Returns the current answer.

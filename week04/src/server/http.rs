@@ -9,6 +9,7 @@ use week04_api::DESCRIPTORS;
 
 use super::health::Health;
 use super::metrics::Metrics;
+use super::transcode::Limits;
 use super::{openapi, transcode};
 
 /// Returns the router. `grpc` answers the gRPC requests into which requests
@@ -17,12 +18,13 @@ pub fn router(
     grpc: Router,
     health: Health,
     metrics: Metrics,
-    max_body_bytes: usize,
+    limits: Limits,
 ) -> Router {
     let healthz = async move || match health.is_serving() {
         true => (StatusCode::OK, "SERVING\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "NOT_SERVING\n"),
     };
+    let counted = metrics.clone();
     let metrics = async move || {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         ([(CONTENT_TYPE, kind)], metrics.to_text()).into_response()
@@ -31,7 +33,7 @@ pub fn router(
     let openapi = async move || {
         ([(CONTENT_TYPE, "application/json")], document).into_response()
     };
-    transcode::router(&DESCRIPTORS, grpc, max_body_bytes)
+    transcode::router(&DESCRIPTORS, grpc, counted, limits)
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi))

@@ -1,5 +1,5 @@
 //! What every request passes, from outside to inside: a request id, a log span
-//! and metrics, a panic barrier, and a deadline.
+//! and metrics, a deadline, and a panic barrier.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::panic::AssertUnwindSafe;
@@ -18,10 +18,11 @@ use tonic::{Code, Status};
 use tracing::Instrument as _;
 
 use super::metrics::Metrics;
+use crate::failure::Failure;
 use crate::service::failure;
 use crate::status::to_grpc;
 
-const REQUEST_ID: &str = "x-request-id";
+pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// What the middleware needs.
 #[derive(Debug)]
@@ -69,18 +70,17 @@ async fn pass(
         // A handler holds nothing that a panic could leave half changed: a
         // transaction rolls back when it is dropped.
         let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
+        // A timeout of zero would poll the handler once.
+        if limit.is_zero() {
+            return refuse(&to_grpc(&late()));
+        }
         match timeout(limit, handled).await {
             Ok(Ok(response)) => response,
             Ok(Err(_panic)) => {
                 let message = "the handler panicked".to_owned();
                 refuse(&to_grpc(&failure(Code::Internal, "INTERNAL", message)))
             }
-            Err(_elapsed) => {
-                let message = "the deadline has passed".to_owned();
-                let reason = "DEADLINE_EXCEEDED";
-                let failure = failure(Code::DeadlineExceeded, reason, message);
-                refuse(&to_grpc(&failure))
-            }
+            Err(_elapsed) => refuse(&to_grpc(&late())),
         }
     };
     let mut response = answer.instrument(span.clone()).await;
@@ -93,8 +93,14 @@ async fn pass(
     response
 }
 
+/// Returns what a client gets if its request took too long.
+pub(super) fn late() -> Failure {
+    let message = "the deadline has passed".to_owned();
+    failure(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message)
+}
+
 /// Returns the id of the client, if it is fit for a log, and else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let fit = |value: &&HeaderValue| {
         let bytes = value.as_bytes();
         (1..=64).contains(&bytes.len())
@@ -110,7 +116,8 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 fn deadline(headers: &HeaderMap, limit: Duration) -> Duration {
     let parse = || {
         let text = headers.get("grpc-timeout")?.to_str().ok()?;
-        let (number, unit) = text.split_at_checked(text.len() - 1)?;
+        let unit = text.len().checked_sub(1)?;
+        let (number, unit) = text.split_at_checked(unit)?;
         if number.len() > 8 || !number.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }

@@ -23,12 +23,24 @@ pub fn document(pool: &DescriptorPool) -> Value {
         let path = paths.entry(path(&route)).or_insert_with(|| json!({}));
         path[method] = operation;
     }
+    schemas.insert("Error".to_owned(), error());
     json!({
         "openapi": "3.1.0",
         "info": {"title": "Comment service", "version": "v1"},
         "paths": paths,
         "components": {"schemas": schemas},
     })
+}
+
+fn error() -> Value {
+    let properties = json!({
+        "code": {"type": "integer"},
+        "status": {"type": "string"},
+        "message": {"type": "string"},
+        "details": {"type": "array", "items": {"type": "object"}},
+    });
+    let error = json!({"type": "object", "properties": properties});
+    json!({"type": "object", "properties": {"error": error}})
 }
 
 /// Returns the path with each variable as one parameter. OpenAPI has no
@@ -75,7 +87,7 @@ fn operation(route: &Route, schemas: &mut Map<String, Value>) -> Value {
         if !in_path && !in_body {
             parameters.push(json!({
                 "name": field.json_name(), "in": "query",
-                "description": comment(&field),
+                "description": comment(&field).unwrap_or_default(),
                 "schema": schema(&field, schemas),
             }));
         }
@@ -84,10 +96,18 @@ fn operation(route: &Route, schemas: &mut Map<String, Value>) -> Value {
     let mut operation = json!({
         "operationId": route.method.name(),
         "parameters": parameters,
-        "responses": {"200": {
-            "description": "The answer",
-            "content": {"application/json": {"schema": output}},
-        }},
+        "responses": {
+            "200": {
+                "description": "The answer",
+                "content": {"application/json": {"schema": output}},
+            },
+            "default": {
+                "description": "An error, as AIP-193 describes it",
+                "content": {"application/json": {"schema": {
+                    "$ref": "#/components/schemas/Error",
+                }}},
+            },
+        },
     });
     let body = match &route.body {
         RequestBody::Absent => return operation,

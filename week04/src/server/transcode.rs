@@ -5,6 +5,7 @@
 //! same handler as gRPC's own requests: each method is written once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -18,11 +19,14 @@ use prost::Message as _;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions,
 };
+use tokio::time::timeout;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use self::message::Input;
 pub use self::route::{RequestBody, Route, routes};
+use super::metrics::Metrics;
+use super::middleware::{REQUEST_ID, late, request_id};
 use crate::failure::Failure;
 use crate::google_rpc;
 use crate::service::failure;
@@ -39,7 +43,19 @@ struct Transcoder {
     routes: Vec<Route>,
     /// Serves gRPC requests.
     grpc: Router,
-    max_body_bytes: usize,
+    limits: Limits,
+    metrics: Metrics,
+    /// The name of requests that reach no method, in metrics.
+    other: Arc<str>,
+}
+
+/// The limits of one request.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The largest body.
+    pub max_body_bytes: usize,
+    /// The longest time to read the body.
+    pub timeout: Duration,
 }
 
 /// Returns a router that serves the methods of all services in `pool` that have
@@ -51,10 +67,11 @@ struct Transcoder {
 pub fn router(
     pool: &DescriptorPool,
     grpc: Router,
-    max_body_bytes: usize,
+    metrics: Metrics,
+    limits: Limits,
 ) -> Router {
-    let routes = routes(pool);
-    let transcoder = Transcoder { routes, grpc, max_body_bytes };
+    let (routes, other) = (routes(pool), "other".into());
+    let transcoder = Transcoder { routes, grpc, limits, metrics, other };
     Router::new().fallback(handle).with_state(Arc::new(transcoder))
 }
 
@@ -71,9 +88,22 @@ pub fn methods(pool: &DescriptorPool) -> Vec<String> {
 
 async fn handle(
     State(transcoder): State<Arc<Transcoder>>,
-    request: Request<Body>,
+    mut request: Request<Body>,
 ) -> Response {
-    transcoder.call(request).await.unwrap_or_else(|refused| *refused)
+    let id = request_id(request.headers());
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let call = transcoder.call(request).await;
+    let mut response = call.unwrap_or_else(|refused| *refused);
+    // A request that reaches a method is counted by the middleware there.
+    if !response.headers().contains_key(REQUEST_ID) {
+        let status = response.status();
+        let id_text = id.to_str().unwrap_or_default();
+        tracing::info!(id = id_text, %status, "refused");
+        let in_flight = transcoder.metrics.begin(&transcoder.other);
+        in_flight.end(google_rpc::code_of_http(status));
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
 }
 
 impl Transcoder {
@@ -83,7 +113,9 @@ impl Transcoder {
     ) -> Result<Response, Box<Response>> {
         let (head, body) = request.into_parts();
         let (route, variables) = self.find(&head.method, head.uri.path())?;
-        let body = self.read(&head.headers, body).await?;
+        let body = self.read(&head.headers, body);
+        let body = timeout(self.limits.timeout, body).await;
+        let body = body.map_err(|_| refuse(&late()))??;
         let query = head.uri.query().unwrap_or_default();
         let Input { message, mask } =
             message::read(route, &variables, query, &body)
@@ -147,14 +179,14 @@ impl Transcoder {
     async fn read(
         &self,
         headers: &http::HeaderMap,
-        body: Body,
+        mut body: Body,
     ) -> Result<Bytes, Box<Response>> {
-        let body = match Limited::new(body, self.max_body_bytes).collect().await
-        {
+        let limit = self.limits.max_body_bytes;
+        let body = match Limited::new(&mut body, limit).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
-                let message =
-                    format!("the body exceeds {} bytes", self.max_body_bytes);
+                discard(&mut body).await;
+                let message = format!("the body exceeds {limit} bytes");
                 let failure = invalid("BODY_TOO_LARGE", message);
                 let status = StatusCode::PAYLOAD_TOO_LARGE;
                 return Err(refuse_with(status, &failure));
@@ -177,6 +209,25 @@ impl Transcoder {
         Ok(body)
     }
 }
+
+/// Reads the rest of a body that is too large. Unread bytes would reset the
+/// connection, often before the client has read why it is refused.
+async fn discard(body: &mut Body) {
+    let rest = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > DISCARDED {
+                break;
+            }
+        }
+    };
+    // After a second, the client has to live with a reset.
+    let _ = timeout(Duration::from_secs(1), rest).await;
+}
+
+/// The largest rest that is read, in bytes.
+const DISCARDED: usize = 32 << 20;
 
 /// Returns a message as the body of a gRPC request: a flag for compression, the
 /// length, and the message.

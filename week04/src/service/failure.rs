@@ -15,6 +15,16 @@ pub(crate) const DOMAIN: &str = "comments.example";
 
 /// Returns what a client gets for `error`, and logs what it does not get.
 pub(super) fn from_error(error: &Error) -> Status {
+    to_grpc(&of_error(error))
+}
+
+/// Returns what a client gets for the error of a request that it must not send
+/// twice: it may have been executed. So it gets no time for a retry.
+pub(super) fn from_error_of_unrepeatable(error: &Error) -> Status {
+    to_grpc(&Failure { retry_after: None, ..of_error(error) })
+}
+
+fn of_error(error: &Error) -> Failure {
     let message = error.to_string();
     let with = |code, reason: &str| {
         let mut failure = failure(code, reason, message.clone());
@@ -26,7 +36,7 @@ pub(super) fn from_error(error: &Error) -> Status {
         }
         failure
     };
-    let failure = match error {
+    match error {
         Error::NotFound { kind: "subject", .. } => {
             with(Code::NotFound, "SUBJECT_NOT_FOUND")
         }
@@ -34,7 +44,7 @@ pub(super) fn from_error(error: &Error) -> Status {
         Error::AlreadyExists { .. } => {
             with(Code::AlreadyExists, "SUBJECT_ALREADY_EXISTS")
         }
-        Error::Invalid(invalid) => return from_invalid(*invalid),
+        Error::Invalid(invalid) => of_invalid(*invalid),
         Error::Changed { .. } => with(Code::Aborted, "COMMENT_CHANGED"),
         Error::Unavailable(cause) => {
             tracing::warn!(cause = chain(&**cause), "{message}");
@@ -46,12 +56,15 @@ pub(super) fn from_error(error: &Error) -> Status {
             tracing::error!(cause = chain(&**cause), "{message}");
             with(Code::Internal, "INTERNAL")
         }
-    };
-    to_grpc(&failure)
+    }
 }
 
 /// Returns what a client gets for an invalid field.
 pub(super) fn from_invalid(invalid: Invalid) -> Status {
+    to_grpc(&of_invalid(invalid))
+}
+
+fn of_invalid(invalid: Invalid) -> Failure {
     let Invalid { field, problem } = invalid;
     // The business layer does not know the messages of the contract.
     let field = match field {
@@ -64,7 +77,7 @@ pub(super) fn from_invalid(invalid: Invalid) -> Status {
     let mut failure = failure(Code::InvalidArgument, "INVALID_FIELD", message);
     let description = problem.to_owned();
     failure.violations = vec![Violation { field, description }];
-    to_grpc(&failure)
+    failure
 }
 
 /// Returns what a client gets for a field mask that cannot be applied.

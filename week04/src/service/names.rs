@@ -70,7 +70,7 @@ pub(super) fn of_comment(subject: &SubjectId, comment: CommentId) -> String {
 
 /// Returns an id that no other subject has.
 pub(super) fn random_subject_id() -> SubjectId {
-    // Each `RandomState` has new random keys.
+    // Each `RandomState` has other keys.
     let random = || RandomState::new().hash_one(0);
     let id = format!("{:016x}{:016x}", random(), random());
     SubjectId::new(id).expect("32 hexadecimal digits are a valid id")

@@ -201,6 +201,7 @@ async fn each_kind_of_bad_request_has_a_reason_and_stores_nothing() {
         let answer = service.send(method, path, "", body).await;
         let seen = format!("{method} {path} {body}: {answer:?}");
         assert_eq!(answer.status, status, "{seen}");
+        assert!(answer.head.contains("x-request-id: "), "{seen}");
         assert_eq!(answer.json()["error"]["code"], status, "{seen}");
         if !reason.is_empty() {
             assert_eq!(answer.reason(), reason, "{seen}");
@@ -286,8 +287,85 @@ async fn a_request_stops_working_at_its_deadline() {
         .await;
     let subject = service.get("/v1/subjects/rust").await.json();
     assert_eq!(subject["commentCount"], "1", "the late request was executed");
-    let not_a_time = "grpc-timeout: soon\r\n";
-    assert_eq!(service.send("GET", COMMENT, not_a_time, "").await.status, 200);
+    for not_a_time in ["grpc-timeout: soon\r\n", "grpc-timeout:\r\n"] {
+        let answer = service.send("GET", COMMENT, not_a_time, "").await;
+        assert_eq!(answer.status, 200, "{not_a_time}: {answer:?}");
+    }
+    let no_time = "grpc-timeout: 0S\r\n";
+    assert_eq!(service.send("GET", COMMENT, no_time, "").await.status, 504);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_answered_at_the_timeout() {
+    let timeout = r#", "server": {"http": {"timeout": "0.2s"}}"#;
+    let storage = crate::common::Storage::sqlite();
+    let service = Running::start_with(storage, timeout).await;
+    let half = b"POST /v1/subjects HTTP/1.1\r\nhost: x\r\n\
+        connection: close\r\ncontent-length: 20\r\n\r\n{";
+    let answer = service.send_raw(half).await;
+    assert_eq!(answer.status, 504, "{answer:?}");
+    assert!(service.get("/metrics").await.body.contains(
+        "requests_total{method=\"other\",code=\"DEADLINE_EXCEEDED\"} 1"
+    ));
+}
+
+#[tokio::test]
+async fn the_limit_of_grpc_messages_is_that_of_its_listener() {
+    let limit = r#", "server": {"grpc": {"maxBodyBytes": 1000}}"#;
+    let storage = crate::common::Storage::sqlite();
+    let service = Running::start_with(storage, limit).await;
+    service.prepare().await;
+    let text = "x".repeat(2000);
+    let body = format!(r#"{{"author": "ann", "text": "{text}"}}"#);
+    assert_eq!(service.post(COMMENTS, &body).await.status, 200);
+    let mut client = service.client().await;
+    let request = v1::CreateCommentRequest {
+        parent: "subjects/rust".to_owned(),
+        comment: Some(v1::Comment {
+            author: "ann".to_owned(),
+            text,
+            ..Default::default()
+        }),
+        request_id: String::new(),
+    };
+    let refused = client.create_comment(request).await;
+    let refused = refused.expect_err("the message is too large");
+    assert_eq!(refused.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_page_of_long_texts_fits_into_a_message_of_grpc() {
+    let service = Running::start().await;
+    service.prepare().await;
+    let mut client = service.client().await;
+    for _ in 0..120 {
+        let request = v1::CreateCommentRequest {
+            parent: "subjects/rust".to_owned(),
+            comment: Some(v1::Comment {
+                author: "ann".to_owned(),
+                text: "\u{4e2d}".repeat(10_000),
+                ..Default::default()
+            }),
+            request_id: String::new(),
+        };
+        client.create_comment(request).await.expect("it is valid");
+    }
+    let mut request = v1::ListCommentsRequest {
+        parent: "subjects/rust".to_owned(),
+        page_size: 1000,
+        ..Default::default()
+    };
+    let mut seen = 0;
+    loop {
+        let page = client.list_comments(request.clone()).await;
+        let page = page.expect("it fits").into_inner();
+        seen += page.comments.len();
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(seen, 121, "comments on all pages");
 }
 
 #[tokio::test]

@@ -67,6 +67,53 @@ async fn a_stopped_service_keeps_its_data_and_frees_its_ports() {
 }
 
 #[tokio::test]
+async fn a_client_that_watches_the_health_does_not_delay_shutdown() {
+    let service = Running::start().await;
+    let mut health = HealthClient::new(service.channel().await);
+    let request = HealthCheckRequest { service: String::new() };
+    let watch = health.watch(request).await.expect("it is served");
+    let mut watch = watch.into_inner();
+    let mut last = None;
+    service.stop.cancel();
+    let stopped = Instant::now();
+    while let Ok(Some(answer)) = watch.message().await {
+        last = Some(answer.status());
+    }
+    assert_eq!(last, Some(ServingStatus::NotServing), "the last answer");
+    service.ended.await.expect("no panic").expect("a clean shutdown");
+    let took = stopped.elapsed();
+    assert!(took < Duration::from_secs(5), "the shutdown took {took:?}");
+}
+
+#[tokio::test]
+async fn a_stalled_http_client_does_not_keep_grpc_from_draining() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let settings = r#", "shutdown": {"budget": "2s"}"#;
+    let service = Running::start_with(Storage::sqlite(), settings).await;
+    let mut stalled = TcpStream::connect(service.http).await.expect("open");
+    let half = b"POST /v1/subjects HTTP/1.1\r\nhost: x\r\n\
+        content-type: application/json\r\ncontent-length: 20\r\n\r\n{";
+    stalled.write_all(half).await.expect("the server reads");
+    let mut client = service.client().await;
+    let request = v1::GetSubjectRequest { name: "subjects/none".to_owned() };
+    let answer = client.get_subject(request).await.expect_err("none");
+    assert_eq!(answer.code(), Code::NotFound);
+    service.stop.cancel();
+    // Both listeners close at once.
+    let closed = async {
+        while TcpStream::connect(service.grpc).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let closed = tokio::time::timeout(Duration::from_secs(1), closed).await;
+    assert!(closed.is_ok(), "gRPC still accepts connections after 1 s");
+    let ended = service.ended.await.expect("no panic");
+    let report = ended.expect_err("one connection is aborted").to_string();
+    assert!(report.contains("1 connections were aborted"), "{report}");
+}
+
+#[tokio::test]
 async fn a_taken_port_is_an_error_and_closes_the_database() {
     let first = Running::start().await;
     let storage = Storage::sqlite();
@@ -107,14 +154,18 @@ async fn connections_that_send_nothing_do_not_delay_requests() {
 async fn a_full_pool_is_answered_with_503_until_a_connection_is_free() {
     let service = Running::start().await;
     service.prepare().await;
+    let service_ref = &service;
     // SQLite has one writer: another client's transaction blocks all writes.
     let other = service.storage(1).await;
     let transaction = other.begin().await.expect("the database answers");
     let body = r#"{"author": "ann", "text": "blocked"}"#;
-    let path = "/v1/subjects/rust/comments";
     // One more than the service has connections.
-    let requests: Vec<_> =
-        (0..5).map(|_| Box::pin(service.post(path, body))).collect();
+    let path = |n| format!("/v1/subjects/rust/comments?requestId={n}");
+    let requests: Vec<_> = (0..5)
+        .map(|n| {
+            Box::pin(async move { service_ref.post(&path(n), body).await })
+        })
+        .collect();
     let (busy, _, blocked) = futures_util::future::select_all(requests).await;
     assert_eq!(busy.status, 503, "{busy:?}");
     assert_eq!(busy.reason(), "STORAGE_UNAVAILABLE");
@@ -173,12 +224,16 @@ async fn a_service_recovers_when_its_database_is_back() {
         let body = r#"{"author": "ann", "text": "lost"}"#;
         for answer in [
             service.get(path).await,
-            service.post("/v1/subjects/rust/comments", body).await,
+            service.post("/v1/subjects/rust/comments?requestId=1", body).await,
         ] {
             assert_eq!(answer.status, 503, "{answer:?}");
             assert_eq!(answer.reason(), "STORAGE_UNAVAILABLE");
             assert!(answer.head.contains("retry-after: 1"), "{answer:?}");
         }
+        // Without a request id, a retry could create a second comment.
+        let path = "/v1/subjects/rust/comments";
+        let answer = service.post(path, body).await;
+        assert!(!answer.head.contains("retry-after"), "{answer:?}");
         proxy.up();
         // A connection that broke is found when it is used: one request for
         // each connection of the pool may still fail.
