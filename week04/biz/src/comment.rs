@@ -30,7 +30,7 @@ pub struct Timestamp {
 pub struct Subject {
     /// Its id.
     pub id: SubjectId,
-    /// What readers see.
+    /// The text that readers see.
     pub title: String,
     /// The number of comments that are not deleted, with replies.
     pub comment_count: i64,
@@ -45,13 +45,13 @@ pub struct Comment {
     pub id: CommentId,
     /// The subject that it is for.
     pub subject: SubjectId,
-    /// Who wrote it.
+    /// The user who wrote the comment.
     pub author: UserId,
-    /// What readers see.
+    /// The text that readers see.
     pub text: String,
     /// The comment that this one replies to.
     pub reply_to: Option<CommentId>,
-    /// Where it was written.
+    /// The place where the comment was written.
     pub place: Option<Place>,
     /// Text of the client that the service does not read.
     pub labels: BTreeMap<String, String>,
@@ -70,7 +70,7 @@ pub struct Comment {
 /// A place on the map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Place {
-    /// What readers see.
+    /// The text that readers see.
     pub label: String,
     /// In degrees, from -90 to 90.
     pub latitude: f64,
@@ -83,7 +83,7 @@ pub struct Place {
 pub struct NewSubject {
     /// Its id.
     pub id: SubjectId,
-    /// What readers see.
+    /// The text that readers see.
     pub title: String,
 }
 
@@ -92,13 +92,13 @@ pub struct NewSubject {
 pub struct NewComment {
     /// The subject that it is for.
     pub subject: SubjectId,
-    /// Who wrote it.
+    /// The user who wrote the comment.
     pub author: UserId,
-    /// What readers see.
+    /// The text that readers see.
     pub text: String,
     /// The comment that this one replies to.
     pub reply_to: Option<CommentId>,
-    /// Where it was written.
+    /// The place where the comment was written.
     pub place: Option<Place>,
     /// Text of the client that the service does not read.
     pub labels: BTreeMap<String, String>,

@@ -10,7 +10,7 @@ use crate::failure::{Failure, Violation};
 use crate::field_path::MaskError;
 use crate::status::to_grpc;
 
-/// Who defines the reasons.
+/// The domain of all reasons, in the sense of `google.rpc.ErrorInfo`.
 pub(crate) const DOMAIN: &str = "comments.example";
 
 /// Returns what a client gets for `error`, and logs what it does not get.

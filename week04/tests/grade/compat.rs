@@ -17,7 +17,7 @@ mod judge;
 #[path = "compat/members.rs"]
 mod members;
 
-/// What is expected if nothing breaks.
+/// The expected breaks of a compatible change.
 const NOTHING: [(&str, Change, Breaks); 0] = [];
 
 const KINDS: [&str; 7] =

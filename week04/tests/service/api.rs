@@ -107,6 +107,7 @@ async fn each_kind_of_bad_request_has_a_reason_and_stores_nothing() {
             404,
             "SUBJECT_NOT_FOUND",
         ),
+        ("GET", "/v1/subjects/none/comments", "", 404, "SUBJECT_NOT_FOUND"),
         (
             "GET",
             "/v1/subjects/rust/comments?pageSize=-1",

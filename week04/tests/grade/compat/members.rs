@@ -43,7 +43,7 @@ struct Member {
     kind: &'static str,
     /// A label, or the oneof `x` or `y`.
     group: &'static str,
-    /// What is reserved in place of the member.
+    /// The numbers and names that are reserved after the member is removed.
     reserves: &'static str,
 }
 

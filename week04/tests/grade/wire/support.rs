@@ -39,7 +39,7 @@ pub(super) enum End {
     Ok,
     Err,
     Panic,
-    /// Of a clean-up: the function panics that should return its future. Of a
+    /// For a clean-up: the function that should return its future panics. For a
     /// constructor: its value panics when it is cloned.
     PanicInCall,
 }
