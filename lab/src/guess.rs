@@ -8,14 +8,14 @@ use std::io::{BufRead, IsTerminal, Result, Write, stdin, stdout};
 ///
 /// Asks once more if the input is not a number. Returns `None` if the second
 /// input is not a number, if the reader presses only Enter, or if the standard
-/// input is not a terminal.
+/// input or the standard output is not a terminal.
 ///
 /// # Errors
 ///
 /// When the terminal cannot be read or written.
 pub fn ask(question: &str) -> Result<Option<String>> {
     println!("{question}");
-    if !stdin().is_terminal() {
+    if !stdin().is_terminal() || !stdout().is_terminal() {
         return Ok(None);
     }
     read_number(stdin().lock(), stdout())
