@@ -56,6 +56,23 @@ impl Application {
     /// If the future is dropped, what has been opened is closed in the
     /// background.
     pub async fn open(options: Options) -> Result<Self, BuildError<BoxError>> {
+        Self::open_with(options, |http| http).await
+    }
+
+    /// As [`open`](Self::open), and puts layers around the HTTP router: limits,
+    /// load shedding and the like.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`open`](Self::open).
+    pub async fn open_with(
+        options: Options,
+        layers: impl FnOnce(Router) -> Router,
+    ) -> Result<Self, BuildError<BoxError>> {
         let compose = async |cleanups: &Cleanups| {
             let database = cleanups
                 .provide("database", open_database(&options.data), close)
@@ -88,6 +105,7 @@ impl Application {
             let ShutdownOptions { lame_duck, budget } = options.shutdown;
             let drain = budget.saturating_sub(lame_duck).mul_f64(0.8);
             let address = options.http.address;
+            let contract = layers(contract);
             let http = drain::Server::bind(address, contract, drain).await?;
             let address = options.grpc.address;
             let grpc = grpc::Server::bind(address, routes, drain).await?;

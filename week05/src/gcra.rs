@@ -206,7 +206,9 @@ impl Gcra {
     }
 
     fn nanos(&self, now: Instant) -> Nanos {
-        now.saturating_duration_since(self.epoch).as_nanos() as Nanos
+        let elapsed = now.saturating_duration_since(self.epoch);
+        // `as_nanos` multiplies 128-bit numbers.
+        elapsed.as_secs() * SECOND + Nanos::from(elapsed.subsec_nanos())
     }
 
     /// Returns the TAT after a request that arrives `now`, if it is admitted.

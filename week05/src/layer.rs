@@ -106,10 +106,8 @@ where
     P: Policy<K> + Clone + 'static,
     K: Send + 'static,
     Key: Fn(&Request) -> K,
-    Judge: Fn(&Result<S::Response, S::Error>) -> Outcome
-        + Clone
-        + Send
-        + 'static,
+    Judge:
+        Fn(&Result<S::Response, S::Error>) -> Outcome + Clone + Send + 'static,
     Refuse: Fn(P::Rejected) -> Result<S::Response, S::Error>
         + Clone
         + Send
@@ -119,7 +117,10 @@ where
     type Error = S::Error;
     type Future = BoxFuture<Result<S::Response, S::Error>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
 

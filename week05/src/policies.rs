@@ -1,22 +1,63 @@
 //! The exercises of this week as policies of a [`Layer`](crate::layer::Layer).
+//!
+//! | Policy | Its key |
+//! |--------|---------|
+//! | [`gcra::Limiter`] | anything |
+//! | [`gcra::KeyedLimiter`] | the key that is limited |
+//! | [`bulkhead::Bulkheads`] | the class of the request |
+//! | [`DeadlineCheck`] | the deadline of the request |
+//! | [`criticality::Shedder`] | the criticality, and the CPU utilisation |
+//! | [`sre_breaker::Breaker`] | anything |
+//!
+//! Only a bulkhead waits. All others decide at once.
 
 use std::hash::Hash;
+use std::num::NonZero;
 use std::time::Instant;
 
-use crate::gcra::{KeyedLimiter, Limiter, Throttled};
+use crate::bulkhead::{self, Bulkheads};
+use crate::criticality::{self, Criticality, Shedder};
+use crate::deadline::{self, Deadline, Latency};
+use crate::gcra::{self, KeyedLimiter, Limiter};
 use crate::layer::{Outcome, Permit, Policy};
-use crate::sre_breaker::{Breaker, Call, Rejected};
+use crate::sre_breaker::{self, Breaker};
+
+/// Refuses requests that have less time than they typically take.
+#[derive(Debug)]
+pub struct DeadlineCheck {
+    /// How long requests have taken.
+    pub latency: Latency,
+}
+
+/// A request that [`DeadlineCheck`] has admitted.
+#[derive(Debug)]
+pub struct Begun<'a> {
+    latency: &'a Latency,
+    since: Instant,
+    has_ended: bool,
+}
+
+/// A bulkhead has not admitted the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Isolated {
+    /// The class has no bulkhead.
+    #[error(transparent)]
+    UnknownClass(#[from] bulkhead::UnknownClass),
+    /// The bulkhead of the class has refused the request.
+    #[error(transparent)]
+    Rejected(#[from] bulkhead::Rejected),
+}
 
 impl<Key: Send> Policy<Key> for Limiter {
     type Permit<'a> = ();
-    type Rejected = Throttled;
+    type Rejected = gcra::Throttled;
 
     async fn admit(
         &self,
         _: Key,
         now: Instant,
         _: f64,
-    ) -> Result<(), Throttled> {
+    ) -> Result<(), gcra::Throttled> {
         self.try_acquire(now)
     }
 }
@@ -26,33 +67,114 @@ impl<K: Hash + Eq + Clone + Send + Sync> Policy<K> for KeyedLimiter<K> {
         = ()
     where
         K: 'a;
-    type Rejected = Throttled;
+    type Rejected = gcra::Throttled;
 
     async fn admit(
         &self,
         key: K,
         now: Instant,
         _: f64,
-    ) -> Result<(), Throttled> {
+    ) -> Result<(), gcra::Throttled> {
         self.try_acquire(&key, now)
     }
 }
 
+impl<C: Hash + Eq + Send + Sync> Policy<C> for Bulkheads<C> {
+    type Permit<'a>
+        = bulkhead::Permit
+    where
+        C: 'a;
+    type Rejected = Isolated;
+
+    async fn admit(
+        &self,
+        class: C,
+        _: Instant,
+        _: f64,
+    ) -> Result<bulkhead::Permit, Isolated> {
+        let bulkhead = self.get(&class)?;
+        Ok(bulkhead.acquire(NonZero::<u32>::MIN).await?)
+    }
+}
+
+impl Policy<Deadline> for DeadlineCheck {
+    type Permit<'a> = Begun<'a>;
+    type Rejected = deadline::Rejected;
+
+    async fn admit(
+        &self,
+        deadline: Deadline,
+        now: Instant,
+        _: f64,
+    ) -> Result<Begun<'_>, deadline::Rejected> {
+        deadline.check(now, self.latency.typical(now))?;
+        Ok(Begun { latency: &self.latency, since: now, has_ended: false })
+    }
+}
+
+impl Policy<(Criticality, f64)> for Shedder {
+    type Permit<'a> = criticality::Permit;
+    type Rejected = criticality::Overloaded;
+
+    async fn admit(
+        &self,
+        (class, cpu): (Criticality, f64),
+        _: Instant,
+        _: f64,
+    ) -> Result<criticality::Permit, criticality::Overloaded> {
+        self.try_acquire(class, cpu)
+    }
+}
+
 impl<Key: Send> Policy<Key> for Breaker {
-    type Permit<'a> = Call<'a>;
-    type Rejected = Rejected;
+    type Permit<'a> = sre_breaker::Call<'a>;
+    type Rejected = sre_breaker::Rejected;
 
     async fn admit(
         &self,
         _: Key,
         now: Instant,
         rand: f64,
-    ) -> Result<Call<'_>, Rejected> {
+    ) -> Result<sre_breaker::Call<'_>, sre_breaker::Rejected> {
         self.allow(now, rand)
     }
 }
 
-impl Permit for Call<'_> {
+impl Permit for bulkhead::Permit {
+    fn end(self, _: Outcome, _: Instant) {}
+}
+
+impl Permit for Begun<'_> {
+    fn end(mut self, outcome: Outcome, now: Instant) {
+        // A quick failure says nothing about the time of an answer.
+        if outcome == Outcome::Success {
+            self.record(now);
+        }
+        self.has_ended = true;
+    }
+}
+
+impl Begun<'_> {
+    fn record(&self, now: Instant) {
+        let took = now.saturating_duration_since(self.since);
+        self.latency.record(now, took);
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            // The caller has given up: it would have taken at least so long.
+            self.record(Instant::now());
+        }
+    }
+}
+
+impl Permit for criticality::Permit {
+    fn end(self, _: Outcome, _: Instant) {}
+}
+
+impl Permit for sre_breaker::Call<'_> {
     fn end(self, outcome: Outcome, now: Instant) {
         match outcome {
             Outcome::Success => self.success(now),

@@ -155,13 +155,8 @@ fn guarded(
 }
 
 fn counts(policy: &Switch) -> [usize; 4] {
-    [
-        &policy.admitted,
-        &policy.successes,
-        &policy.failures,
-        &policy.cancelled,
-    ]
-    .map(|count| count.load(SeqCst))
+    [&policy.admitted, &policy.successes, &policy.failures, &policy.cancelled]
+        .map(|count| count.load(SeqCst))
 }
 
 #[tokio::test]
@@ -251,8 +246,8 @@ async fn a_spent_cooperative_budget_refuses_no_request() {
     let (mut service, _) = guarded(&policy, Inner::Succeeds);
     let task = tokio::spawn(async move {
         // tokio says `Pending` after 128 operations without a pause.
-        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-        (0..1000).for_each(|n| sender.send(n).expect("it is open"));
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(1000);
+        (0..1000).for_each(|n| sender.try_send(n).expect("it has room"));
         let mut served = 0;
         while receiver.try_recv().is_ok() {
             tokio::task::consume_budget().await;

@@ -8,12 +8,21 @@ mod model_checked;
 
 use week05::window;
 
+#[path = "../../src/bulkhead.rs"]
+pub mod bulkhead;
+#[path = "../../src/criticality.rs"]
+pub mod criticality;
 #[path = "../../src/gcra.rs"]
 pub mod gcra;
+#[path = "../../src/gutter.rs"]
+pub mod gutter;
 #[path = "../../src/sre_breaker.rs"]
 pub mod sre_breaker;
 
 mod models {
+    mod bulkhead;
+    mod criticality;
     mod gcra;
+    mod gutter;
     mod sre_breaker;
 }
