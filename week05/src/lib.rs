@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bulkhead;
+pub mod cpu;
 pub mod criticality;
 pub mod deadline;
 pub mod gcra;

@@ -10,7 +10,9 @@
 //! name, it prints an SVG file: see `notes/pages/figures/week05`.
 
 mod draw;
+mod fairness;
 mod overload;
+mod spare;
 mod storm;
 
 use std::error::Error;
@@ -28,6 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["--figure", "refusals"] => print!("{}", overload::refusals()),
         ["--figure", "storm"] => print!("{}", storm::storm()),
         ["--figure", "recovery"] => print!("{}", storm::recovery()),
+        ["--figure", "gutter"] => print!("{}", spare::gutter()),
+        ["--figure", "fairness"] => print!("{}", fairness::fairness()),
         _ => return Err("usage: charts [--figure NAME]".into()),
     }
     Ok(())

@@ -27,15 +27,20 @@ fn time_axis(seconds: u32) -> Axis<'static> {
 
 /// Draws how retries keep a server overloaded after it has recovered.
 pub(crate) fn storm() -> String {
-    let run = |protection| {
+    let storm = |protection| {
         let mut scenario = scenario(protection, 0.7);
         scenario.duration = 90 * SECOND;
         let slow = 20 * SECOND..30 * SECOND;
         scenario.server.fault = Some((slow, Fault::Slow(4)));
-        run(&scenario)
+        scenario
     };
+    let bare = run(&storm(Protection::None));
+    let protected = run(&storm(Protection::All));
+    let mut with_budget = storm(Protection::None);
+    with_budget.client.retry_budget =
+        storm(Protection::All).client.retry_budget;
+    let with_budget = run(&with_budget);
     let served = |slot: &week05::simulator::Slot| slot.served as f64 / CAPACITY;
-    let (bare, protected) = (run(Protection::None), run(Protection::All));
     Chart {
         title: "A retry storm: the server is slow for ten seconds",
         x: time_axis(90),
@@ -49,6 +54,7 @@ pub(crate) fn storm() -> String {
             over_time("attempts, no protection", &bare, |slot| {
                 slot.attempts as f64 / CAPACITY
             }),
+            over_time("goodput, retry budget", &with_budget, served),
             over_time("goodput, all together", &protected, served),
         ],
         shaded: Some((20.0, 30.0, "slow")),
