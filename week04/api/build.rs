@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = compiler.encode_file_descriptor_set();
     fs::write(out.join("descriptors.binpb"), descriptors)?;
     tonic_prost_build::configure()
+        .codec_path("crate::codec::Codec")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -11,6 +11,8 @@ use std::sync::LazyLock;
 
 use prost_reflect::DescriptorPool;
 
+pub mod codec;
+
 /// The contract of the comment service.
 pub mod comments {
     /// Version 1.
