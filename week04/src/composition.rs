@@ -19,7 +19,7 @@ use week04_biz::{Comments, Timestamp};
 use crate::data::{self, Database, SqlRepository};
 use crate::layers::biz::Likes;
 use crate::layers::data::SqlLikes;
-use crate::options::{DataOptions, ListenerOptions, Options, ShutdownOptions};
+use crate::options::{DataOptions, Options, ShutdownOptions};
 use crate::server::health::Health;
 use crate::server::metrics::Metrics;
 use crate::server::{grpc, http, middleware, transcode};
@@ -82,17 +82,14 @@ impl Application {
             health.set::<CommentServiceServer<CommentService>>(false).await;
             let metrics = Metrics::new();
             let methods = transcode::methods(&DESCRIPTORS);
-            let routes = |limits: &ListenerOptions, max_message_bytes| {
-                middleware::add(
-                    services(database.clone(), &health, max_message_bytes),
+            let contract = http::router(
+                middleware::add_to_service(
+                    // The limit of the body has been applied to its JSON form.
+                    comments(database.clone(), usize::MAX),
                     metrics.clone(),
                     methods.clone(),
-                    limits.timeout,
-                )
-            };
-            let contract = http::router(
-                // The limit of the body has been applied to its JSON form.
-                routes(&options.http, usize::MAX),
+                    options.http.timeout,
+                ),
                 health.clone(),
                 metrics.clone(),
                 transcode::Limits {
@@ -100,7 +97,13 @@ impl Application {
                     timeout: options.http.timeout,
                 },
             );
-            let routes = routes(&options.grpc, options.grpc.max_body_bytes);
+            let comments = comments(database, options.grpc.max_body_bytes);
+            let routes = middleware::add(
+                services(comments, &health),
+                metrics,
+                methods,
+                options.grpc.timeout,
+            );
             // The listeners stop within the budget, and leave some of it.
             let ShutdownOptions { lame_duck, budget } = options.shutdown;
             let drain = budget.saturating_sub(lame_duck).mul_f64(0.8);
@@ -192,16 +195,22 @@ async fn close(database: Database) -> Result<(), BoxError> {
 }
 
 /// Builds the layers upon the database, from inside to outside.
-fn services(
+fn comments(
     database: Database,
-    health: &Health,
     max_message_bytes: usize,
-) -> Router {
+) -> CommentServiceServer<CommentService> {
     let comments = Comments::new(SqlRepository::new(database.clone()), now);
     let likes = Likes::new(SqlLikes::new(database));
-    let service = CommentServiceServer::new(Service::new(comments, likes))
-        .max_decoding_message_size(max_message_bytes);
-    Routes::new(service)
+    CommentServiceServer::new(Service::new(comments, likes))
+        .max_decoding_message_size(max_message_bytes)
+}
+
+/// Returns all gRPC services.
+fn services(
+    comments: CommentServiceServer<CommentService>,
+    health: &Health,
+) -> Router {
+    Routes::new(comments)
         .add_service(health.grpc_service())
         .add_service(reflection().build_v1().expect(COMPILED))
         // Many clients still use the version before.

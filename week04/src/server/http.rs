@@ -9,13 +9,13 @@ use week04_api::DESCRIPTORS;
 
 use super::health::Health;
 use super::metrics::Metrics;
-use super::transcode::Limits;
+use super::transcode::{Grpc, Limits};
 use super::{openapi, transcode};
 
 /// Returns the router. `grpc` answers the gRPC requests into which requests
 /// with JSON are turned.
 pub fn router(
-    grpc: Router,
+    grpc: impl Grpc,
     health: Health,
     metrics: Metrics,
     limits: Limits,

@@ -1,20 +1,21 @@
 //! What every request passes, from outside to inside: a request id, a log span
 //! and metrics, a deadline, and a panic barrier.
 
+use std::convert::Infallible;
 use std::hash::{BuildHasher as _, RandomState};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::routing::Route;
 use futures_util::FutureExt as _;
-use http::header::HeaderValue;
-use http::{HeaderMap, Request};
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Request, Response};
 use tokio::time::timeout;
 use tonic::{Code, Status};
+use tower::layer::layer_fn;
+use tower::{Service, ServiceExt as _, service_fn};
 use tracing::Instrument as _;
 
 use super::metrics::Metrics;
@@ -22,7 +23,11 @@ use crate::failure::Failure;
 use crate::service::failure;
 use crate::status::to_grpc;
 
-pub(super) const REQUEST_ID: &str = "x-request-id";
+pub(super) static REQUEST_ID: HeaderName =
+    HeaderName::from_static("x-request-id");
+
+/// How long the client waits.
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// What the middleware needs.
 #[derive(Debug)]
@@ -36,6 +41,45 @@ struct Context {
     other: Arc<str>,
 }
 
+impl Context {
+    fn new(
+        metrics: Metrics,
+        methods: Vec<String>,
+        limit: Duration,
+    ) -> Arc<Self> {
+        let methods = methods.into_iter().map(Arc::from).collect();
+        Arc::new(Self { metrics, limit, methods, other: "other".into() })
+    }
+}
+
+/// A service that answers gRPC requests. `A` is the body of a request, and `B`
+/// the body of an answer.
+pub trait GrpcService<A, B>:
+    Service<
+        Request<A>,
+        Response = Response<B>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<A, B, S> GrpcService<A, B> for S where
+    S: Service<
+            Request<A>,
+            Response = Response<B>,
+            Error = Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Adds the middleware to a router of gRPC services. `methods` are the paths
 /// that are counted by their name, all others are counted together. No request
 /// takes longer than `limit`.
@@ -45,16 +89,34 @@ pub fn add(
     methods: Vec<String>,
     limit: Duration,
 ) -> Router {
-    let methods = methods.into_iter().map(Arc::from).collect();
-    let context = Context { metrics, limit, methods, other: "other".into() };
-    grpc.layer(from_fn_with_state(Arc::new(context), pass))
+    let context = Context::new(metrics, methods, limit);
+    grpc.layer(layer_fn(move |route: Route| wrap(route, Arc::clone(&context))))
 }
 
-async fn pass(
-    State(context): State<Arc<Context>>,
-    request: Request<axum::body::Body>,
-    next: Next,
-) -> Response {
+/// Adds the middleware to one gRPC service, as [`add`] does to a router.
+pub fn add_to_service<A: Send + 'static, B: Default + 'static>(
+    grpc: impl GrpcService<A, B>,
+    metrics: Metrics,
+    methods: Vec<String>,
+    limit: Duration,
+) -> impl GrpcService<A, B> {
+    wrap(grpc, Context::new(metrics, methods, limit))
+}
+
+fn wrap<A: Send + 'static, B: Default + 'static>(
+    inner: impl GrpcService<A, B>,
+    context: Arc<Context>,
+) -> impl GrpcService<A, B> {
+    service_fn(move |request| {
+        pass(Arc::clone(&context), request, inner.clone())
+    })
+}
+
+async fn pass<A, B: Default>(
+    context: Arc<Context>,
+    request: Request<A>,
+    inner: impl GrpcService<A, B>,
+) -> Result<Response<B>, Infallible> {
     let id = request_id(request.headers());
     let path = request.uri().path();
     let known = context.methods.iter().find(|method| ***method == *path);
@@ -69,13 +131,13 @@ async fn pass(
     let answer = async {
         // A handler holds nothing that a panic could leave half changed: a
         // transaction rolls back when it is dropped.
-        let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
+        let handled = AssertUnwindSafe(inner.oneshot(request)).catch_unwind();
         // A timeout of zero would poll the handler once.
         if limit.is_zero() {
             return refuse(&to_grpc(&late()));
         }
         match timeout(limit, handled).await {
-            Ok(Ok(response)) => response,
+            Ok(Ok(Ok(response))) => response,
             Ok(Err(_panic)) => {
                 let message = "the handler panicked".to_owned();
                 refuse(&to_grpc(&failure(Code::Internal, "INTERNAL", message)))
@@ -84,13 +146,13 @@ async fn pass(
         }
     };
     let mut response = answer.instrument(span.clone()).await;
-    response.headers_mut().insert(REQUEST_ID, id);
+    response.headers_mut().insert(&REQUEST_ID, id);
     let code = Status::from_header_map(response.headers())
         .map_or(Code::Ok, |status| status.code());
     let ms = in_flight.elapsed().as_millis();
     span.in_scope(|| tracing::info!(?code, ms, "answered"));
     in_flight.end(code);
-    response
+    Ok(response)
 }
 
 /// Returns what a client gets if its request took too long.
@@ -106,16 +168,16 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
         (1..=64).contains(&bytes.len())
             && bytes.iter().all(u8::is_ascii_graphic)
     };
-    headers.get(REQUEST_ID).filter(fit).cloned().unwrap_or_else(|| {
+    headers.get(&REQUEST_ID).filter(fit).cloned().unwrap_or_else(|| {
         let id = format!("{:016x}", RandomState::new().hash_one(0));
-        HeaderValue::from_str(&id).expect("hexadecimal digits")
+        HeaderValue::try_from(id).expect("hexadecimal digits")
     })
 }
 
 /// Returns the time that the client waits, or `limit` if that is shorter.
 fn deadline(headers: &HeaderMap, limit: Duration) -> Duration {
     let parse = || {
-        let text = headers.get("grpc-timeout")?.to_str().ok()?;
+        let text = headers.get(&GRPC_TIMEOUT)?.to_str().ok()?;
         let unit = text.len().checked_sub(1)?;
         let (number, unit) = text.split_at_checked(unit)?;
         if number.len() > 8 || !number.bytes().all(|b| b.is_ascii_digit()) {
@@ -135,6 +197,6 @@ fn deadline(headers: &HeaderMap, limit: Duration) -> Duration {
     parse().map_or(limit, |time| time.min(limit))
 }
 
-fn refuse(status: &Status) -> Response {
+fn refuse<B: Default>(status: &Status) -> Response<B> {
     status.clone().into_http()
 }

@@ -10,11 +10,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http::header::{
+    ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue,
+};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use prost::Message as _;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions,
@@ -26,7 +28,7 @@ use tower::ServiceExt as _;
 use self::message::Input;
 pub use self::route::{RequestBody, Route, routes};
 use super::metrics::Metrics;
-use super::middleware::{REQUEST_ID, late, request_id};
+use super::middleware::{GrpcService, REQUEST_ID, late, request_id};
 use crate::failure::Failure;
 use crate::google_rpc;
 use crate::service::failure;
@@ -36,13 +38,22 @@ mod message;
 mod route;
 
 /// The request headers that handlers get.
-const FORWARDED: [&str; 4] =
-    ["authorization", "grpc-timeout", "traceparent", "x-request-id"];
+static FORWARDED: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("x-request-id"),
+];
 
-struct Transcoder {
+/// A service that answers the gRPC requests into which requests with JSON are
+/// turned.
+pub trait Grpc: GrpcService<Full<Bytes>, tonic::body::Body> {}
+
+impl<S: GrpcService<Full<Bytes>, tonic::body::Body>> Grpc for S {}
+
+struct Transcoder<S> {
     routes: Vec<Route>,
-    /// Serves gRPC requests.
-    grpc: Router,
+    grpc: S,
     limits: Limits,
     metrics: Metrics,
     /// The name of requests that reach no method, in metrics.
@@ -66,7 +77,7 @@ pub struct Limits {
 /// Panics if a path in the contract is malformed.
 pub fn router(
     pool: &DescriptorPool,
-    grpc: Router,
+    grpc: impl Grpc,
     metrics: Metrics,
     limits: Limits,
 ) -> Router {
@@ -87,26 +98,26 @@ pub fn methods(pool: &DescriptorPool) -> Vec<String> {
 }
 
 async fn handle(
-    State(transcoder): State<Arc<Transcoder>>,
+    State(transcoder): State<Arc<Transcoder<impl Grpc>>>,
     mut request: Request<Body>,
 ) -> Response {
     let id = request_id(request.headers());
-    request.headers_mut().insert(REQUEST_ID, id.clone());
+    request.headers_mut().insert(&REQUEST_ID, id.clone());
     let call = transcoder.call(request).await;
     let mut response = call.unwrap_or_else(|refused| *refused);
     // A request that reaches a method is counted by the middleware there.
-    if !response.headers().contains_key(REQUEST_ID) {
+    if !response.headers().contains_key(&REQUEST_ID) {
         let status = response.status();
         let id_text = id.to_str().unwrap_or_default();
         tracing::info!(id = id_text, %status, "refused");
         let in_flight = transcoder.metrics.begin(&transcoder.other);
         in_flight.end(google_rpc::code_of_http(status));
-        response.headers_mut().insert(REQUEST_ID, id);
+        response.headers_mut().insert(&REQUEST_ID, id);
     }
     response
 }
 
-impl Transcoder {
+impl<S: Grpc> Transcoder<S> {
     async fn call(
         &self,
         request: Request<Body>,
@@ -118,14 +129,14 @@ impl Transcoder {
         let body = body.map_err(|_| refuse(&late()))??;
         let query = head.uri.query().unwrap_or_default();
         let Input { message, mask } =
-            message::read(route, &variables, query, &body)
+            message::read(route, variables, query, &body)
                 .map_err(|failure| refuse(&failure))?;
 
-        let mut call = Request::new(Body::from(frame(&message)));
+        let mut call = Request::new(Full::new(frame(&message)));
         *call.method_mut() = Method::POST;
         *call.uri_mut() = route.grpc_path.clone();
         *call.version_mut() = http::Version::HTTP_2;
-        for name in FORWARDED {
+        for name in &FORWARDED {
             if let Some(value) = head.headers.get(name) {
                 call.headers_mut().insert(name, value.clone());
             }
@@ -146,14 +157,11 @@ impl Transcoder {
         path: &str,
     ) -> Result<(&Route, Vec<String>), Box<Response>> {
         let mut allowed = Vec::new();
-        for route in &self.routes {
-            match route.matches(path) {
-                Some(variables) if route.http_method == method => {
-                    return Ok((route, variables));
-                }
-                Some(_) => allowed.push(route.http_method.as_str()),
-                None => {}
+        for route in self.routes.iter().filter(|route| route.matches(path)) {
+            if route.http_method == method {
+                return Ok((route, route.values(path)));
             }
+            allowed.push(route.http_method.as_str());
         }
         if allowed.is_empty() {
             let failure = failure(
@@ -178,7 +186,7 @@ impl Transcoder {
     /// Reads the body of a request.
     async fn read(
         &self,
-        headers: &http::HeaderMap,
+        headers: &HeaderMap,
         mut body: Body,
     ) -> Result<Bytes, Box<Response>> {
         let limit = self.limits.max_body_bytes;
@@ -243,13 +251,13 @@ fn frame(message: &DynamicMessage) -> Bytes {
 /// Turns the answer of a method into JSON.
 async fn to_json(
     method: &MethodDescriptor,
-    answer: Response,
+    answer: http::Response<tonic::body::Body>,
 ) -> Result<Response, Box<Response>> {
     let (head, body) = answer.into_parts();
-    let request_id = head.headers.get("x-request-id").cloned();
+    let request_id = head.headers.get(&REQUEST_ID).cloned();
     let with_id = |mut response: Response| {
         if let Some(id) = request_id.clone() {
-            response.headers_mut().insert("x-request-id", id);
+            response.headers_mut().insert(&REQUEST_ID, id);
         }
         response
     };
@@ -258,18 +266,13 @@ async fn to_json(
         Box::new(with_id(*refused))
     };
     // A refused request is answered by headers alone.
-    if let Some(status) = Status::from_header_map(&head.headers)
-        && status.code() != Code::Ok
-    {
+    if let Some(status) = failed(&head.headers) {
         return Err(refused(&status));
     }
     let body = body.collect().await.map_err(|error| {
         refused(&Status::internal(format!("the answer ends early: {error}")))
     })?;
-    let trailers = body.trailers().cloned().unwrap_or_default();
-    if let Some(status) = Status::from_header_map(&trailers)
-        && status.code() != Code::Ok
-    {
+    if let Some(status) = body.trailers().and_then(failed) {
         return Err(refused(&status));
     }
     let bytes = body.to_bytes();
@@ -279,15 +282,30 @@ async fn to_json(
     let message = message.ok_or_else(|| {
         refused(&Status::internal("the answer is not of the contract's type"))
     })?;
-    let mut json = Vec::with_capacity(bytes.len() * 2);
+    let mut json = Vec::with_capacity(bytes.len() * 3);
     // Clients see every field, also those that have no value.
     let options = SerializeOptions::new().skip_default_fields(false);
     let mut serializer = serde_json::Serializer::new(&mut json);
     message
         .serialize_with_options(&mut serializer, &options)
         .map_err(|error| refused(&Status::internal(error.to_string())))?;
+    // The map keeps its memory, and loses the headers of gRPC.
+    let mut headers = head.headers;
+    headers.clear();
     let json_type = HeaderValue::from_static("application/json");
-    Ok(with_id(([(CONTENT_TYPE, json_type)], json).into_response()))
+    headers.insert(CONTENT_TYPE, json_type);
+    let mut response = Response::new(Body::from(json));
+    *response.headers_mut() = headers;
+    Ok(with_id(response))
+}
+
+/// Returns the status of a call that has failed.
+fn failed(headers: &HeaderMap) -> Option<Status> {
+    // A status copies all headers: a call that succeeds needs none.
+    if headers.get("grpc-status")? == "0" {
+        return None;
+    }
+    Status::from_header_map(headers)
 }
 
 /// Returns a failure of the request, as a client sees it.

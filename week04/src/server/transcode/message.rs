@@ -27,7 +27,7 @@ pub(super) struct Input {
 /// of the wrong type.
 pub(super) fn read(
     route: &Route,
-    variables: &[String],
+    variables: Vec<String>,
     query: &str,
     body: &[u8],
 ) -> Result<Input, Box<Failure>> {
@@ -83,22 +83,24 @@ pub(super) fn read(
             }
             continue;
         }
-        let path: Vec<_> = name.split('.').collect();
         // What the path or the body has set, the query cannot set.
-        let in_body = RequestBody::Field(path[0].to_owned()) == route.body;
+        let first = name.split('.').next();
+        let in_body = matches!(
+            &route.body,
+            RequestBody::Field(body) if first == Some(body)
+        );
         let in_path = route.variables.iter().any(|v| v.field == name);
         if in_body || in_path {
             return Err(unknown(&name));
         }
-        set(&input, &mut request, &path, value)
+        set(&input, &mut request, &name, value)
             .ok_or_else(|| unknown(&name))?;
     }
     for (variable, value) in route.variables.iter().zip(variables) {
-        let path: Vec<_> = variable.field.split('.').collect();
-        set(&input, &mut request, &path, value.clone()).expect(CONTRACT);
+        set(&input, &mut request, &variable.field, value).expect(CONTRACT);
     }
     let request = Value::Object(request);
-    let message = DynamicMessage::deserialize(input.clone(), &request)
+    let message = DynamicMessage::deserialize(input, request)
         .map_err(|error| invalid("INVALID_JSON", error.to_string()))?;
     Ok(Input { message, mask })
 }
@@ -133,16 +135,19 @@ fn parse(body: &[u8]) -> Result<Option<Value>, Box<Failure>> {
     })
 }
 
-/// Sets the field at `path` in the JSON form of a message. A field that may
-/// occur many times gets one more value. Returns `None` if there is no such
-/// field.
+/// Sets the field at `path`, such as `comment.name`, in the JSON form of a
+/// message. A field that may occur many times gets one more value. Returns
+/// `None` if there is no such field.
 fn set(
     message: &MessageDescriptor,
     json: &mut Map<String, Value>,
-    path: &[&str],
+    path: &str,
     value: String,
 ) -> Option<()> {
-    let (name, rest) = path.split_first()?;
+    let (name, rest) = match path.split_once('.') {
+        Some((name, rest)) => (name, Some(rest)),
+        None => (path, None),
+    };
     let field = message
         .get_field_by_name(name)
         .or_else(|| message.get_field_by_json_name(name))?;
@@ -152,7 +157,7 @@ fn set(
     } else {
         field.json_name()
     };
-    if rest.is_empty() {
+    let Some(rest) = rest else {
         let value = scalar(&field, value);
         if field.cardinality() == Cardinality::Repeated {
             let values =
@@ -162,7 +167,7 @@ fn set(
             json.insert(key.to_owned(), value);
         }
         return Some(());
-    }
+    };
     let Kind::Message(inner) = field.kind() else { return None };
     let entry = json.entry(key).or_insert_with(|| Value::Object(Map::new()));
     set(&inner, entry.as_object_mut()?, rest, value)

@@ -1,5 +1,7 @@
 //! The HTTP forms of methods: `GET /v1/{name=subjects/*}` and the like.
 
+use std::str::Split;
+
 use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
@@ -120,36 +122,49 @@ impl Route {
         }
     }
 
-    /// Returns the value of each variable, if `path` has the form of this
-    /// route.
-    pub(super) fn matches(&self, path: &str) -> Option<Vec<String>> {
+    /// Returns whether `path` has the form of this route.
+    pub(super) fn matches(&self, path: &str) -> bool {
+        let Some(mut parts) = self.parts(path) else { return false };
+        let fits = |segment: &Segment| {
+            parts.next().is_some_and(|part| segment.matches(part))
+        };
+        self.segments.iter().all(fits) && parts.next().is_none()
+    }
+
+    /// Returns the value of each variable in a path that matches.
+    pub(super) fn values(&self, path: &str) -> Vec<String> {
+        let value = |Variable { segments, .. }: &Variable| {
+            let parts = self.parts(path).into_iter().flatten();
+            let parts = parts.skip(segments.start).take(segments.len());
+            let decode = |part| percent_decode_str(part).decode_utf8_lossy();
+            parts.map(decode).collect::<Vec<_>>().join("/")
+        };
+        self.variables.iter().map(value).collect()
+    }
+
+    /// Returns the encoded segments of a path, without the verb.
+    fn parts<'a>(&self, path: &'a str) -> Option<Split<'a, char>> {
         let path = path.strip_prefix('/')?;
         let path = match &self.verb {
             Some(verb) => path.strip_suffix(verb)?.strip_suffix(':')?,
             None => path,
         };
-        let mut values = Vec::with_capacity(self.segments.len());
-        let mut parts = path.split('/');
-        for segment in &self.segments {
-            let part = percent_decode_str(parts.next()?).decode_utf8().ok()?;
-            let fits = match segment {
-                Segment::Literal(literal) => part == *literal,
-                // An encoded slash would make two segments out of one. A colon
-                // would hide a verb.
-                Segment::Any => !part.is_empty() && !part.contains(['/', ':']),
-            };
-            if !fits {
-                return None;
-            }
-            values.push(part);
+        Some(path.split('/'))
+    }
+}
+
+impl Segment {
+    /// Returns whether the text of a segment in a path matches.
+    fn matches(&self, encoded: &str) -> bool {
+        let text = percent_decode_str(encoded);
+        match self {
+            Self::Literal(literal) => text.eq(literal.bytes()),
+            // An encoded slash would make two segments out of one. A colon
+            // would hide a verb.
+            Self::Any => text.decode_utf8().is_ok_and(|text| {
+                !text.is_empty() && !text.contains(['/', ':'])
+            }),
         }
-        if parts.next().is_some() {
-            return None;
-        }
-        let variables = self.variables.iter();
-        let value =
-            |variable: &Variable| values[variable.segments.clone()].join("/");
-        Some(variables.map(value).collect())
     }
 }
 
