@@ -30,10 +30,12 @@
 //!   which only this key uses. If `now` is earlier than the time of a previous
 //!   call, and the key was idle at that time, the decision may be stricter,
 //!   since the key may be forgotten. It is never more generous.
-//! - After `n` keys have become idle, the next `2n + 1000` calls forget all of
-//!   them, even if these calls are refused, and all use one other key.
-//! - If each call brings a new key, at most `3a + 1000` keys are stored, where
-//!   `a` is the number of active keys. Store at most two clones of each key.
+//! - If `n` keys are stored, whose hashes differ, the next `2n + 1000` calls
+//!   forget all that are already idle, even if these calls are refused, and all
+//!   use one other key.
+//! - If each call brings a new key, with a new hash, at most `3a + 1000` keys are
+//!   stored, where `a` is the number of active keys.
+//! - At most two clones of each key are stored, however often it is used.
 //! - No caller pays for the others: one call forgets at most 100 keys, and does
 //!   not look at all keys.
 //! - Both types keep their rules in every order in which threads run: the last
