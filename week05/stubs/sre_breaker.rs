@@ -15,11 +15,11 @@
 //!   1.
 //! - `allow` refuses a request if `rand` is less than the probability and no
 //!   probe is due. Otherwise the request passes.
-//! - A probe is due if `now` is `probe_interval` or more after the latest time
-//!   at which a request has passed, as a probe or by chance. Before the first
-//!   request, the `now` of `new` stands for this time. If callers pass times
-//!   that are out of order, the latest time counts. It does not matter whether
-//!   the request that passed is still in flight, or how it ended.
+//! - A probe is due if `now` is `probe_interval` or more after the latest of
+//!   these times: the `now` of `new`, and the `now` of each `allow` that let a
+//!   request pass, as a probe or by chance. Callers may pass times that are out
+//!   of order. It does not matter whether the request that passed is still in
+//!   flight, or how it ended.
 //! - So if each `rand` is 0 and the backend fails, exactly one request passes
 //!   in each interval, even if many come at the same time.
 //! - `cancel` counts nothing if the call has lasted at most `slow_call`. If it
