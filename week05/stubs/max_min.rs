@@ -17,17 +17,17 @@
 //!   down first. The units that this leaves over go to the demands with the
 //!   largest fractions, one to each. Of equal fractions, the earlier demand is
 //!   served first. In the example, the grants are 5, 22, 24, 25, 24.
-//! - So a demand that is more than its exact share may ask for any amount more:
-//!   no grant changes.
+//! - So a demand above its exact share gains nothing if it asks for more: no grant
+//!   changes.
 //! - `capacity` and `wanted` are any `u64`, and all grants are exact. The sum
 //!   of all that is wanted may be larger than `u64::MAX`. There may be no
 //!   demands, and there are fewer than 2³².
-//! - The time is `O(n log n)`, whatever the demands are: 100,000 demands take
-//!   less than three seconds in a debug build.
 //! - `share_by_class` does the same for classes of demands, the most important
 //!   class first. Each class shares the capacity that the classes before it
 //!   have not used. There is one list of grants for each class, also for a
 //!   class without demands.
+//! - The time of both is `O(n log n)`, whatever the demands are: 100,000 demands
+//!   take less than three seconds in a debug build, in one class or in 10,000.
 
 use std::num::NonZero;
 

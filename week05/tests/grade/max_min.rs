@@ -11,20 +11,20 @@ use proptest::test_runner::{
 use week05::max_min::{Demand, share, share_by_class};
 
 const SIZES: [usize; 8] = [0, 1, 2, 3, 5, 17, 130, 1_500];
+/// Generated capacities and demands of many sizes.
+static INPUTS: LazyLock<Vec<(u64, Vec<Demand>)>> = LazyLock::new(generate);
 
 mod bounds {
     use super::*;
 
     #[test]
     fn no_grant_exceeds_its_demand() {
-        for (capacity, demands) in inputs() {
+        for (capacity, demands) in INPUTS.clone() {
             let grants = share(capacity, &demands);
-            for (demand, grant) in demands.iter().zip(grants) {
+            for (Demand { wanted, .. }, grant) in demands.iter().zip(&grants) {
                 assert!(
-                    grant <= demand.wanted,
-                    "expected: a grant of at most {}; seen: {grant}, of the \
-                     capacity {capacity}",
-                    demand.wanted
+                    grant <= wanted,
+                    "expected: at most {wanted}; seen: {grant}, of {capacity}"
                 );
             }
         }
@@ -32,7 +32,7 @@ mod bounds {
 
     #[test]
     fn the_grants_add_up_to_the_capacity_or_to_all_demands() {
-        for (capacity, demands) in inputs() {
+        for (capacity, demands) in INPUTS.clone() {
             let granted = sum(&share(capacity, &demands));
             let expected = wanted(&demands).min(capacity.into());
             assert_eq!(
@@ -44,7 +44,7 @@ mod bounds {
 
     #[test]
     fn a_sufficient_capacity_satisfies_every_demand() {
-        for (_, demands) in inputs() {
+        for (_, demands) in INPUTS.clone() {
             let Ok(capacity) = u64::try_from(wanted(&demands)) else {
                 continue;
             };
@@ -63,20 +63,7 @@ mod equal_weights {
     fn capacity_that_small_demands_leave_raises_the_level_for_the_others() {
         let demands = [5, 22, 24, 33, 1_000].map(|wanted| demand(wanted, 1));
         check(100, &demands, &[5, 22, 24, 25, 24]);
-        // Each demand is above the level that all before the previous one leave.
-        for n in [3, 5, 17] {
-            let (mut level, mut gap) = (1_u64 << 50, 1_u64 << 49);
-            let (capacity, mut demands) = (level * n, Vec::new());
-            for rest in (1..n).rev() {
-                demands.push(demand(level - gap, 1));
-                level += gap / rest;
-                gap = gap / rest / 2;
-            }
-            demands.push(demand(u64::MAX, 1));
-            check_model(capacity, &demands);
-            demands.reverse();
-            check_model(capacity, &demands);
-        }
+        [3, 5, 17, 20].iter().for_each(|n| check_one_by_one(&vec![1; *n]));
     }
 
     #[test]
@@ -122,13 +109,15 @@ mod weights {
 
     #[test]
     fn grants_are_exact_for_any_capacity_demands_and_weights() {
-        for (capacity, demands) in inputs() {
+        for (capacity, demands) in INPUTS.clone() {
             check_model(capacity, &demands);
         }
-        for (capacity, mut demands) in inputs() {
+        for (capacity, mut demands) in INPUTS.clone() {
             demands.iter_mut().for_each(|d| d.weight = NonZero::<u32>::MIN);
             check_model(capacity, &demands);
         }
+        let weights = (0..48).rev().map(|i| 1.6_f64.powi(i) as u128);
+        check_one_by_one(&weights.collect::<Vec<_>>());
     }
 
     #[test]
@@ -138,10 +127,9 @@ mod weights {
         check(3, &[3, 3, 1].map(|w| demand(9, w)), &[1, 1, 1]);
         check(4, &[3, 3, 1].map(|w| demand(9, w)), &[2, 2, 0]);
         check(5, &[1, 3, 1, 3].map(|w| demand(9, w)), &[1, 2, 0, 2]);
-        for (capacity, mut demands) in inputs() {
-            for demand in &mut demands {
-                let weight = 1 + demand.weight.get() % 4;
-                *demand = super::demand(u64::MAX, weight);
+        for (capacity, mut demands) in INPUTS.clone() {
+            for d in &mut demands {
+                *d = demand(u64::MAX, 1 + d.weight.get() % 4);
             }
             check_model(capacity, &demands);
         }
@@ -149,7 +137,7 @@ mod weights {
 
     #[test]
     fn a_limited_demand_that_asks_for_more_changes_no_grant() {
-        for (capacity, mut demands) in inputs() {
+        for (capacity, mut demands) in INPUTS.clone() {
             let before = share(capacity, &demands);
             for more in [1, 1_000, u64::MAX] {
                 for (demand, grant) in demands.iter_mut().zip(&before) {
@@ -160,20 +148,6 @@ mod weights {
             }
         }
     }
-
-    #[test]
-    fn a_hundred_thousand_demands_take_less_than_three_seconds() {
-        let demands: Vec<_> = (0..100_000_u64)
-            .map(|i| (i * 7_907 % 100_003, 1 + i * 7_919 % 1_000))
-            .map(|(wanted, weight)| demand(wanted, weight as u32))
-            .collect();
-        let capacity = wanted(&demands) as u64 / 3;
-        let (result, granted) = mpsc::channel();
-        thread::spawn(move || result.send(sum(&share(capacity, &demands))));
-        let granted = granted.recv_timeout(Duration::from_secs(3));
-        let expected = Ok(capacity.into());
-        assert_eq!(granted, expected, "granted: seen (left), expected (right)");
-    }
 }
 
 mod classes {
@@ -181,13 +155,11 @@ mod classes {
 
     #[test]
     fn a_class_shares_what_more_important_classes_leave() {
-        let mut inputs = inputs().into_iter();
-        while let Some((capacity, first)) = inputs.next() {
-            let mut classes = vec![first];
-            classes.extend(inputs.by_ref().take(4).map(|input| input.1));
+        for group in INPUTS.chunks(5) {
+            let classes: Vec<_> = group.iter().map(|i| i.1.clone()).collect();
             let all: u128 = classes.iter().map(|d| wanted(d)).sum();
             let half = u64::try_from(all / 2).unwrap_or(u64::MAX);
-            for capacity in [capacity, half] {
+            for capacity in [group[0].0, half] {
                 check_classes(capacity, &classes);
             }
         }
@@ -205,6 +177,23 @@ mod classes {
             check_classes(0, &classes);
         }
     }
+
+    #[test]
+    fn a_hundred_thousand_demands_get_exact_shares_in_three_seconds() {
+        let kinds: [fn(u64) -> Demand; 3] = [
+            |i| demand(i * 7_907 % 100_003, 1 + i as u32 * 42_000),
+            |i| demand(i, u32::MAX - i as u32),
+            |_| demand(7, 1),
+        ];
+        for kind in kinds {
+            let demands: Vec<_> = (0..100_000).map(kind).collect();
+            let capacity = wanted(&demands) as u64 / 5 * 2;
+            let expected = model(capacity, &demands);
+            in_time(move || check(capacity, &demands, &expected));
+        }
+        let classes = vec![vec![demand(7, 1); 10]; 10_000];
+        in_time(move || check_classes(350_000, &classes));
+    }
 }
 
 fn demand(wanted: u64, weight: u32) -> Demand {
@@ -219,23 +208,17 @@ fn wanted(demands: &[Demand]) -> u128 {
     demands.iter().map(|d| u128::from(d.wanted)).sum()
 }
 
-/// Returns generated capacities and demands of many sizes.
-fn inputs() -> Vec<(u64, Vec<Demand>)> {
-    static INPUTS: LazyLock<Vec<(u64, Vec<Demand>)>> = LazyLock::new(generate);
-    INPUTS.clone()
-}
-
 fn generate() -> Vec<(u64, Vec<Demand>)> {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(Cases::default(), rng);
     let mut random = |(from, to): (u64, u64)| {
         (from..=to).new_tree(&mut runner).unwrap().current()
     };
-    let (max, max_weight) = (u64::MAX, u32::MAX.into());
+    let (max, top) = (u64::MAX, u32::MAX.into());
     let inexact = (1 << 53, (1 << 53) + 8); // In an `f64`.
     let low = [(0, 1), (0, 3), (0, 20), (0, 999)];
     let wanted_of = [low, [inexact, inexact, (max - 10, max), (0, max)]];
-    let weight_of = [(1, 1), (1, 4), (1, max_weight), (max_weight, max_weight)];
+    let weight_of = [(1, 1), (1, 4), (1, top), (top - 8, top)];
     let input = |i: u64| {
         // The numbers of a list are from one range, or from two.
         let ranges = [(); 2].map(|()| {
@@ -264,16 +247,35 @@ fn generate() -> Vec<(u64, Vec<Demand>)> {
 
 /// Returns all lists of up to `max` of the choices.
 fn lists(max: u32, choices: &[Demand]) -> Vec<Vec<Demand>> {
-    let list = |len, mut number: usize| {
-        let digit = |_| {
-            let choice = choices[number % choices.len()];
-            number /= choices.len();
-            choice
-        };
-        (0..len).map(digit).collect()
-    };
-    let lists = |len| (0..choices.len().pow(len)).map(move |i| list(len, i));
+    let n = choices.len();
+    let choice = |i: usize, place| choices[i / n.pow(place) % n];
+    let list = |len, i| (0..len).map(|place| choice(i, place)).collect();
+    let lists = |len| (0..n.pow(len)).map(move |i| list(len, i));
     (0..=max).flat_map(lists).collect()
+}
+
+/// Each demand is above the level that all before the previous one leave.
+fn check_one_by_one(weights: &[u128]) {
+    let (mut before, mut level) =
+        ((0, 1), (u64::MAX.into(), weights.iter().sum()));
+    let one = |weight: &u128| {
+        let wanted: u128 = before.0 * weight / before.1 + 1;
+        before = level;
+        level = (level.0.saturating_sub(wanted), level.1 - weight);
+        demand(u64::try_from(wanted).unwrap_or(u64::MAX), *weight as u32)
+    };
+    let mut demands: Vec<_> = weights.iter().map(one).collect();
+    check_model(u64::MAX, &demands);
+    demands.reverse();
+    check_model(u64::MAX, &demands);
+}
+
+fn in_time<T: Send + 'static>(check: impl FnOnce() -> T + Send + 'static) {
+    let (done, result) = mpsc::channel();
+    let deep = thread::Builder::new().stack_size(1 << 26); // For recursion.
+    deep.spawn(move || done.send(check())).unwrap();
+    let result = result.recv_timeout(Duration::from_secs(3));
+    result.expect("expected: exact shares within three seconds");
 }
 
 /// Gives each unit to the smallest grant that is less than its demand.
@@ -339,12 +341,10 @@ fn compare(capacity: u64, demands: &[Demand], seen: &[u64], expected: &[u64]) {
     }
     let differ = |i: &usize| seen.get(*i) != expected.get(*i);
     let i = (0..demands.len()).find(differ).unwrap_or(demands.len());
+    let (expected, seen) = (expected.get(i), seen.get(i));
+    let (n, first) = (demands.len(), &demands[..demands.len().min(5)]);
     panic!(
-        "expected: demand {i} gets {:?}; seen: {:?}. The capacity is \
-         {capacity}, and the first of {} demands are {:?}",
-        expected.get(i),
-        seen.get(i),
-        demands.len(),
-        &demands[..demands.len().min(5)]
+        "expected: demand {i} gets {expected:?}; seen: {seen:?}. The capacity \
+         is {capacity}, and the first of {n} demands are {first:?}"
     );
 }
