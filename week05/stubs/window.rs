@@ -6,8 +6,8 @@
 //!   bucket has the width `Config::bucket` and begins where the previous one
 //!   ends. A time at the border of two buckets belongs to the later one. The
 //!   buckets depend on nothing else, in particular not on when values are
-//!   added. Widths and times may be any number of nanoseconds. A width of zero
-//!   counts as one nanosecond.
+//!   added. Widths and times may be any number of nanoseconds, also more than
+//!   2^64. A width of zero counts as one nanosecond.
 //! - `add` adds a value to the bucket of `now`.
 //! - With `n` as `Config::buckets`, `summary` at a time in bucket `i` returns
 //!   the statistics of the values in the buckets `i - n` to `i`. So a value is
