@@ -23,26 +23,28 @@
 //!   the first caller cannot be served, no caller behind it is, even if it asks
 //!   for less.
 //! - When a caller in the queue gets its permits, the waker of its latest poll
-//!   is woken, before the method or drop returns that made them available. No
-//!   other waker is woken. The next poll returns the `Permit`.
+//!   is woken once, before the method or drop returns that made them available.
+//!   No other waker is woken. The next poll returns the `Permit`.
 //! - A poll that comes earlier returns `Pending` and changes nothing but the
 //!   waker.
 //! - An `Acquire` may be dropped at any time. In the queue, it leaves the
 //!   queue. If it has permits, they are available again. In both cases, the
 //!   callers behind it are served as above. Before the first poll and after the
 //!   last one, the drop has no effect.
-//! - Wakers may do anything. While a waker is woken or dropped, it may call
-//!   every method, poll futures and drop permits. Before the first waker is
-//!   woken, all callers that can be served have their permits.
+//! - While a waker is woken or dropped, it may call every method, poll and drop
+//!   futures, and drop permits. All these rules hold for these calls, too.
+//!   Before the first waker is woken, all callers that can be served have their
+//!   permits.
 //! - Each class has a bulkhead of its own, with its own `Config`, and `get`
 //!   always returns the same one. No call changes a bulkhead of another class.
 //!   `get` returns `UnknownClass` for each class that is not in `configs`.
-//! - All these rules hold for threads: the last group of tests (rung) runs your
-//!   file under loom. loom does not see the types of `std`. So import `Mutex`
-//!   or atomics from `crate::model_checked::loom_atomics`, but `Arc` from
-//!   `std`.
+//! - Threads see the same as if they took turns: each method, poll or drop
+//!   takes effect at one moment, except for its wakes. The last group of tests
+//!   (rung) runs your file under loom, which does not see the types of `std`.
+//!   So import `Mutex` or atomics from `crate::model_checked::loom_atomics`,
+//!   but `Arc` from `std`.
 //!
-//! Not graded: a poll after `Ready`.
+//! Not graded: a poll after `Ready`, a waker that panics.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::mem::take;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use proptest::{array::uniform4, collection::vec};
-use week05::bulkhead::{Bulkhead, Bulkheads, Config};
+use week05::bulkhead::{Acquire, Bulkhead, Bulkheads, Config};
 use week05::bulkhead::{Permit, Rejected, UnknownClass};
 
 const SIZES: [u32; 5] = [1, 2, 17, 130, 1_500];
@@ -121,32 +121,19 @@ mod cancellation {
     use super::*;
 
     #[test]
-    fn a_dropped_waiter_lets_the_callers_behind_it_have_free_permits() {
-        for counts in [[5, 1, 2, 4, 1], [10, 4, 1, 1, 1], [5; 5]] {
-            for dropped in 0..5 {
-                let mut pair = Pair::new(10, 5);
-                let holder = pair.arrive(6);
-                let ids = pair.arrive_all(&counts);
-                pair.drop(ids[dropped]);
-                pair.arrive(3);
-                pair.poll_all(&ids, 1);
-                pair.drop(holder);
-                pair.poll_all(&ids, 2);
-                pair.drop_all();
-            }
-        }
-    }
-
-    #[test]
-    fn a_waiter_dropped_after_it_was_served_returns_its_permits() {
-        for n in SIZES {
-            let mut pair = Pair::new(2 * n, usize::MAX);
-            let holder = pair.arrive(2 * n);
+    fn a_dropped_waiter_lets_others_have_its_place_or_its_permits() {
+        for (n, i) in SIZES.into_iter().flat_map(|n| [(n, 0), (n, 1), (n, n)]) {
+            let mut pair = Pair::new(n + 1, usize::MAX);
+            let holder = pair.arrive(n / 2 + 1);
+            // All others fit when the first one has gone.
+            let ids =
+                pair.arrive_all(&[vec![n + 1], vec![1; n as usize]].concat());
+            pair.drop(ids[i as usize]);
             pair.arrive(n);
-            pair.arrive_all(&vec![2; n as usize]);
             pair.drop(holder);
+            // Then those that were served, but not polled.
             pair.drop_all();
-            pair.try_acquire(2 * n);
+            pair.try_acquire(n + 1);
         }
     }
 }
@@ -175,6 +162,7 @@ mod wakers {
         let thread = thread::spawn(|| {
             let _sender = sender;
             any_sequence(100, true);
+            [1, 2, 17, 130].into_iter().for_each(wakers_poll_and_drop);
         });
         let ended = ended.recv_timeout(Duration::from_secs(5));
         let hangs = ended == Err(RecvTimeoutError::Timeout);
@@ -183,19 +171,25 @@ mod wakers {
     }
 
     #[test]
-    fn threads_that_come_and_go_leave_every_permit_available() {
-        let bulkhead = Arc::new(Bulkhead::new(config(4, 9)));
+    fn threads_that_come_and_go_get_permits_and_leave_every_one_available() {
+        // One permit more than four threads can have.
+        let bulkhead = Arc::new(Bulkhead::new(config(17, 9)));
         let begin = Barrier::new(4);
         let come_and_go = || {
             begin.wait();
-            for count in (1..=4).cycle().take(200_000).map(nonzero) {
-                drop(bulkhead.try_acquire(count));
+            for count in (1..=4).cycle().take(100_000).map(nonzero) {
+                let permit = bulkhead.try_acquire(count);
+                let [got, left] = [permit.is_ok(), bulkhead.available() > 0];
+                assert!(
+                    got && left,
+                    "{permit:?} and 0 available; expected more"
+                );
             }
         };
         thread::scope(|scope| {
             (0..4).for_each(|_| _ = scope.spawn(come_and_go));
         });
-        assert_eq!(numbers(&bulkhead), (4, 0), "available, waiting");
+        assert_eq!(numbers(&bulkhead), (17, 0), "available, waiting");
     }
 }
 
@@ -206,7 +200,7 @@ fn any_sequence(cases: usize, wakers_call: bool) {
     let calls = vec(uniform4(0.0..1.0_f64), 0..300);
     for i in 0..cases {
         let [a, b, c] = [[1, 2, 5], [3, 10, u32::MAX]][i % 2];
-        let [d, e, f] = [[0, 1, 3], [2, 9, usize::MAX]][i / 2 % 2];
+        let [d, e, f] = [[0, 1, 3], [2, 9, usize::MAX / 2 + 1]][i / 2 % 2];
         let mut pairs = Pair::classes([(a, d), (b, e), (c, f)]);
         let calls = calls.new_tree(&mut runner).unwrap().current();
         for [class, kind, x, y] in calls {
@@ -225,6 +219,50 @@ fn any_sequence(cases: usize, wakers_call: bool) {
             pairs.iter_mut().for_each(|p| p.check("get", [None; 2], vec![]));
         }
         pairs.iter_mut().for_each(Pair::drop_all);
+    }
+}
+
+/// Of `2 * n` waiters, a drop serves the first half.
+fn wakers_poll_and_drop(n: u32) {
+    let bulkhead = Arc::new(Bulkhead::new(config(n, usize::MAX)));
+    let holder = bulkhead.try_acquire(nonzero(n));
+    let (waiters, seen) = <_>::default();
+    let helper = Arc::new(Helper { bulkhead, waiters, seen });
+    let waker = Waker::from(helper.clone());
+    for _ in 0..2 * n {
+        let mut waiter = helper.bulkhead.acquire(nonzero(1));
+        _ = Pin::new(&mut waiter).poll(&mut Context::from_waker(&waker));
+        helper.waiters.lock().unwrap().push(Some(waiter));
+    }
+    drop(holder);
+    let n = n as usize;
+    let expected = (0..=n).rev().map(|waiting| (waiting, true));
+    assert_eq!(
+        *helper.seen.lock().unwrap(),
+        expected.chain(vec![(0, false); n - 1]).collect::<Vec<_>>(),
+        "for each wake, the callers in the queue, and whether the last one \
+         that left it got its permit from a poll: seen (left), expected (right)"
+    );
+}
+
+/// Its waker polls the last waiter that has permits, and drops them.
+struct Helper {
+    bulkhead: Arc<Bulkhead>,
+    waiters: Mutex<Vec<Option<Acquire>>>,
+    seen: Mutex<Vec<(usize, bool)>>,
+}
+
+impl Wake for Helper {
+    fn wake(self: Arc<Self>) {
+        let waiting = self.bulkhead.waiting();
+        let mut waiters = self.waiters.lock().unwrap();
+        let served = waiters.len() - waiting;
+        let mut last = waiters[..served].last_mut().and_then(Option::take);
+        drop(waiters);
+        let mut context = Context::from_waker(Waker::noop());
+        let polled = last.as_mut().map(|w| Pin::new(w).poll(&mut context));
+        let is_ready = polled.as_ref().is_some_and(Poll::is_ready);
+        self.seen.lock().unwrap().push((waiting, is_ready));
     }
 }
 
@@ -252,8 +290,8 @@ struct Pair {
 }
 
 /// The tasks that were woken, and the numbers that their wakers have read.
-type Log = Arc<Mutex<BTreeSet<(usize, Option<(u32, usize)>)>>>;
-type Called = Pin<Box<dyn Future<Output = Result<Permit, Rejected>>>>;
+type Log = Arc<Mutex<Vec<(usize, Option<(u32, usize)>)>>>;
+type Called = Pin<Box<dyn Future<Output = Result<Permit, Rejected>> + Send>>;
 type Outcome = Option<Result<(), Rejected>>;
 
 #[derive(Default)]
@@ -271,7 +309,7 @@ struct Task(usize, Log, Option<Arc<Bulkhead>>);
 impl Wake for Task {
     fn wake(self: Arc<Self>) {
         let read = self.2.as_ref().map(numbers);
-        self.1.lock().unwrap().insert((self.0, read));
+        self.1.lock().unwrap().push((self.0, read));
     }
 }
 
@@ -308,13 +346,17 @@ impl Pair {
     }
 
     fn check(&self, call: &str, results: [Outcome; 2], woken: Vec<usize>) {
-        let (log, [seen, expected]) =
-            (take(&mut *self.log.lock().unwrap()), results);
+        let [seen, expected] = results;
         let after = (self.available, self.queue.len());
         let read = self.wakers_call.then_some(after);
+        let mut woken: Vec<_> =
+            woken.into_iter().map(|id| (id, read)).collect();
+        let mut log = take(&mut *self.log.lock().unwrap());
+        woken.sort_unstable();
+        log.sort_unstable();
         assert_eq!(
             (seen, numbers(&self.bulkhead), log),
-            (expected, after, woken.into_iter().map(|id| (id, read)).collect()),
+            (expected, after, woken),
             "{call}: seen (left), expected (right): result or `None`; permits \
              available, callers waiting; tasks woken, numbers that their \
              wakers read; with {:?}",

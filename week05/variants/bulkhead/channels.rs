@@ -2,9 +2,13 @@
 //!
 //! The queue holds the sending halves of oneshot channels, and `Acquire` the
 //! receiving half. A permit in a channel is a permit: if the future is dropped,
-//! the channel drops the permit, which returns itself. The channel also keeps
-//! the latest waker. The price is an allocation for each waiter, and a search
-//! of the queue when a waiter is dropped.
+//! the channel drops the permit, which returns itself. The price is an
+//! allocation for each waiter, and a search of the queue in each poll and drop.
+//!
+//! The channel could keep the latest waker, too, but it would wake as soon as
+//! the permit is sent. Permits are sent with the lock held, so that nobody sees
+//! a waiter that has left the queue and has no permit. A waker must not run
+//! then.
 //!
 //! tokio's `Semaphore` is fair, too, but it does not fit here. It does not tell
 //! how many callers wait, it counts no caller as served before a poll, and
@@ -12,10 +16,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
+use std::mem;
 use std::num::NonZero;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::sync::oneshot;
 
@@ -101,6 +106,7 @@ struct Waiter {
     ticket: u64,
     count: u32,
     sender: oneshot::Sender<Permit>,
+    waker: Waker,
 }
 
 impl<C: Eq + Hash> Bulkheads<C> {
@@ -169,27 +175,28 @@ impl Bulkhead {
         self.state.lock().expect("no panic while locked")
     }
 
-    /// Changes the state, takes the first waiters out of the queue, unlocks,
-    /// and sends them their permits.
+    /// Changes the state, sends permits to the first waiters, unlocks, and then
+    /// wakes them.
     fn with_state<T>(
         self: &Arc<Self>,
         change: impl FnOnce(&mut State) -> T,
     ) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
-        let mut served = Vec::new();
-        while let Some(waiter) = state.queue.front()
-            && waiter.count <= state.available
+        let mut wakers = Vec::new();
+        while let Some(first) = state.queue.front()
+            && first.count <= state.available
+            && let Some(waiter) = state.queue.pop_front()
         {
             state.available -= waiter.count;
-            served.extend(state.queue.pop_front());
+            let bulkhead = Arc::clone(self);
+            let permit = Permit { bulkhead, count: waiter.count };
+            // A receiver leaves the queue before it is dropped.
+            waiter.sender.send(permit).expect("a waiter has a receiver");
+            wakers.push(waiter.waker);
         }
         drop(state);
-        for Waiter { count, sender, .. } in served {
-            let bulkhead = Arc::clone(self);
-            // If the receiver has gone, the permit is dropped here.
-            drop(sender.send(Permit { bulkhead, count }));
-        }
+        wakers.into_iter().for_each(Waker::wake);
         result
     }
 }
@@ -207,18 +214,28 @@ impl State {
         Ok(())
     }
 
-    fn take_or_wait(&mut self, count: u32) -> Result<Option<Place>, Rejected> {
+    fn take_or_wait(
+        &mut self,
+        count: u32,
+        waker: &Waker,
+    ) -> Result<Option<Place>, Rejected> {
         let has_room = self.queue.len() < self.config.max_waiting;
         match self.take(count) {
             Err(Rejected::Full) if has_room => {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
                 let (sender, receiver) = oneshot::channel();
-                self.queue.push_back(Waiter { ticket, count, sender });
+                let waker = waker.clone();
+                self.queue.push_back(Waiter { ticket, count, sender, waker });
                 Ok(Some(Place { ticket, receiver }))
             }
             taken => taken.map(|()| None),
         }
+    }
+
+    /// Returns the index in the queue.
+    fn find(&self, ticket: u64) -> Option<usize> {
+        self.queue.binary_search_by_key(&ticket, |w| w.ticket).ok()
     }
 }
 
@@ -227,18 +244,27 @@ impl Future for Acquire {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { bulkhead, count, place } = self.get_mut();
-        if place.is_none() {
-            *place = bulkhead.with_state(|s| s.take_or_wait(*count))?;
-        }
-        let Some(Place { receiver, .. }) = place else {
+        let Some(Place { ticket, receiver }) = place else {
+            *place = bulkhead
+                .with_state(|state| state.take_or_wait(*count, cx.waker()))?;
+            if place.is_some() {
+                return Poll::Pending;
+            }
             let bulkhead = Arc::clone(bulkhead);
             return Poll::Ready(Ok(Permit { bulkhead, count: *count }));
         };
-        let polled = Pin::new(receiver).poll(cx);
-        polled.map(|permit| {
-            *place = None;
-            Ok(permit.expect("a sender is dropped after it has sent"))
-        })
+        let mut waker = cx.waker().clone();
+        let waits = bulkhead.with_state(|state| {
+            let index = state.find(*ticket)?;
+            mem::swap(&mut state.queue[index].waker, &mut waker);
+            Some(())
+        });
+        if waits.is_some() {
+            return Poll::Pending;
+        }
+        let permit = receiver.try_recv().expect("a permit was sent");
+        *place = None;
+        Poll::Ready(Ok(permit))
     }
 }
 
@@ -248,12 +274,10 @@ impl Drop for Acquire {
             return;
         };
         let waiter = self.bulkhead.with_state(|state| {
-            let queue = &mut state.queue;
-            let place = queue.binary_search_by_key(&ticket, |w| w.ticket);
-            place.ok().and_then(|place| queue.remove(place))
+            let index = state.find(ticket)?;
+            state.queue.remove(index)
         });
-        // Without the lock: the channel has a waker, and perhaps a permit. The
-        // receiver first, or the drop of the sender would wake.
+        // Without the lock: one may have a permit, the other has a waker.
         drop((receiver, waiter));
     }
 }
