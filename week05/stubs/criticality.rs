@@ -36,7 +36,7 @@
 //!   or if the utilisation is `refuse_at` of its class or more. The error has
 //!   this utilisation. Otherwise the request is admitted: with a degraded answer
 //!   if the utilisation is `degrade_at` or more, else with a full one.
-//! - A threshold is a percentage: 50 is reached by a utilisation of 0.5, and 101
+//! - A threshold is a percentage: 29 is reached by a utilisation of 0.29, and 101
 //!   or more never. If `degrade_at` is more than `refuse_at` of the same class,
 //!   it counts as `refuse_at`. After that, a threshold that is less than that
 //!   of a lower class counts as the highest of the lower classes. So at equal

@@ -7,7 +7,50 @@ use loom::thread;
 
 use crate::common::explore;
 use crate::criticality::Criticality::{Critical, Sheddable};
-use crate::criticality::{Config, Quality, Shedder};
+use crate::criticality::Quality::Degraded;
+use crate::criticality::{Config, Permit, Shedder};
+
+/// For each request: 0 for a full answer, 1 for a degraded one, and 2 for a
+/// refusal, which has a utilisation.
+type Results = Vec<(usize, f64)>;
+
+#[test]
+fn two_requests_at_the_same_time_take_two_places_and_not_one() {
+    ["", "c", "cc"].map(|before| check([before, "c", "c", "cc"]));
+    check(["", "c", "cdc", "cc"]);
+}
+
+#[test]
+fn a_refused_request_takes_no_place_from_another_one() {
+    check(["c", "s", "c", "c"]);
+    check(["cc", "c", "dc", "cc"]);
+}
+
+#[test]
+fn a_request_and_a_drop_at_the_same_time_both_count() {
+    check(["c", "c", "d", "cc"]);
+    check(["cc", "s", "dd", "cc"]);
+}
+
+#[test]
+fn statistics_during_a_request_count_its_result_or_nothing() {
+    for before in ["", "c", "cc"] {
+        explore(None, move || {
+            let (shedder, mut permits) = (shedder(50), vec![]);
+            make(before, &shedder, &mut permits);
+            let (old, other) = (shedder.stats(Critical), Arc::clone(&shedder));
+            let other = thread::spawn(move || make("c", &other, &mut vec![]));
+            let seen = shedder.stats(Critical);
+            other.join().unwrap();
+            let expected = [old, shedder.stats(Critical)];
+            let what = "the statistics during a request";
+            assert!(
+                expected.contains(&seen),
+                "{what}: {seen:?}, expected one of {expected:?}"
+            );
+        });
+    }
+}
 
 /// Two may be in flight. With one, a sheddable request is refused.
 fn shedder(degrade_at: u8) -> Arc<Shedder> {
@@ -18,93 +61,90 @@ fn shedder(degrade_at: u8) -> Arc<Shedder> {
     }))
 }
 
-#[test]
-fn two_requests_at_the_same_time_take_two_places_and_not_one() {
-    // The number of critical requests in flight, `degrade_at`, and how many are
-    // then admitted with a full answer, with a degraded one, and refused.
-    for (in_flight, degrade_at, expected) in [
-        (0, 50, [1, 1, 0]),
-        (0, 101, [2, 0, 0]),
-        (0, 0, [0, 2, 0]),
-        (1, 50, [0, 1, 1]),
-        (2, 50, [0, 0, 2]),
-    ] {
+/// Makes calls: `c` is a critical request, `s` a sheddable one, and `d` drops the
+/// oldest permit, if there is one.
+fn make(calls: &str, shedder: &Shedder, permits: &mut Vec<Permit>) -> Results {
+    let mut results = Vec::new();
+    for call in calls.chars() {
+        if call == 'd' {
+            permits.drain(..permits.len().min(1));
+            continue;
+        }
+        let class = if call == 's' { Sheddable } else { Critical };
+        let result = shedder.try_acquire(class, 0.0);
+        results.push(match &result {
+            Ok(permit) => (usize::from(permit.quality == Degraded), 0.0),
+            Err(error) => (2, error.utilisation),
+        });
+        permits.extend(result);
+    }
+    results
+}
+
+/// Lets another thread make the second calls while this one makes the third.
+/// This one also makes the first calls before, and the last ones afterwards.
+fn check(calls: [&'static str; 4]) {
+    for degrade_at in [0, 50, 101] {
+        let mut expected = Vec::new();
+        expect(degrade_at, [0, 0], calls, Default::default(), &mut expected);
         explore(None, move || {
-            let shedder = shedder(degrade_at);
-            let acquire =
-                |shedder: &Shedder| shedder.try_acquire(Critical, 0.0).ok();
-            let stats = |shedder: &Shedder| {
-                let stats = shedder.stats(Critical);
-                [stats.full, stats.degraded, stats.refused]
-            };
-            let permits: Vec<_> =
-                (0..in_flight).map(|_| acquire(&shedder)).collect();
-            let before = stats(&shedder);
+            let (shedder, mut permits) = (shedder(degrade_at), vec![]);
+            let before = make(calls[0], &shedder, &mut permits);
             let other = thread::spawn({
-                let shedder = Arc::clone(&shedder);
-                move || acquire(&shedder)
+                let (shedder, mut permits) = (Arc::clone(&shedder), vec![]);
+                move || (make(calls[1], &shedder, &mut permits), permits)
             });
-            let own = acquire(&shedder);
-            let other = other.join().unwrap();
-            let counted = stats(&shedder);
-            let counted = [0, 1, 2].map(|i| counted[i] - before[i]);
-            let qualities =
-                [&own, &other].map(|seen| seen.as_ref().map(|p| p.quality));
-            let seen = [Some(Quality::Full), Some(Quality::Degraded), None]
-                .map(|kind| qualities.iter().filter(|q| **q == kind).count());
-            assert_eq!(
-                (seen, counted),
-                (expected, expected.map(|count| count as u64)),
-                "two requests at the same time, with {in_flight} in flight, of \
-                 at most 2: [full, degraded, refused] and the statistics, seen \
-                 (left), expected (right)"
+            let own = make(calls[2], &shedder, &mut permits);
+            let (other, _held) = other.join().unwrap();
+            let after = make(calls[3], &shedder, &mut permits);
+            let seen = [before, other, own, after];
+            assert!(
+                expected.contains(&seen),
+                "calls {calls:?} ([c]ritical, [s]heddable, [d]rop), the second \
+                 and the third at the same time, with `degrade_at` {degrade_at}: \
+                 (0 full, 1 degraded, 2 refused; utilisation) {seen:?}, \
+                 expected one of {expected:?}"
             );
-            let third = acquire(&shedder).is_some();
-            assert!(!third, "with 2 in flight: admitted, expected a refusal");
-            drop((own, other, permits));
+            let counted = [Sheddable, Critical].map(|c| shedder.stats(c));
+            let counted = counted.map(|c| [c.full, c.degraded, c.refused]);
+            for kind in 0..3 {
+                let made = seen.iter().flatten().filter(|(k, _)| *k == kind);
+                let (made, [s, c]) = (made.count() as u64, counted);
+                let what = "counted (left), seen (right)";
+                assert_eq!(s[kind] + c[kind], made, "results {kind}: {what}");
+            }
         });
     }
 }
 
-#[test]
-fn a_refused_request_takes_no_place_from_another_one() {
-    explore(None, || {
-        let shedder = shedder(50);
-        let permit = shedder.try_acquire(Critical, 0.0);
-        assert!(permit.is_ok(), "with none in flight: refused");
-        let other = thread::spawn({
-            let shedder = Arc::clone(&shedder);
-            move || shedder.try_acquire(Sheddable, 0.0).is_err()
-        });
-        let own = shedder.try_acquire(Critical, 0.0);
-        assert!(other.join().unwrap(), "at 50 %, sheddable: admitted");
-        assert!(
-            own.is_ok(),
-            "with 1 of 2 in flight, next to a request that is refused: a \
-             critical request was refused as well, expected a permit"
-        );
-    });
-}
-
-#[test]
-fn a_request_and_a_drop_at_the_same_time_both_count() {
-    explore(None, || {
-        let shedder = shedder(50);
-        let permit = shedder.try_acquire(Critical, 0.0);
-        assert!(permit.is_ok(), "with none in flight: refused");
-        let other = thread::spawn(move || drop(permit));
-        let own = shedder.try_acquire(Critical, 0.0);
-        assert!(own.is_ok(), "with at most 1 of 2 in flight: refused");
-        other.join().unwrap();
-        // One is in flight. So the next one is degraded, and then it is full.
-        let next = shedder.try_acquire(Critical, 0.0);
-        let last = shedder.try_acquire(Critical, 0.0);
-        let quality = next.as_ref().map(|permit| permit.quality);
-        assert_eq!(
-            (quality, last.is_ok()),
-            (Ok(Quality::Degraded), false),
-            "the next request, and whether the one after it is admitted: seen \
-             (left), expected (right), with 1 of 2 in flight"
-        );
-    });
+/// Adds the results for each order of the calls.
+fn expect(
+    degrade_at: u8,
+    held: [usize; 2],
+    left: [&str; 4],
+    results: [Results; 4],
+    all: &mut Vec<[Results; 4]>,
+) {
+    let next: &[usize] = match left {
+        ["", "", "", ""] => return all.push(results),
+        ["", "", "", _] => &[3],
+        ["", ..] => &[1, 2],
+        _ => &[0],
+    };
+    for &i in next.iter().filter(|i| !left[**i].is_empty()) {
+        let (mut held, mut left, mut results) = (held, left, results.clone());
+        let (call, rest) = left[i].split_at(1);
+        left[i] = rest;
+        let n = held[0] + held[1];
+        let own = &mut held[usize::from(i == 1)];
+        if call == "d" {
+            *own = own.saturating_sub(1);
+        } else if n == 2 || (n == 1 && call == "s") {
+            results[i].push((2, n as f64 / 2.0));
+        } else {
+            *own += 1;
+            results[i].push((usize::from(n * 50 >= degrade_at.into()), 0.0));
+        }
+        expect(degrade_at, held, left, results, all);
+    }
 }
