@@ -29,8 +29,8 @@
 //! - Otherwise `next` returns the delay and the retry. The delay is what the
 //!   service asks for (`retry_after`, or nothing) plus that of the backoff,
 //!   whose `retry` is 0 after the first attempt. If that is more than
-//!   `Duration::MAX`, it is `Duration::MAX`. If `next` gives up, it has taken
-//!   nothing from the budget.
+//!   `Duration::MAX`, it is `Duration::MAX`. If `next` gives up, it takes
+//!   nothing from the budget, not even for a moment.
 //! - `run` counts one request in the budget and calls `call(1)`. It returns an
 //!   `Ok`. If attempt `n` fails, it asks `next`, with a new number of `rand`.
 //!   If a retry is granted, it waits for the delay (a timer of tokio may be a
@@ -41,7 +41,7 @@
 //! - If the future of `run` is dropped during a delay, the retry that waits no
 //!   longer counts. If it is dropped during an attempt, or the attempt panics,
 //!   the retry has been sent, and counts.
-//! - The future of `run` is `Send` if `rand`, `call` and its futures are.
+//! - The future of `run` is `Send` if `rand`, `call`, its futures and `T` are.
 //!
 //! Help: `crate::window` is an exercise before, and the answer to it if you
 //! have not written one. A window counts values, and adds them up.
