@@ -3,6 +3,7 @@
 //! | Exercise | Topic | Question |
 //! |----------|-------|----------|
 //! | [`window`] | Sliding window in a ring of buckets | How many requests came in the last ten seconds, also after an idle hour? |
+//! | [`striped`] | Striped counter: no false sharing | How do threads count events without waiting for the same cache line? |
 //! | [`gcra`] | Rate limit: GCRA | How do threads share a rate limit without a lock, and how are idle keys forgotten? |
 //! | [`bulkhead`] | Bulkhead: a fair limit per class | One class of requests becomes slow. How do the other classes keep their share of the service? |
 //! | [`deadline`] | Deadline propagation: a time budget | How does each service know how long its caller still waits, and not begin work that cannot be finished? |
@@ -34,6 +35,7 @@ pub mod quota_store;
 pub mod retry;
 pub mod simulator;
 pub mod sre_breaker;
+pub mod striped;
 pub mod window;
 
 mod model_checked;

@@ -10,4 +10,5 @@ mod mobile;
 mod quota;
 mod retry;
 mod sre_breaker;
+mod striped;
 mod window;

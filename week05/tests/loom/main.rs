@@ -18,6 +18,8 @@ pub mod gcra;
 pub mod gutter;
 #[path = "../../src/sre_breaker.rs"]
 pub mod sre_breaker;
+#[path = "../../src/striped.rs"]
+pub mod striped;
 
 mod models {
     mod bulkhead;
@@ -25,4 +27,5 @@ mod models {
     mod gcra;
     mod gutter;
     mod sre_breaker;
+    mod striped;
 }
