@@ -42,9 +42,10 @@ fn main() -> Result<()> {
         return node(number.parse()?);
     }
     println!(
-        "Five nodes share {LIMIT} requests a second. In each second, {DEMANDS:?} \
-         requests come to them.\nRedis is killed, and starts again empty 4 \
-         seconds later. Then node 5 is killed. A lease has {LEASE:?}."
+        "Five nodes share {LIMIT} requests a second. They get {} requests a \
+         second.\nRedis is killed, and starts again empty 4 seconds later. \
+         Then node 5 is killed. A lease\nlasts {LEASE:?}.",
+        DEMANDS.map(|demand| demand.to_string()).join(", ")
     );
     let question = "\nHow many requests a second do the nodes admit without \
                     Redis, when all leases have ended?";
