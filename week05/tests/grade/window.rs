@@ -46,7 +46,6 @@ mod values {
             for value in values {
                 window.add(window.at(0, 500_000_000), *value);
             }
-            window.check(window.at(0, 600_000_000));
             window.check(window.at(0, 0) + width.min(CENTURY) - NANO);
         }
     }
@@ -74,21 +73,23 @@ mod expiry {
 
     #[test]
     fn a_call_takes_no_longer_if_the_window_has_many_values() {
-        let Pair { mut window, start, .. } = Pair::new(1_000, WIDTH);
-        let nanos = (0..200_000).map(Duration::from_nanos);
-        nanos.for_each(|nanos| window.add(start + nanos, 1));
-        let begun = Instant::now();
-        for bucket in 1..=1_000 {
-            window.add(start + bucket * WIDTH, 0);
-            window.summary(start + bucket * WIDTH);
-            window.summary(start + CENTURY);
-            let taken = begun.elapsed();
-            assert!(
-                taken < Duration::from_secs(1),
-                "with 200,000 values, {bucket} of 1,000 adds, and 2 summaries \
-                 after each, took {taken:?}: expected less than 1 s for all"
-            );
-        }
+        let [few, many] = [20, 200_000].map(|values| {
+            let Pair { mut window, start, .. } = Pair::new(100, WIDTH);
+            (0..values).for_each(|i| window.add(start + i * NANO, 1));
+            let three_calls = |bucket| {
+                let (now, begun) = (start + bucket * WIDTH, Instant::now());
+                window.add(now, 0);
+                window.summary(now);
+                window.summary(start + CENTURY);
+                begun.elapsed()
+            };
+            (1..=100).map(three_calls).min().unwrap()
+        });
+        assert!(
+            many <= 50 * few,
+            "an add and two summaries took {few:?} with 20 values, and {many:?} \
+             with 200,000: expected at most 50 times as long"
+        );
     }
 
     #[test]
@@ -237,7 +238,6 @@ mod clock {
     #[test]
     fn any_sequence_of_calls_matches_a_list_of_all_values() {
         let value = prop_oneof![0..4_u64, any::<u64>(), Just(u64::MAX)];
-        // The last one is longer than 2^64 ns.
         let widths = [0, 1, 3, 1_000, 999_999, 1_500_000, 1 << 28, 1 << 65];
         let width = select(widths.map(Duration::from_nanos_u128).to_vec());
         let buckets = prop_oneof![1..6_usize, 1..40_usize];
