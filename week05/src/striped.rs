@@ -19,9 +19,10 @@
 //!
 //! *Cost.* A `sum` loads `n + 1` words of each stripe, many of them from caches of
 //! other cores, and it is no snapshot: it may count an `add` without an earlier
-//! one of another thread. A word has 32 bits for the turn. With a window of a
-//! second, they last for 136 years, but with one of a millisecond for 49 days;
-//! after that, nothing is counted. There is neither a minimum nor a maximum.
+//! one of another thread. An `add` with a time far in the future blocks its slot
+//! until then. A word has 32 bits for the turn. With a window of a second, they
+//! last for 136 years, but with one of a millisecond for 49 days; after that,
+//! nothing is counted. There is neither a minimum nor a maximum.
 //!
 //! ```
 //! use std::num::NonZero;
@@ -108,7 +109,8 @@ impl Counter {
         }
     }
 
-    /// Adds `count` to the bucket of `now`.
+    /// Adds `count` to the bucket of `now`, or drops it if this bucket has
+    /// expired and a later one is in its slot.
     ///
     /// `stripe` is taken modulo the number of stripes. Any number is correct;
     /// threads that pass different ones do not wait for each other.

@@ -68,7 +68,8 @@ impl Counter {
         todo!("how do you keep the words of two stripes apart in memory?")
     }
 
-    /// Adds `count` to the bucket of `now`.
+    /// Adds `count` to the bucket of `now`, or drops it if this bucket has
+    /// expired and a later one is in its slot.
     ///
     /// `stripe` is taken modulo the number of stripes. Any number is correct;
     /// threads that pass different ones do not wait for each other.
