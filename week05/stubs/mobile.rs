@@ -28,8 +28,9 @@
 //!   failures where they were. An attempt that was in flight has no outcome.
 //!   Times are from 1970 to 2500, and exact to a microsecond. Waits of more
 //!   than 500 years may become shorter.
-//! - If the text is not one that `save` returns, or if its end is missing, `new`
-//!   waits for `min_gap` from its `now`, and the next failure is the first one.
+//! - If the text is not one that `save` returns, if its end is missing, or if
+//!   more text follows, `new` waits for `min_gap` from its `now`, and the next
+//!   failure is the first one.
 //!   Changed digits need not be noticed. No text makes `new` or a later call
 //!   panic.
 //! - No wait is longer than the largest of `min_gap`, `cap` and `2 ×

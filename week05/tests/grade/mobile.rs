@@ -1,11 +1,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use proptest::collection::vec;
 use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{
-    Config as Cases, RngAlgorithm, TestRng, TestRunner,
-};
+use proptest::{collection::vec, test_runner::TestRunner};
 use week05::mobile::Outcome::{Ok as Served, Refused, Unreachable};
 use week05::mobile::{Attempt, Config, Outcome, Restraint, Tap};
 
@@ -40,7 +37,9 @@ const SERVE_OLDEST: Event = |phone, rand| {
     phone.attempts.reverse();
     SERVE(phone, rand);
 };
-const BACK: Event = |phone, rand| phone.now -= YEAR.mul_f64(rand.powi(9));
+const BACK: Event = |phone, rand| {
+    phone.now = (phone.now - YEAR.mul_f64(rand.powi(9))).max(UNIX_EPOCH);
+};
 const FORWARD: Event = |phone, rand| phone.now += YEAR.mul_f64(rand);
 const WAIT: Event = |_, _| {};
 
@@ -57,21 +56,21 @@ mod attempts {
             }
             FAIL(phone, rand);
         };
-        run(2, &[GAP_ONLY], &[taps]);
+        run(2, 150, &[GAP_ONLY], &[taps]);
     }
 
     #[test]
     fn attempts_start_at_least_the_minimum_gap_apart() {
-        let gaps = [ZERO, SECOND, 30 * SECOND, YEAR];
+        let gaps = [ZERO, SECOND, 30 * SECOND, YEAR, MAX];
         let configs = gaps.map(|min_gap| Config { min_gap, ..GAP_ONLY });
-        run(10, &configs, &[SERVE, FAIL, WAIT, DROP]);
+        run(10, 150, &configs, &[SERVE, FAIL, WAIT, DROP]);
     }
 
     #[test]
     fn an_attempt_without_an_outcome_is_in_flight_until_its_timeout() {
-        let timeouts = [ZERO, SECOND, 10 * SECOND, YEAR];
+        let timeouts = [ZERO, SECOND, 10 * SECOND, YEAR, MAX];
         let configs = timeouts.map(|timeout| Config { timeout, ..GAP_ONLY });
-        run(15, &configs, &[WAIT, WAIT, FAIL, SERVE_OLDEST]);
+        run(15, 150, &configs, &[WAIT, WAIT, FAIL, SERVE_OLDEST]);
     }
 }
 
@@ -85,7 +84,7 @@ mod backoff {
             let panics = move || panic!("on purpose, with {attempt:?}");
             catch_unwind(panics).unwrap_err();
         };
-        run(10, &[CONFIG], &[DROP, drop_in_panic]);
+        run(10, 150, &[CONFIG], &[DROP, drop_in_panic]);
     }
 
     #[test]
@@ -93,8 +92,8 @@ mod backoff {
         let times = [ZERO, MICRO / 1_000, SECOND, 300 * SECOND, MAX];
         for base in times {
             let configs = times.map(|cap| Config { base, cap, ..CONFIG });
-            run(2, &configs, &[FAIL]);
-            run(2, &configs, &[FAIL, FAIL, REFUSE, REFUSE_FOR, SERVE]);
+            run(2, 3_000, &configs, &[FAIL]);
+            run(2, 150, &configs, &[FAIL, FAIL, REFUSE, REFUSE_FOR, SERVE]);
         }
     }
 
@@ -102,11 +101,10 @@ mod backoff {
     fn retry_after_with_jitter_replaces_the_backoff_up_to_its_maximum() {
         let times = [ZERO, SECOND, 600 * SECOND, YEAR, MAX];
         let base = Config { timeout: ZERO, ..CONFIG };
-        let configs =
-            times.map(|max_retry_after| Config { max_retry_after, ..base });
+        let configs = times.map(|max| Config { max_retry_after: max, ..base });
         let at_once: Event = |phone, rand| phone.refuse(Some(ZERO), rand);
         let never: Event = |phone, rand| phone.refuse(Some(MAX), rand);
-        run(10, &configs, &[FAIL, REFUSE_FOR, at_once, never]);
+        run(10, 150, &configs, &[FAIL, REFUSE_FOR, at_once, never]);
     }
 }
 
@@ -116,9 +114,10 @@ mod restarts {
     #[test]
     fn a_restart_continues_the_wait_and_counts_an_attempt_in_flight() {
         let gap = Config { min_gap: YEAR, ..CONFIG };
-        let long = Config { base: YEAR, cap: YEAR, ..CONFIG };
+        let long = Config { base: YEAR, cap: 160 * YEAR, ..CONFIG };
         let events = [RESTART, RESTART, FAIL, SERVE, REFUSE_FOR];
-        run(12, &[CONFIG, CONFIG, gap, long], &events);
+        run(12, 150, &[CONFIG, CONFIG, gap, long], &events);
+        run(6, 3_000, &[Config { base: MICRO, ..CONFIG }], &[RESTART, FAIL]);
     }
 
     #[test]
@@ -126,11 +125,12 @@ mod restarts {
         let foreign = ["", ";", "{}", "\0", "ü", "9 9", &"9".repeat(70_000)];
         let mut texts = foreign.map(String::from).to_vec();
         for text in saved_texts() {
-            let prefix = |(end, _)| text[..end].to_owned();
-            texts.extend(text.char_indices().map(prefix));
+            for (i, _) in text.char_indices() {
+                texts.extend([text[..i].to_owned(), text.clone() + &text[i..]]);
+            }
         }
         for text in texts {
-            let mut phone = Phone::new(CONFIG);
+            let mut phone = Phone::new(CONFIG, 55);
             phone.restraint = Restraint::new(CONFIG, Some(&text), phone.now);
             phone.wait = CONFIG.min_gap;
             phone.tap(0.5);
@@ -143,11 +143,13 @@ mod restarts {
 
     #[test]
     fn no_text_makes_a_wait_longer_than_the_settings_allow() {
+        let digits = ["", "0", "9", "99", "255", &"9".repeat(20)];
+        let largest = ["4294967295", "18446744073709551615"];
         let (cap, max_retry_after) = (12 * SECOND, 9 * SECOND);
         let short = Config { cap, max_retry_after, ..CONFIG };
         for text in saved_texts() {
             for (i, old) in text.char_indices() {
-                for new in ["", "0", "9", "99", "99999999999999999999"] {
+                for new in digits.iter().chain(&largest) {
                     let rest = &text[i + old.len_utf8()..];
                     let text = format!("{}{new}{rest}", &text[..i]);
                     check_bounds(CONFIG, &text);
@@ -163,12 +165,13 @@ mod clocks {
 
     #[test]
     fn a_clock_that_is_set_back_begins_the_wait_again() {
-        run(30, &[CONFIG], &[BACK, BACK, FAIL, SERVE, REFUSE_FOR, RESTART]);
+        let events = [BACK, BACK, FAIL, SERVE, REFUSE_FOR, RESTART];
+        run(30, 150, &[CONFIG], &events);
     }
 
     #[test]
     fn a_clock_that_jumps_forward_releases_one_attempt() {
-        run(40, &[CONFIG], &[FORWARD, FAIL, DROP, REFUSE_FOR, BACK, WAIT]);
+        run(40, 150, &[CONFIG], &[FORWARD, FAIL, DROP, REFUSE_FOR, BACK, WAIT]);
     }
 
     #[test]
@@ -181,32 +184,34 @@ mod clocks {
             timeout: 15 * SECOND * (6 - i),
         });
         let ends = [FAIL, SERVE, DROP, REFUSE, REFUSE_FOR, SERVE_OLDEST];
-        run(30, &configs, &[&ends[..], &[WAIT, RESTART, BACK]].concat());
+        run(30, 150, &configs, &[&ends[..], &[WAIT, RESTART, BACK]].concat());
     }
 }
 
 /// Lets events happen in a generated order, with taps between most of them,
-/// often just before or after the end of a wait.
-fn run(cases: usize, configs: &[Config], events: &[Event]) {
-    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let mut runner = TestRunner::new_with_rng(Cases::default(), rng);
-    let steps = vec((0_usize..1_000, 0.0..1.0_f64, 0.0..1.0_f64), 150);
-    for config in configs.repeat(cases) {
-        let mut phone = Phone::new(config);
+/// often just before or after the end of a wait, until the year 2500.
+fn run(cases: usize, steps: usize, configs: &[Config], events: &[Event]) {
+    let mut runner = TestRunner::deterministic();
+    let steps = vec((0_usize..1_000, 0.0..1.0_f64, 0.0..1.0_f64), steps);
+    for (i, config) in configs.repeat(cases).into_iter().enumerate() {
+        let mut phone = Phone::new(config, [55, 0, 440][i / configs.len() % 3]);
         let steps = steps.new_tree(&mut runner).unwrap().current();
         for (choice, rand, step) in steps {
             let extreme = [step, step, 0.0, HIGHEST][choice / 100 % 4];
-            let left = phone.left();
-            if left > 400 * YEAR {
-                break;
-            }
-            phone.now += match choice % 5 {
+            let (left, end) = (phone.left(), UNIX_EPOCH + 530 * YEAR);
+            let pause = match choice % 5 {
                 0 => left.saturating_sub(2 * MICRO),
-                1 => left + MICRO,
+                1 => left.saturating_add(MICRO),
                 2 => left.mul_f64(step),
                 3 => (200 * SECOND).mul_f64(step.powi(6)),
                 _ => ZERO,
             };
+            if left > 400 * YEAR || phone.now + pause > end {
+                phone.restart();
+                phone.restraint.tap(phone.now, rand);
+                break;
+            }
+            phone.now += pause;
             if choice % 3 > 0 {
                 phone.tap(rand);
             }
@@ -220,7 +225,7 @@ fn run(cases: usize, configs: &[Config], events: &[Event]) {
 
 fn check_bounds(config: Config, text: &str) {
     let longest = config.cap.max(2 * config.max_retry_after);
-    let mut now = Phone::new(config).now;
+    let mut now = Phone::new(config, 55).now;
     let mut restraint = Restraint::new(config, Some(text), now);
     for _ in 0..3 {
         let first = restraint.tap(now, HIGHEST);
@@ -231,11 +236,12 @@ fn check_bounds(config: Config, text: &str) {
                 && matches!(later, Tap::Send(_)),
             "with {text:?}, expected: `Send` after {longest:?}; seen: {later:?}"
         );
+        restraint.save();
     }
 }
 
 fn saved_texts() -> Vec<String> {
-    let mut phone = Phone::new(Config { max_retry_after: YEAR, ..CONFIG });
+    let mut phone = Phone::new(Config { max_retry_after: YEAR, ..CONFIG }, 55);
     let ends = [FAIL, RESTART, DROP, REFUSE_FOR, RESTART, SERVE].repeat(2);
     let save = |end: Event| {
         phone.now += phone.left() + MICRO;
@@ -259,17 +265,11 @@ struct Phone {
 }
 
 impl Phone {
-    fn new(config: Config) -> Self {
-        let now = UNIX_EPOCH + 55 * YEAR;
-        Self {
-            restraint: Restraint::new(config, None, now),
-            config,
-            now,
-            begin: now,
-            wait: ZERO,
-            failures: 0,
-            attempts: Vec::new(),
-        }
+    fn new(config: Config, years: u32) -> Self {
+        let now = UNIX_EPOCH + years * YEAR;
+        let restraint = Restraint::new(config, None, now);
+        let (begin, wait, failures, attempts) = (now, ZERO, 0, Vec::new());
+        Self { restraint, config, now, begin, wait, failures, attempts }
     }
 
     fn elapsed(&self) -> Duration {
@@ -289,7 +289,7 @@ impl Phone {
     fn ceiling(&self) -> Duration {
         let Config { base, cap, .. } = self.config;
         let doubled = |time: Duration, _| time.saturating_mul(2).min(cap);
-        (1..self.failures).fold(base.min(cap), doubled)
+        (1..self.failures.min(100)).fold(base.min(cap), doubled)
     }
 
     /// Taps, and compares the result with the expected one.

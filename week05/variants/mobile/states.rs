@@ -206,7 +206,8 @@ fn read(text: &str) -> Option<(u32, SystemTime, Duration)> {
     let failures = fields.next()?.strip_prefix("failures=")?.parse().ok()?;
     let since = read_time(fields.next()?.strip_prefix("since=")?)?;
     let wait = read_time(fields.next()?.strip_prefix("wait=")?)?;
-    Some((failures, UNIX_EPOCH.checked_add(since)?, wait))
+    let since = UNIX_EPOCH.checked_add(since)?;
+    fields.next().is_none().then_some((failures, since, wait))
 }
 
 fn read_time(text: &str) -> Option<Duration> {
