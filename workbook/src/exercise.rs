@@ -132,9 +132,12 @@ impl Exercise {
         Ok(text)
     }
 
-    /// Returns the example that shows it.
+    /// Returns the example that shows it: `NAME.rs`, or `NAME/main.rs` if the
+    /// example has several files.
     pub fn example(&self) -> PathBuf {
-        self.in_week("examples").join(&self.spec.example).with_extension("rs")
+        let folder = self.in_week("examples").join(&self.spec.example);
+        let main = folder.join("main.rs");
+        if main.exists() { main } else { folder.with_extension("rs") }
     }
 
     /// Returns its page of notes.

@@ -38,15 +38,18 @@ fn examples(book: &Workbook) -> Vec<Example> {
     for week in &book.weeks {
         let folder = book.root.join(&week.name).join("examples");
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        let mut files: Vec<_> = entries
-            .map(|entry| entry.path())
-            .filter(|file| file.extension() == Some(OsStr::new("rs")))
-            .collect();
-        files.sort_unstable();
-        examples.extend(files.into_iter().map(|file| {
-            let name = file.file_stem().unwrap_or_default();
-            let name = name.to_string_lossy().into_owned();
-            Example { week: week.name.clone(), name, file }
+        let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+        paths.sort_unstable();
+        examples.extend(paths.into_iter().filter_map(|path| {
+            let name = path.file_stem()?.to_string_lossy().into_owned();
+            let is_rust = path.extension() == Some(OsStr::new("rs"));
+            // An example of several files is a folder with a `main.rs`.
+            let file = if is_rust { path } else { path.join("main.rs") };
+            file.exists().then(|| Example {
+                week: week.name.clone(),
+                name,
+                file,
+            })
         }));
     }
     examples

@@ -29,6 +29,21 @@ fn demo_lists_examples_and_runs_one() {
 }
 
 #[test]
+fn an_example_of_several_files_is_a_folder() {
+    let book = TestWorkbook::new();
+    std::fs::create_dir(book.path("week01/examples/parts")).unwrap();
+    book.write(
+        "week01/examples/parts/main.rs",
+        "//! Has two files.\nmod other;\nfn main() { other::run() }\n",
+    );
+    let other = "pub fn run() { println!(\"of the other file\") }\n";
+    book.write("week01/examples/parts/other.rs", other);
+    let listed = "week01  parts    Has two files.";
+    book.run(&["demo"]).exits_with(0).shows(&[listed]);
+    book.run(&["demo", "parts"]).exits_with(0).shows(&["of the other file"]);
+}
+
+#[test]
 fn an_example_gets_the_terminal_and_sets_the_exit_code() {
     let book = TestWorkbook::new();
     book.replace(

@@ -1,5 +1,5 @@
-//! The comment service of week 4 gets ten times as many requests as it can
-//! serve. How many are answered in time, with and without protection?
+//! The comment service of week 4 gets ten times its capacity: how much does it
+//! answer in time, with protection and without?
 //!
 //! ```console
 //! $ cargo run --release -p week05 --example overload
