@@ -4,8 +4,8 @@
 //!
 //! **Idea.** Users do not wait for each other. So each request has a time at
 //! which it is due, and is sent then, also if earlier ones have no answer. Its
-//! latency counts from that time, not from the time at which the generator got
-//! around to sending it.
+//! latency counts from that time, not from the time at which the generator has
+//! sent it.
 //!
 //! **Guarantee.** A pause of the server or of the generator is part of the
 //! latency of all requests that were due in it. A generator that waits for an
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 /// The requests that are sent.
@@ -49,6 +49,10 @@ pub enum Outcome {
 pub struct Report {
     /// The time from when the first request was due to when the last one ended.
     pub elapsed: Duration,
+    /// The number of requests that were served before the last one was due.
+    served_in_time: u64,
+    /// How late requests were sent.
+    lateness: Histogram<u64>,
     served: Histogram<u64>,
     refused: Histogram<u64>,
     failed: Histogram<u64>,
@@ -90,19 +94,24 @@ where
         // Due requests are sent together, also if the timer was late.
         if due > Instant::now() {
             sleep_until(due).await;
+        } else {
+            // On a runtime with one thread, the requests need a turn.
+            yield_now().await;
         }
+        report.lateness.saturating_record(micros(due.elapsed()));
         let future = request(number);
-        in_flight.spawn(async move { (future.await, due.elapsed()) });
+        in_flight.spawn(async move {
+            let outcome = future.await;
+            (outcome, due.elapsed(), start.elapsed() <= load.duration)
+        });
         number += 1;
         while let Some(ended) = in_flight.try_join_next() {
-            let (outcome, latency) = ended.expect("no request panics");
-            report.record(outcome, latency);
+            report.record(ended.expect("no request panics"));
         }
         bar.set_position(millis(start.elapsed()));
     }
     while let Some(ended) = in_flight.join_next().await {
-        let (outcome, latency) = ended.expect("no request panics");
-        report.record(outcome, latency);
+        report.record(ended.expect("no request panics"));
     }
     bar.finish_and_clear();
     report.elapsed = start.elapsed();
@@ -118,15 +127,19 @@ impl Report {
         };
         Self {
             elapsed: Duration::ZERO,
+            served_in_time: 0,
+            lateness: histogram(),
             served: histogram(),
             refused: histogram(),
             failed: histogram(),
         }
     }
 
-    fn record(&mut self, outcome: Outcome, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.of_mut(outcome).saturating_record(micros.max(1));
+    fn record(&mut self, (outcome, latency, in_time): Ended) {
+        if outcome == Outcome::Served && in_time {
+            self.served_in_time += 1;
+        }
+        self.of_mut(outcome).saturating_record(micros(latency));
     }
 
     /// Returns the number of requests that ended so.
@@ -144,10 +157,18 @@ impl Report {
         (!histogram.is_empty()).then(|| Duration::from_micros(micros))
     }
 
-    /// Returns the requests that were served in each second of `duration`.
+    /// Returns the number of requests that were served per second, in the time
+    /// in which requests became due.
     #[must_use]
-    pub fn goodput(&self, duration: Duration) -> f64 {
-        self.served.len() as f64 / duration.as_secs_f64()
+    pub fn goodput(&self, load: Load) -> f64 {
+        self.served_in_time as f64 / load.duration.as_secs_f64()
+    }
+
+    /// Returns a quantile of the time by which requests were sent too late. If
+    /// it is long, the generator is the bottleneck, and not the server.
+    #[must_use]
+    pub fn lateness(&self, q: f64) -> Duration {
+        Duration::from_micros(self.lateness.value_at_quantile(q))
     }
 
     fn of(&self, outcome: Outcome) -> &Histogram<u64> {
@@ -192,13 +213,24 @@ fn progress_bar(duration: Duration, name: &str) -> ProgressBar {
     bar
 }
 
+/// The outcome of a request, its latency, and whether it has ended before the
+/// last request was due.
+type Ended = (Outcome, Duration, bool);
+
+/// Returns a number that a histogram accepts.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1)
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::sync::Arc;
+    use std::task::Poll;
 
     use tokio::sync::Mutex;
     use tokio::time::sleep;
@@ -226,7 +258,9 @@ mod tests {
         assert_eq!(report.count(Outcome::Served), 100);
         let median = report.quantile(Outcome::Served, 0.5).expect("some");
         assert!(median.abs_diff(35 * MS) <= MS, "{median:?}");
-        assert_eq!(report.goodput(load.duration), 100.0);
+        // The last ones were answered after the time in which they were due.
+        assert_eq!(report.goodput(load), 97.0);
+        assert!(report.lateness(1.0) <= MS, "{:?}", report.lateness(1.0));
     }
 
     /// A server that pauses for half a second, once.
@@ -237,7 +271,7 @@ mod tests {
         let report = send(load, "test", |number| {
             let server = Arc::clone(&server);
             async move {
-                let _turn = server.lock().await;
+                let _guard = server.lock().await;
                 if number == 10 {
                     sleep(500 * MS).await;
                 }
@@ -252,6 +286,23 @@ mod tests {
         let three_quarters = quantile(0.75);
         assert!(three_quarters.abs_diff(250 * MS) <= 20 * MS);
         assert!(quantile(1.0).abs_diff(500 * MS) <= 10 * MS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_the_generator_counts_for_all_requests_in_it() {
+        let load = Load { rate: 100.0, duration: 1000 * MS };
+        let sending = send(load, "test", async |_| Outcome::Served);
+        let mut sending = std::pin::pin!(sending);
+        let first = poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx)));
+        assert!(first.await.is_pending());
+        // Nothing polls the generator meanwhile.
+        tokio::time::advance(500 * MS).await;
+        let report = sending.await;
+        let longest = report.quantile(Outcome::Served, 1.0).expect("some");
+        assert!(longest.abs_diff(490 * MS) <= 15 * MS, "{longest:?}");
+        let late = report.lateness(1.0);
+        assert!(late.abs_diff(490 * MS) <= 15 * MS, "{late:?}");
+        assert_eq!(report.count(Outcome::Served), 100);
     }
 
     #[tokio::test(start_paused = true)]

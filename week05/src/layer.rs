@@ -4,8 +4,8 @@
 //! A [`Policy`] admits a request or refuses it. The [`Layer`] asks it before it
 //! touches the inner service, holds the permit while the request is in flight,
 //! and then tells the policy the outcome. The layer keeps the error type of the
-//! inner service: a refusal is turned into a response, or into an error of that
-//! type, by the one who knows the protocol.
+//! inner service: a function of the user turns a refusal into a response, or into
+//! an error of that type.
 //!
 //! A refused request neither polls nor calls the inner service. The decision
 //! needs the request, and a request is known only in `call`. So `poll_ready` is
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use tokio::time::Instant as TokioInstant;
 use tower_service::Service;
 
 /// Decides which requests are admitted.
@@ -60,7 +61,10 @@ pub enum Outcome {
     Failure,
 }
 
-/// A tower layer that asks a policy. All fields are needed.
+/// A tower layer that asks a policy.
+///
+/// A request ends with its response. If the body of the response is sent
+/// afterwards, as in HTTP, the permit is released before the body is complete.
 #[derive(Debug, Clone)]
 pub struct Layer<P, Key, Judge, Refuse> {
     /// Asked for each request. Each service that the layer makes has a clone, and
@@ -132,7 +136,7 @@ where
         // A clone has a readiness of its own: it is polled below.
         let mut inner = self.inner.clone();
         Box::pin(async move {
-            let admitted = policy.admit(key, Instant::now(), fastrand::f64());
+            let admitted = policy.admit(key, now(), fastrand::f64());
             let permit = match admitted.await {
                 Ok(permit) => permit,
                 Err(rejected) => return refuse(rejected),
@@ -142,10 +146,15 @@ where
                 Ok(()) => inner.call(request).await,
                 Err(error) => Err(error),
             };
-            permit.end(judge(&result), Instant::now());
+            permit.end(judge(&result), now());
             result
         })
     }
+}
+
+/// Returns the time. In a test with paused time, it is tokio's.
+fn now() -> Instant {
+    TokioInstant::now().into_std()
 }
 
 impl<Key: Send, P: Policy<Key>> Policy<Key> for Arc<P> {

@@ -9,7 +9,9 @@
 //! | [`criticality::Shedder`] | the criticality, and the CPU utilisation |
 //! | [`sre_breaker::Breaker`] | anything |
 //!
-//! Only a bulkhead waits. All others decide at once.
+//! Only a bulkhead waits. All others decide at once. The service behind the layer
+//! does not see whether a [`criticality::Permit`] asks for a degraded answer: a
+//! handler that has a cheaper one calls the shedder itself.
 
 use std::hash::Hash;
 use std::num::NonZero;
@@ -31,7 +33,7 @@ pub struct DeadlineCheck {
 
 /// A request that [`DeadlineCheck`] has admitted.
 #[derive(Debug)]
-pub struct Begun<'a> {
+pub struct CheckedRequest<'a> {
     latency: &'a Latency,
     since: Instant,
     has_ended: bool,
@@ -98,7 +100,7 @@ impl<C: Hash + Eq + Send + Sync> Policy<C> for Bulkheads<C> {
 }
 
 impl Policy<Deadline> for DeadlineCheck {
-    type Permit<'a> = Begun<'a>;
+    type Permit<'a> = CheckedRequest<'a>;
     type Rejected = deadline::Rejected;
 
     async fn admit(
@@ -106,9 +108,13 @@ impl Policy<Deadline> for DeadlineCheck {
         deadline: Deadline,
         now: Instant,
         _: f64,
-    ) -> Result<Begun<'_>, deadline::Rejected> {
+    ) -> Result<CheckedRequest<'_>, deadline::Rejected> {
         deadline.check(now, self.latency.typical(now))?;
-        Ok(Begun { latency: &self.latency, since: now, has_ended: false })
+        Ok(CheckedRequest {
+            latency: &self.latency,
+            since: now,
+            has_ended: false,
+        })
     }
 }
 
@@ -144,28 +150,28 @@ impl Permit for bulkhead::Permit {
     fn end(self, _: Outcome, _: Instant) {}
 }
 
-impl Permit for Begun<'_> {
+impl Permit for CheckedRequest<'_> {
     fn end(mut self, outcome: Outcome, now: Instant) {
         // A quick failure says nothing about the time of an answer.
         if outcome == Outcome::Success {
-            self.record(now);
+            let took = now.saturating_duration_since(self.since);
+            self.latency.record(now, took);
         }
         self.has_ended = true;
     }
 }
 
-impl Begun<'_> {
-    fn record(&self, now: Instant) {
-        let took = now.saturating_duration_since(self.since);
-        self.latency.record(now, took);
-    }
-}
-
-impl Drop for Begun<'_> {
+impl Drop for CheckedRequest<'_> {
     fn drop(&mut self) {
-        if !self.has_ended {
-            // The caller has given up: it would have taken at least so long.
-            self.record(Instant::now());
+        if self.has_ended || std::thread::panicking() {
+            return;
+        }
+        // The caller has given up: the answer would have taken longer. Such a
+        // bound may raise the average, but a quick cancel must not lower it.
+        let now = Instant::now();
+        let lasted = now.saturating_duration_since(self.since);
+        if self.latency.typical(now).is_none_or(|typical| lasted > typical) {
+            self.latency.record(now, lasted);
         }
     }
 }

@@ -96,8 +96,15 @@ pub struct Client {
 }
 
 /// Runs a scenario. It ends when each request has ended.
+///
+/// # Panics
+///
+/// Panics if the load, the width of a slot, or the number of clients is zero.
 #[must_use]
 pub fn run(scenario: &Scenario) -> Report {
+    assert!(scenario.load > 0.0, "expected a load above zero");
+    assert!(!scenario.slot.is_zero(), "expected slots with a width");
+    assert!(scenario.client.count > 0, "expected at least one client");
     let epoch = Instant::now();
     let client = &scenario.client;
     let breaker = client.breaker.map(|config| {
@@ -390,7 +397,11 @@ impl<'a> Simulation<'a> {
             }
             None if !is_refused => {}
             _ => {
-                self.debt += self.scenario.server.refusal_cost;
+                // An idle core refuses without delaying a request.
+                let is_busy = self.idle_cores == 0;
+                if is_busy && self.fault() != Some(Fault::Down) {
+                    self.debt += self.scenario.server.refusal_cost;
+                }
                 return false;
             }
         }

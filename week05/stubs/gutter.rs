@@ -15,10 +15,10 @@
 //!   | refuses      | taken  | refuses        | `Main`, with permit    |
 //!
 //! - The first element of `rands` is for the main breaker, and the second one
-//!   for the gutter breaker. In the last row, the request was refused, and goes
-//!   to the main cluster nevertheless. For this, `allow` of the main breaker is
-//!   called a second time, with the largest `f64` below 1: with it, `allow`
-//!   always returns a call.
+//!   for the gutter breaker. In the last row, both have refused the request, and
+//!   it goes to the main cluster nevertheless. For this, `allow` of the main
+//!   breaker is called a second time, with the largest `f64` below 1: with it,
+//!   `allow` always returns a call.
 //! - A call counts in the breaker of its destination and in no other, as the
 //!   methods of `sre_breaker::Call` say. A breaker that refuses counts a refusal,
 //!   as `allow` does. A breaker that is not asked counts nothing, and its next

@@ -1,6 +1,7 @@
 //! The layer around a service: what it polls, keeps and releases.
 
 use std::future::{Future, Ready, ready};
+use std::num::NonZero;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use tower_layer::Layer as _;
 use tower_service::Service;
+use week05::bulkhead::{self, Bulkheads};
+use week05::gcra::{Limiter, Quota};
 use week05::layer::{Guarded, Layer, Outcome, Permit, Policy};
 
 /// Admits or refuses everything, and counts.
@@ -66,18 +69,33 @@ enum Inner {
     Succeeds,
     Fails,
     IsBusyOnce,
+    UsesTheBudget,
     FailsToBeReady,
     NeverAnswers,
     Panics,
 }
 
 /// An inner service that counts how often it is polled and called.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Backend {
     behaviour: Inner,
     was_busy: bool,
+    is_ready: bool,
     polls: Arc<AtomicUsize>,
     calls: Arc<AtomicUsize>,
+}
+
+impl Clone for Backend {
+    /// As in tower, a clone has to become ready itself.
+    fn clone(&self) -> Self {
+        Self {
+            behaviour: self.behaviour,
+            was_busy: self.was_busy,
+            is_ready: false,
+            polls: Arc::clone(&self.polls),
+            calls: Arc::clone(&self.calls),
+        }
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -100,11 +118,21 @@ impl Service<u32> for Backend {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            _ => Poll::Ready(Ok(())),
+            Inner::UsesTheBudget => {
+                let budget = pin!(tokio::task::consume_budget());
+                self.is_ready = budget.poll(cx).is_ready();
+                if self.is_ready { Poll::Ready(Ok(())) } else { Poll::Pending }
+            }
+            _ => {
+                self.is_ready = true;
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
     fn call(&mut self, request: u32) -> Answer {
+        assert!(self.is_ready, "called although it was not ready");
+        self.is_ready = false;
         self.calls.fetch_add(1, SeqCst);
         Answer(self.behaviour, ready(Ok(request + 1)))
     }
@@ -139,6 +167,7 @@ fn guarded(
     let backend = Backend {
         behaviour,
         was_busy: false,
+        is_ready: false,
         polls: Arc::default(),
         calls: Arc::default(),
     };
@@ -240,17 +269,15 @@ fn a_panic_of_the_service_releases_the_permit() {
     assert_eq!(counts(&policy), [1, 0, 0, 1]);
 }
 
+/// tokio lets a resource say `Pending` after 128 operations without a pause. Then
+/// the service is not full.
 #[tokio::test]
 async fn a_spent_cooperative_budget_refuses_no_request() {
     let policy = Arc::new(Switch::default());
-    let (mut service, _) = guarded(&policy, Inner::Succeeds);
+    let (mut service, backend) = guarded(&policy, Inner::UsesTheBudget);
     let task = tokio::spawn(async move {
-        // tokio says `Pending` after 128 operations without a pause.
-        let (sender, mut receiver) = tokio::sync::mpsc::channel(1000);
-        (0..1000).for_each(|n| sender.try_send(n).expect("it has room"));
         let mut served = 0;
-        while receiver.try_recv().is_ok() {
-            tokio::task::consume_budget().await;
+        for _ in 0..1000 {
             served += usize::from(service.call(7).await == Ok(8));
         }
         served
@@ -258,4 +285,47 @@ async fn a_spent_cooperative_budget_refuses_no_request() {
     let limit = Duration::from_secs(10);
     let served = tokio::time::timeout(limit, task).await;
     assert_eq!(served.expect("it ends").expect("it returns"), 1000);
+    let polls = backend.polls.load(SeqCst);
+    assert!(polls > 1000, "the budget was never spent: {polls} polls");
+}
+
+#[tokio::test]
+async fn a_spent_cooperative_budget_does_not_fill_a_bulkhead() {
+    let permits = NonZero::<u32>::MIN;
+    let config = bulkhead::Config { permits, max_waiting: 0 };
+    let layer = Layer {
+        policy: Arc::new(Bulkheads::new([((), config)].into())),
+        key: |_: &u32| (),
+        judge: |_: &Result<u32, OwnError>| Outcome::Success,
+        refuse: |_| Ok(1000),
+    };
+    let (_, backend) = guarded(&Arc::default(), Inner::UsesTheBudget);
+    let mut service = layer.layer(backend);
+    let served = tokio::spawn(async move {
+        let mut served = 0;
+        for _ in 0..1000 {
+            served += usize::from(service.call(7).await == Ok(8));
+        }
+        served
+    });
+    assert_eq!(served.await.expect("it returns"), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limiter_behind_the_layer_follows_tokios_clock() {
+    let one = NonZero::<u32>::MIN;
+    let quota = Quota { per_second: one, burst: one };
+    let start = tokio::time::Instant::now().into_std();
+    let layer = Layer {
+        policy: Arc::new(Limiter::new(quota, start)),
+        key: |_: &u32| (),
+        judge: |_: &Result<u32, OwnError>| Outcome::Success,
+        refuse: |_| Ok(1000),
+    };
+    let (_, backend) = guarded(&Arc::default(), Inner::Succeeds);
+    let mut service = layer.layer(backend);
+    assert_eq!(service.call(7).await, Ok(8));
+    assert_eq!(service.call(7).await, Ok(1000), "the second in a second");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(service.call(7).await, Ok(8));
 }

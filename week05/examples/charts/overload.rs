@@ -112,7 +112,7 @@ pub(crate) fn latency() -> String {
     .to_svg()
 }
 
-/// Draws the share of requests that get a quick "no".
+/// Draws the share of requests whose last attempt was refused.
 pub(crate) fn refusals() -> String {
     let y = Axis {
         name: "share of requests",
@@ -120,7 +120,7 @@ pub(crate) fn refusals() -> String {
         logarithmic: false,
     };
     Chart {
-        title: "Requests that are refused, and not left to time out",
+        title: "Requests whose last attempt was refused",
         x: load_axis(),
         y,
         lines: lines(|report| {

@@ -1,4 +1,4 @@
-//! A fault that ends: who recovers, and when?
+//! A fault that ends, and how fast services recover with and without policies.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ fn over_time<'a>(
     y: impl Fn(&week05::simulator::Slot) -> f64,
 ) -> Line<'a> {
     let points = report.slots.iter().zip(0..).map(|(slot, n)| {
-        let x = report.slot.as_secs_f64() * f64::from(n);
+        // The middle of the slot.
+        let x = report.slot.as_secs_f64() * (f64::from(n) + 0.5);
         (x, Some(y(slot)))
     });
     Line { name, points: points.collect() }
@@ -71,6 +72,8 @@ pub(crate) fn recovery() -> String {
         scenario.server.fault = Some((down, Fault::Down));
         if let Some(breaker) = &mut scenario.client.breaker {
             breaker.probe_interval = probe_interval;
+            // Each of the 80 breakers has one or two requests a second.
+            breaker.min_requests = 1;
         }
         run(&scenario)
     };
@@ -86,7 +89,7 @@ pub(crate) fn recovery() -> String {
         },
         lines: vec![
             over_time("no probe", &without, served),
-            over_time("one probe a second", &with, served),
+            over_time("one probe a second for each breaker", &with, served),
         ],
         shaded: Some((20.0, 40.0, "down")),
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -98,10 +98,15 @@ impl Client {
         let class = CLASSES[number as usize % CLASSES.len()];
         self.sent[class as usize].fetch_add(1, Relaxed);
         let request = retry::Request { idempotent: true, deadline: None };
-        let answer = self
-            .retries
-            .run(request, fastrand::f64, |_| self.attempt(class))
-            .await;
+        // Why the latest attempt has failed.
+        let was_refused = AtomicBool::new(false);
+        let attempt = async |_| {
+            let result = self.attempt(class).await;
+            let refused = matches!(result, Err(Failure::Overloaded { .. }));
+            was_refused.store(refused, Relaxed);
+            result
+        };
+        let answer = self.retries.run(request, fastrand::f64, attempt).await;
         match answer {
             Ok(outcome) => {
                 if outcome == Outcome::Served {
@@ -109,6 +114,7 @@ impl Client {
                 }
                 outcome
             }
+            Err(_gave_up) if was_refused.load(Relaxed) => Outcome::Refused,
             Err(_gave_up) => Outcome::Failed,
         }
     }

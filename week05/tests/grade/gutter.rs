@@ -16,8 +16,7 @@ const SAFETIES: [Safety; 3] =
     [Safety::Idempotent, Safety::NotExecuted, Safety::Unsafe];
 /// The largest number below 1: with it, a breaker allows each request.
 const LUCKY: f64 = 1.0 - f64::EPSILON / 2.0;
-/// The random numbers with which failing breakers send a request to the main
-/// cluster, to the gutter, and back to the main cluster.
+/// Send requests to the main cluster, to the gutter, and back to the first.
 const ROUTES: [[f64; 2]; 3] = [[LUCKY, LUCKY], [0.0, LUCKY], [0.0, 0.0]];
 /// So long ago that a call is slow if it is dropped.
 static START: LazyLock<Instant> = LazyLock::new(|| Instant::now() - 2 * HOUR);
@@ -39,19 +38,26 @@ mod routes {
     fn the_excess_goes_to_the_gutter_up_to_its_capacity() {
         fill_and_empty([0.0, LUCKY]);
         for capacity in [65_537, 1 << 31, u32::MAX] {
-            let mut pair = Pair::failing(config(capacity));
-            assert_eq!(pair.route_many(2_000, [0.0, LUCKY]).len(), 2_000);
+            let router = Pair::failing(config(capacity)).router;
+            let calls = (0..65_538).map(|_| router.route(*START, [0.0, LUCKY]));
+            let taken = calls.filter_map(Result::ok).collect::<Vec<_>>().len();
+            assert_eq!(taken as u32, capacity.min(65_538), "permits taken");
         }
     }
 
     #[test]
     fn a_broken_gutter_sends_the_excess_back_up_to_its_capacity() {
         fill_and_empty([0.0, 0.0]);
-        // The probability of a refusal becomes 0.999995.
-        let mut pair = Pair::failing(config(1));
-        let held = pair.route_many(200_000, [0.0, LUCKY]);
-        held.into_iter().for_each(|sent| pair.end(sent, 1));
-        assert_eq!(pair.route_many(2, [0.0, 0.0]).len(), 1);
+        // The probability of a refusal becomes 0.9999991.
+        let mut config = config(1);
+        config.main.window.buckets = 1.try_into().unwrap();
+        let router = Pair::failing(config).router;
+        for _ in 0..1_100_000 {
+            router.route(*START, [LUCKY; 2]).unwrap().failure(*START);
+        }
+        let calls = [(); 2].map(|()| router.route(*START, [0.0; 2]));
+        let sent = calls.each_ref().map(Result::is_ok);
+        assert_eq!(sent, [true, false], "sent back with one permit");
     }
 
     #[test]
@@ -59,8 +65,7 @@ mod routes {
         let rands = [0.1, 0.3, 0.49, 0.51, 0.6, 0.7, 0.9];
         for i in 0..2 * 49 {
             let mut pair = Pair::failing(config(1));
-            let held = pair.route_many(i / 49, [0.0, LUCKY]);
-            let i = i as usize;
+            let held = pair.route_many(i as u32 / 49, [0.0, LUCKY]);
             pair.route_and_end([rands[i / 7 % 7], rands[i % 7]], 2);
             held.into_iter().for_each(|sent| pair.end(sent, 2));
             pair.route_and_end([0.0, 0.6], 2);
@@ -73,14 +78,13 @@ mod routes {
         for max_staleness in [zero, NANO, SECOND, SECOND + NANO, HOUR, max] {
             let config = Config { max_staleness, ..config(1) };
             let router = Router::new(config, *START);
+            let ttl = |now| router.ttl(*START, now);
+            let some = |ttl: Duration| (ttl > zero).then_some(ttl);
             for age in [zero, NANO, SECOND - NANO, SECOND, HOUR, 9 * HOUR] {
-                let ttl = |now| router.ttl(*START, now);
                 let rest = max_staleness.saturating_sub(age);
-                let [rest, fresh] = [rest, max_staleness]
-                    .map(|ttl| Some(ttl).filter(|t| *t > zero));
                 assert_eq!(
-                    (ttl(*START + age), ttl(*START - age)),
-                    (rest, fresh),
+                    [ttl(*START + age), ttl(*START - age)],
+                    [rest, max_staleness].map(some),
                     "ttl of a value read {age:?} ago, and {age:?} ahead: seen \
                      (left), expected (right), with {max_staleness:?}"
                 );
@@ -100,7 +104,7 @@ mod results {
             let mut config = config([1, 2, 5, u32::MAX][i % 4]);
             (config.main.k, config.gutter.k) = ([1.0, 1.5, 2.0][i % 3], 1.4);
             config.main.slow_call = [SECOND, Duration::MAX][i % 2];
-            config.gutter.slow_call = SECOND / 3;
+            config.gutter.slow_call = [Duration::MAX, SECOND / 3][i / 2 % 2];
             config.gutter.min_requests = [0, 0, 3][i % 3];
             config.main.window.bucket = [HOUR, SECOND / 2][i % 2];
             if i % 3 == 0 {
@@ -210,9 +214,7 @@ fn fill_and_empty(rands: [f64; 2]) {
         let mut pair = Pair::failing(config(capacity));
         for end in [0, 1, 2] {
             let mut held = pair.route_many(capacity, rands);
-            for rands in [[0.0, 0.0], [0.0, LUCKY], [LUCKY, 0.0]] {
-                pair.route_and_end(rands, 1);
-            }
+            ROUTES.into_iter().for_each(|rands| pair.route_and_end(rands, 1));
             pair.end(held.pop().unwrap(), end);
             held.extend(pair.route_many(2, rands));
             held.into_iter().for_each(|sent| pair.end(sent, end));
@@ -312,8 +314,7 @@ impl Pair {
         assert_eq!(
             call.as_ref().map(Call::destination),
             expected.as_ref().map(|(to, ..)| [Main, Gutter][*to]),
-            "destination: seen (left), expected (right), now with {} of {} \
-             permits taken",
+            "destination: seen (left), expected (right), {} of {} permits taken",
             self.taken,
             self.capacity
         );
@@ -330,12 +331,11 @@ impl Pair {
             1 => (expected.failure(now), call.failure(now)),
             2 => (expected.cancel(now), call.cancel(now)),
             3 => (expected.cancel(now), drop(call)),
-            _ => (expected.cancel(now), drop_in_panic(call)),
+            _ => {
+                let panics = move || panic!("on purpose, with {call:?}");
+                thread::spawn(panics).join().unwrap_err();
+                (expected.cancel(now), ())
+            }
         };
     }
-}
-
-fn drop_in_panic(call: Call<'static>) {
-    let panics = move || panic!("on purpose, with {call:?}");
-    thread::spawn(panics).join().unwrap_err();
 }

@@ -16,7 +16,9 @@ type Results = Vec<(usize, f64)>;
 
 #[test]
 fn two_requests_at_the_same_time_take_two_places_and_not_one() {
-    ["", "c", "cc"].iter().for_each(|before| check([before, "c", "c", "cc"]));
+    for before in ["", "c", "cc"] {
+        check([before, "c", "c", "cc"]);
+    }
     check(["", "c", "cdc", "cc"]);
 }
 
