@@ -34,8 +34,9 @@
 //! *The ledger*
 //!
 //! - It has a share for each holder. A share ends one lease after the request
-//!   that made it: at that time it is gone. `lease` and `limit` are those of the
-//!   request that arrives.
+//!   that made it: at that time it is gone. `lease` and `limit` can change: those
+//!   of the request that arrives count. A longer lease does not extend the other
+//!   shares.
 //! - A request is old if its holder has a share, and the number is not above
 //!   that of the share. For an old request, `grant` returns `None` and leaves
 //!   the share as it is.
@@ -47,9 +48,9 @@
 //!   holder. It never grants more than the free rate.
 //! - The kept rate of a share is the granted rate or the rate that the holder
 //!   has, whichever is larger.
-//! - If the clock of the store goes back, nothing lasts longer than it would if
-//!   it began now: a share ends at the latest one lease from now, and learning,
-//!   too. This is so for an old request, too.
+//! - The clock of the store may go back, and a lease may be shorter than those
+//!   before. When a request arrives, even an old one, nothing lasts longer than
+//!   if it began now: all shares and learning end at the latest one lease later.
 //!
 //! *Both, over a network that loses, delays and repeats messages*
 //!

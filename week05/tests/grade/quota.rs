@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Barrier, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,25 +31,19 @@ mod holder {
     use super::*;
 
     #[test]
-    fn a_holder_without_a_lease_has_the_safe_share() {
-        for (limit, holders) in [(0, 5), (3, 5), (1_000, 7), (u64::MAX, 1)] {
-            let mut pair = Pair::new(Config { limit, ..config(holders) });
-            pair.check(*START);
-            pair.acquire(*START);
-            pair.refresh(1, *START);
-            pair.check(*START + DAY);
-        }
-    }
-
-    #[test]
-    fn a_lease_begins_when_its_request_is_sent() {
-        let lease = config(5).lease;
+    fn the_lease_begins_with_its_request_and_without_one_the_rate_is_safe() {
+        let (lease, limits) = (config(5).lease, [0, 3, 1_000, u64::MAX]);
         for delay in [Duration::ZERO, SECOND, lease - NANO, lease, DAY] {
-            let mut pair = Pair::new(config(5));
-            pair.refresh(1, *START);
-            pair.receive(1, 700, *START + delay);
-            for now in [lease - NANO, lease, DAY] {
-                pair.check(*START + now.max(delay));
+            for (limit, holders) in limits.into_iter().zip([5, 5, 7, 1]) {
+                let mut pair = Pair::new(Config { limit, ..config(holders) });
+                pair.check(*START);
+                pair.acquire(*START);
+                pair.refresh(1, *START);
+                pair.check(*START + DAY);
+                pair.receive(1, 700, *START + delay);
+                for now in [lease - NANO, lease, DAY] {
+                    pair.check(*START + now.max(delay));
+                }
             }
         }
     }
@@ -59,15 +54,18 @@ mod holder {
         pair.receive(0, 900, *START);
         for sent in 1..300 {
             let now = *START + sent as u32 * config(5).refresh;
+            let (earlier, later) = (now - NANO, now + SECOND); // in threads
+            pair.acquire(later);
+            pair.receive(0, 900, later);
             pair.refresh(1, now);
-            let other_thread = now - NANO;
             for old in [0, sent - 1, sent + 1] {
-                pair.receive(old, 900, other_thread);
+                pair.receive(old, 900, earlier);
             }
             if sent % 3 != 0 {
-                pair.receive(sent, sent, other_thread);
+                pair.receive(sent, sent, earlier);
                 pair.receive(sent, 900, now);
             }
+            pair.check(now + config(5).lease);
         }
     }
 
@@ -114,9 +112,8 @@ mod holder {
 
     #[test]
     fn threads_share_one_credit_and_send_each_request_once() {
-        let limit = 1_000_000;
+        let (limit, refresh) = (1_000_000, config(5).refresh);
         let holder = Holder::new(Config { limit, ..config(5) }, *START);
-        let refresh = config(5).refresh;
         let send = || {
             let is_due = |i: &u32| holder.refresh(1, *START + *i * refresh);
             (1..20_000).filter(|i| is_due(i).is_some()).collect::<Vec<_>>()
@@ -133,13 +130,34 @@ mod holder {
         assert!(holder.try_acquire(now).is_err(), "there is no credit left");
     }
 
+    #[test]
+    fn a_late_reply_does_not_change_the_rate_that_a_request_states() {
+        let holder = Holder::new(config(5), *START);
+        let at = |number: u64| *START + config(5).refresh * number as u32;
+        let (latest, rounds) = (AtomicU64::new(0), 200_000);
+        let reply = |i: u64| {
+            let number = latest.load(SeqCst);
+            holder.receive(Grant { number, rate: number + i % 2 }, at(number));
+            number < rounds
+        };
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..1_000_000).all(reply));
+            }
+            for number in 1..=rounds {
+                let stated = holder.refresh(1, at(number)).map(|r| r.has);
+                let rates = [(); 5].map(|()| Some(holder.rate(at(number))));
+                assert_eq!(rates, [stated; 5], "rates, stated rates (right)");
+                latest.store(number, SeqCst);
+                (0..number % 64).for_each(|_| std::hint::spin_loop()); // pause
+            }
+        });
+    }
+
     fn on_threads<T: Send>(call: &(impl Fn() -> T + Sync)) -> [T; 4] {
         let barrier = Barrier::new(4);
         thread::scope(|scope| {
-            let call = || {
-                barrier.wait();
-                call()
-            };
+            let call = || (barrier.wait(), call()).1;
             let threads = [(); 4].map(|()| scope.spawn(call));
             threads.map(|thread| thread.join().unwrap())
         })
@@ -151,17 +169,14 @@ mod ledger {
 
     #[test]
     fn a_new_ledger_grants_for_one_lease_what_holders_have() {
-        for (holders, most) in [(6, 500), (1_500, 2)] {
+        for (n, most) in [(6, 500), (1_500, 2)] {
             let (mut ledger, mut model) = (Ledger::default(), Model::default());
             for (number, tenths) in (0..).zip([0, 1, 9, 10, 11, 19, 20]) {
-                for a in 0..if number == 0 { holders } else { 6 } {
-                    let lease = 10 * SECOND;
-                    let mut request =
-                        request([a; 5], number, holders, 1_000, lease);
-                    request.has =
-                        (u64::from(a * 171) % most + 1) / (number + 1);
-                    let now = DAY + SECOND * tenths;
-                    model.check(&request, now, ledger.grant(&request, now));
+                for a in 0..if number == 0 { n } else { 6 } {
+                    let (now, lease) = (DAY + SECOND * tenths, 10 * SECOND);
+                    let mut new = request([a; 5], number, (n, 1_000, lease));
+                    new.has = (u64::from(a * 171) % most + 1) / (number + 1);
+                    model.check(&new, now, ledger.grant(&new, now));
                 }
             }
         }
@@ -170,15 +185,13 @@ mod ledger {
     #[test]
     fn an_old_or_repeated_request_has_no_effect() {
         let (mut ledger, mut model) = (Ledger::default(), Model::default());
-        let numbers =
-            [0, 0, 7, 7, 6, 0, 8, 512, 511, 1 << 32, 513, u64::MAX, 7];
-        for (a, number) in (0..).zip(numbers) {
+        let sent = [0, 0, 7, 7, 6, 0, 8, 512, 511, 1 << 32, 513, u64::MAX, 7];
+        for (a, number) in (0..).zip(sent) {
             for holder in 0..2 {
-                let mut request =
-                    request([a; 5], number, 9, 1_000, 60 * SECOND);
-                request.holder = holder.to_string();
+                let mut new = request([a; 5], number, (9, 1_000, DAY / 1_440));
+                new.holder = holder.to_string();
                 let now = DAY + 7 * SECOND * a;
-                model.check(&request, now, ledger.grant(&request, now));
+                model.check(&new, now, ledger.grant(&new, now));
             }
         }
     }
@@ -192,14 +205,15 @@ mod ledger {
             for (number, choices) in (1..).zip(schedule) {
                 let limit = any(i as u32 + choices[1] % 16 / 15);
                 let holders = [3, 17, 2_000][i % 3];
-                let new = request(choices, number, holders, limit, lease);
+                let new = request(choices, number, (holders, limit, lease));
                 now += lease * (choices[4] % 9) / [4, 32, 2_000][i / 2 % 3];
-                if number == 9 {
-                    now += lease; // the ledger has learnt
-                }
-                if choices[4] % 40 == 39 {
-                    now -= lease * (choices[3] % 60); // the clock goes back
-                }
+                now += lease * u32::from(number == 9); // the ledger has learnt
+                let goes_back = u32::from(choices[4] % 40 == 39);
+                now -= lease * (choices[3] % 60) * goes_back;
+                let ends = model.shares.values().map(|share| share.until);
+                let end = ends.filter(|end| *end > now).min().unwrap_or(now);
+                let choice = choices[1] as usize / 16 % 16;
+                now = *[end, end - NANO].get(choice).unwrap_or(&now);
                 let request = last.take().unwrap_or(new);
                 model.check(&request, now, ledger.grant(&request, now));
                 last = (choices[4] % 7 == 0).then_some(request);
@@ -307,7 +321,8 @@ mod redis {
             for (number, choices) in (1..).zip(schedule) {
                 let (holders, lease) = ([3, 130][i / 4], MILLI * 8);
                 let limit = [0, 7, 1_000, 1 << 53][i % 4];
-                let new = request(choices, number, holders, limit, lease);
+                let mut new = request(choices, number, (holders, limit, lease));
+                (new.has, new.lease) = (new.has.min(1 << 53), lease);
                 let request = last.take().unwrap_or(new);
                 let (now, grant) = store.grant(&request).unwrap();
                 let expected = ledger.grant(&request, now);
@@ -345,9 +360,7 @@ fn schedules(n: usize, length: usize) -> impl Iterator<Item = Vec<[u32; 5]>> {
 fn request(
     [a, b, c, d, _]: [u32; 5],
     number: u64,
-    holders: u32,
-    limit: u64,
-    lease: Duration,
+    (holders, limit, lease): (u32, u64, Duration),
 ) -> Request {
     let late = if b % 11 == 0 { (c % 40).into() } else { 0 };
     Request {
@@ -355,9 +368,9 @@ fn request(
         number: number.saturating_sub(late),
         class: [0, 0, 0, 1, 3, 255][c as usize % 6],
         wants: [(d % 500).into(), any(d / 8)][d as usize / 4 % 2],
-        has: [(a % 300).into(), any(c).min(1 << 53)][usize::from(a % 16 == 0)],
+        has: [(a % 300).into(), any(c)][usize::from(a % 16 == 0)],
         limit,
-        lease,
+        lease: lease * [4, 4, 3, 5][d as usize / 8 % 4] / 4,
     }
 }
 
@@ -374,10 +387,9 @@ struct Pair {
 
 impl Pair {
     fn new(config: Config) -> Self {
-        let (holder, bucket) =
-            (Holder::new(config.clone(), *START), Bucket::new(*START));
-        let (lease, sent, due) = ((0, *START), None, *START);
-        Self { holder, config, bucket, lease, number: 0, sent, due }
+        let holder = Holder::new(config.clone(), *START);
+        let (bucket, lease, due) = (Bucket::new(*START), (0, *START), *START);
+        Self { holder, config, bucket, lease, number: 0, sent: None, due }
     }
 
     fn safe(&self) -> u64 {
@@ -389,12 +401,8 @@ impl Pair {
     }
 
     fn check(&self, now: Instant) {
-        let (seen, after) = (self.holder.rate(now), now - *START);
-        assert_eq!(
-            seen,
-            self.rate(now),
-            "rate, expected (right), at {after:?}"
-        );
+        let (seen, expected) = (self.holder.rate(now), self.rate(now));
+        assert_eq!(seen, expected, "rate (right: expected)");
     }
 
     fn refresh(&mut self, wants: u64, now: Instant) {
@@ -413,9 +421,7 @@ impl Pair {
 
     fn receive(&mut self, number: u64, rate: u64, now: Instant) {
         self.holder.receive(Grant { number, rate }, now);
-        if number == self.number
-            && let Some(sent) = self.sent.take()
-        {
+        if let Some(sent) = self.sent.take_if(|_| number == self.number) {
             self.fill(now);
             let before = self.rate(now);
             self.lease = (rate, sent + self.config.lease);
@@ -434,11 +440,9 @@ impl Pair {
 
     fn acquire(&mut self, now: Instant) {
         self.fill(now);
-        let refresh = self.config.refresh;
-        let expected = self
-            .bucket
-            .take(self.rate(now))
-            .map_err(|wait| Throttled { retry_after: wait.min(refresh) });
+        let (rate, refresh) = (self.rate(now), self.config.refresh);
+        let error = |wait| Throttled { retry_after: refresh.min(wait) };
+        let expected = self.bucket.take(rate).map_err(error);
         let seen = self.holder.try_acquire(now);
         assert_eq!(seen, expected, "try_acquire: seen, expected (right)");
     }
@@ -473,8 +477,8 @@ impl Model {
         self.shares.remove(&name);
         let others = self.shares.values().map(|share| u128::from(share.rate));
         let free = u128::from(limit).saturating_sub(others.sum()) as u64;
-        let (until, rate) = (now + lease, has);
-        let share = Share { number, class, wants, rate, until };
+        let until = now + lease;
+        let share = Share { number, class, wants, rate: has, until };
         self.shares.insert(name.clone(), share);
         let target = match now - born < lease {
             true => has,

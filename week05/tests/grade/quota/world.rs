@@ -59,16 +59,14 @@ impl World {
     }
 
     fn deliver(&mut self, node: &Node, message: Message) -> Option<Message> {
-        match message {
-            Message::Request(request) => {
-                let grant = self.store.grant(&request, 9 * DAY + self.now);
-                return grant.map(Message::Reply);
-            }
+        let grant = match message {
+            Message::Request(new) => self.store.grant(&new, 9 * DAY + self.now),
             Message::Reply(grant) => {
                 node.holder.receive(grant, node.start + self.now);
+                None
             }
-        }
-        None
+        };
+        grant.map(Message::Reply)
     }
 
     /// Passes time, polls a node, delivers, loses or repeats a message, or
@@ -90,8 +88,7 @@ impl World {
                 }
                 node = receiver;
                 if b % 5 == 1 {
-                    let again = (Rc::clone(&node), message.clone());
-                    self.messages.push(again);
+                    self.messages.push((Rc::clone(&node), message.clone()));
                 }
                 self.deliver(&node, message)
             }
@@ -119,8 +116,7 @@ impl World {
     }
 
     pub(super) fn rates(&self) -> Vec<u64> {
-        let now = self.now;
-        self.nodes.iter().map(|n| n.holder.rate(n.start + now)).collect()
+        self.nodes.iter().map(|n| n.holder.rate(n.start + self.now)).collect()
     }
 
     /// Returns the rates that are fair for what the nodes want.
