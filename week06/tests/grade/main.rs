@@ -1,0 +1,4 @@
+//! The graders of week 6: each test checks one rule of an exercise.
+
+mod hot;
+mod singleflight;
