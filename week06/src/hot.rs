@@ -1,46 +1,40 @@
 //! Hot keys: a frequency sketch that knows its error, over a sliding window.
 //!
-//! *Question.* A subject becomes famous within seconds. How does each process
-//! find by itself which keys are hot now, in fixed memory, if there are ten
-//! million different keys?
+//! *Question.* A subject becomes famous within seconds. How does a process find
+//! by itself which keys are hot now, in fixed memory, among ten million keys?
 //!
-//! *Idea.* Keep a counter for each of `capacity` keys, with a count for each
-//! bucket of time, so that old records expire. If a new key finds no free
-//! counter, subtract the **median** of all counts from every count. At least
-//! half of the keys fall to zero and are removed: this is the **Misra-Gries**
-//! algorithm in batches. What was subtracted is the error, and it is known. Two
-//! thresholds (**hysteresis**) keep a key from changing all the time.
+//! *Idea.* Keep counters for `capacity` keys, each with a count for each bucket
+//! of time, so that old records expire. If a new key finds no free counter,
+//! subtract the **median** of all counts from every count, and remove the keys
+//! that fall to zero: the **Misra-Gries** algorithm, in batches. What was
+//! subtracted is the error, and it is known. Two thresholds (**hysteresis**)
+//! keep a key from changing all the time.
 //!
 //! *Guarantee.* No key is hot that would not be hot by exact counts. A key is
-//! hot if its exact count is at least `hot_at + max_error(now)`. The error is at
-//! most `2 × r / capacity` for `r` records in the last two windows: if each
-//! count loses up to `m`, then at least half of them lose all of `m`. It is 0 if
-//! the keys of each window fit in the capacity.
+//! hot if its exact count is at least `hot_at + max_error(now)`. The error is
+//! at most `2 × r / capacity` for `r` records in the last two windows, because
+//! each median is taken in full from at least half of the counts. It is 0 as
+//! long as the keys of each window fit in the capacity.
 //!
 //! *Cost.* A record is one lookup. A new key may have to visit all counters:
-//! about twice for `capacity / 2` new keys, and once a bucket. There is one
-//! owner, so threads share it behind a lock. It knows only the traffic of its
-//! own process.
+//! about twice for `capacity / 2` new keys, and once a bucket. It has one owner:
+//! threads share it behind a lock. It sees only the traffic of its process.
 //!
 //! ```
-//! use std::num::NonZero;
 //! use std::time::{Duration, Instant};
 //! use week05::window;
 //! use week06::hot::{Config, HotKeys};
 //!
 //! let second = Duration::from_secs(1);
+//! let buckets = 10.try_into().unwrap();
 //! let config = Config {
-//!     capacity: NonZero::new(1_000).unwrap(),
-//!     window: window::Config {
-//!         bucket: second,
-//!         buckets: NonZero::new(10).unwrap(),
-//!     },
-//!     hot_at: NonZero::new(500).unwrap(), // 50 a second
-//!     cool_below: NonZero::new(300).unwrap(),
+//!     capacity: 1_000.try_into().unwrap(),
+//!     window: window::Config { bucket: second, buckets },
+//!     hot_at: 500.try_into().unwrap(), // 50 a second
+//!     cool_below: 300.try_into().unwrap(),
 //! };
 //! let start = Instant::now();
 //! let mut keys = HotKeys::new(config, start);
-//!
 //! (1..500).for_each(|_| assert!(!keys.record(&"celebrity", start)));
 //! assert!(keys.record(&"celebrity", start));
 //! assert_eq!(keys.hot(start), [("celebrity", 500)]);
@@ -49,7 +43,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::mem;
 use std::num::NonZero;
 use std::time::{Duration, Instant};
 
@@ -169,22 +162,24 @@ impl<K: Clone + Eq + Hash> HotKeys<K> {
     /// Returns the oldest bucket that counts at `now`, and the current one.
     fn buckets_at(&self, now: Instant) -> (u64, u64) {
         let elapsed = now.max(self.latest).duration_since(self.epoch);
-        let current = nanos(elapsed) / nanos(self.config.window.bucket).max(1);
+        let current = bucket(elapsed, self.config.window.bucket);
         let buckets = self.config.window.buckets.get() as u64;
         (current.saturating_sub(buckets), current)
     }
 }
 
-/// Returns a duration in nanoseconds, of which a `u64` holds 584 years.
-fn nanos(duration: Duration) -> u64 {
-    duration.as_nanos().try_into().unwrap_or(u64::MAX)
+/// Returns the bucket at the time `elapsed` after the beginning of bucket 0.
+fn bucket(elapsed: Duration, width: Duration) -> u64 {
+    // A `u64` holds the nanoseconds of 584 years.
+    let nanos = |d: Duration| d.as_nanos().try_into().unwrap_or(u64::MAX);
+    nanos(elapsed) / nanos(width).max(1)
 }
 
 impl Counter {
     fn record(&mut self, oldest: u64, current: u64, config: &Config) -> bool {
         if self.latest.0 != current {
             self.expire(oldest);
-            let latest = mem::replace(&mut self.latest, (current, 0));
+            let latest = std::mem::replace(&mut self.latest, (current, 0));
             self.earlier.extend((latest.1 > 0).then_some(latest));
         }
         // Between two records of a key, its count only falls. So the count

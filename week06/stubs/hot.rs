@@ -5,8 +5,9 @@
 //!
 //! - Time is cut into buckets as in a `Window` of `Config::window` that was
 //!   created at the `now` of `new`. With `n` as the number of buckets, a record
-//!   in bucket `i` counts at all times in the buckets `i` to `i + n`. This holds
-//!   for any width (zero is one nanosecond), any gap, and any number of records.
+//!   in bucket `i` counts at all times in the buckets `i` to `i + n`. This
+//!   holds for any width (zero is one nanosecond), any gap of some centuries,
+//!   and any number of records.
 //! - If a `now` is earlier than the latest `now` that `new` or a `record` has
 //!   got, it counts as that latest time.
 //! - The *exact count* of a key is the number of its records that count at
@@ -34,12 +35,13 @@
 //!   average, on `capacity`. The time of `is_hot` depends on neither.
 //!
 //! Help: `week05::window::Window` counts values in a window. Can it count what
-//! your counts lack? `slice::select_nth_unstable` finds a median.
+//! your counts lack? `slice::select_nth_unstable` finds a median. `bucket`, at
+//! the end of this file, is given.
 
 use std::hash::Hash;
 use std::marker::PhantomData;
 use std::num::NonZero;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use week05::window;
 
@@ -90,4 +92,12 @@ impl<K: Clone + Eq + Hash> HotKeys<K> {
     pub fn max_error(&self, _now: Instant) -> u64 {
         todo!("how much was subtracted, and when does that expire?")
     }
+}
+
+/// Returns the bucket at the time `elapsed` after the beginning of bucket 0.
+#[allow(dead_code, reason = "you will use it")]
+fn bucket(elapsed: Duration, width: Duration) -> u64 {
+    // A `u64` holds the nanoseconds of 584 years.
+    let nanos = |d: Duration| d.as_nanos().try_into().unwrap_or(u64::MAX);
+    nanos(elapsed) / nanos(width).max(1)
 }

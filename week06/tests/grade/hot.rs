@@ -33,7 +33,7 @@ mod counts {
     #[test]
     fn a_record_counts_for_the_window_and_at_most_one_bucket_more() {
         let widths = [0, 1, 7, 1_000_000_000, 3_600_000_000_000];
-        for (width, n) in widths.iter().flat_map(|w| [(*w, 1), (*w, 10)]) {
+        for (width, n) in widths.iter().flat_map(|w| [(*w, 1), (*w, 130)]) {
             let config = config([3, 2, 2], Duration::from_nanos(width), n);
             let width = Duration::from_nanos(width).max(NANO);
             for first in [0, 1, n as u32, 65_537] {
@@ -94,8 +94,7 @@ mod counts {
         for s in 0..20 {
             let now = *START + s * SECOND;
             let reads = (0..4_000).filter(|_| hot.is_hot(&1, now)).count();
-            let expected = if s <= 10 { 4_000 } else { 0 };
-            assert_eq!(reads, expected, "hot in 4,000 reads, in second {s}");
+            assert_eq!(reads > 0, s <= 10, "hot {reads} times, in second {s}");
         }
     }
 }
@@ -128,7 +127,7 @@ mod hysteresis {
 
     #[test]
     fn any_stream_of_few_keys_matches_exact_counts() {
-        for (i, stream) in streams(150).enumerate() {
+        for (i, stream) in streams(100).enumerate() {
             let [hot_at, cool] = [[1, 1], [4, 2], [9, 9], [6, 1]][i % 4];
             let (capacity, n) = ([1, 2, 5, 40][i / 2 % 4], [1, 4, 10][i % 3]);
             let width = [SECOND, SECOND / 3, Duration::MAX][i / 3 % 3];
@@ -178,21 +177,37 @@ mod capacity {
 
     #[test]
     fn counts_of_any_stream_are_exact_within_the_error() {
-        for (i, stream) in streams(200).enumerate() {
+        for (i, stream) in streams(150).enumerate() {
             let [hot_at, cool] = [[1, 1], [8, 3], [30, 20]][i % 3];
-            let capacity = [1, 2, 3, 8, 25][i % 5];
-            let buckets = [1, 3, 10][i / 2 % 3];
-            let config = config([capacity, hot_at, cool], SECOND, buckets);
+            let (capacity, n) =
+                ([1, 2, 3, 8, 25][i % 5], [1, 3, 10][i % 7 % 3]);
+            let config = config([capacity, hot_at, cool], SECOND, n);
             let (mut pair, mut now) = (Pair::new(config), *START);
             let ids = ([4, 1_000][i % 2] * capacity) as f64;
             for [id, step, burst] in stream {
                 now += (15 * SECOND).mul_f64(step.powi(8));
+                // Some callers pass an earlier time.
+                let now = if step < 0.3 { *START } else { now };
                 let n = (1.0 + 60.0 * burst.powi(6)) as u64;
                 pair.record_many(n, (id.powi(3) * ids) as u64, now);
                 let earlier = pair.hot.max_error(*START);
                 assert_eq!(earlier, pair.check(now).1, "errors: earlier, now");
             }
             (0..30).for_each(|s| _ = pair.check(now + s * SECOND));
+        }
+    }
+
+    #[test]
+    fn the_error_stays_within_its_bound_if_half_of_the_keys_are_popular() {
+        for half in [1, 4, 10, 40] {
+            let mut pair = Pair::new(config([2 * half, 1, 1], SECOND, 10));
+            let half = half as u64;
+            (1..half).for_each(|id| pair.record_many(100, id, *START));
+            for id in 1_000..1_000 + 12 * half {
+                let is_median = id % (half + 1) == 0;
+                pair.record_many(if is_median { 50 } else { 1 }, id, *START);
+                pair.check(*START);
+            }
         }
     }
 
@@ -329,8 +344,8 @@ impl Pair {
                 true if !may_be_hot => "is hot by its error",
                 false if stays => "has cooled",
                 false if lowest >= self.config.hot_at.get() => "is not hot",
-                true if counts[&id] > exact => "is counted too often",
-                true if counts[&id] < lowest => "is counted too rarely",
+                true if counts[&id] > exact => "has a count too high",
+                true if counts[&id] < lowest => "has a count too low",
                 _ => continue,
             };
             let text =
