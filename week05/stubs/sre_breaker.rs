@@ -5,23 +5,28 @@
 //!
 //! - *Requests* are the calls that ended with `success` or `failure`, the
 //!   refusals of `allow`, and the slow calls that were cancelled. *Accepts* are
-//!   the calls that ended with `success`. Each counts once, at the `now` of the
-//!   method that ended it, as a value of a `Window` of `Config::window` that
-//!   was created at the `now` of `new`. After the window it no longer counts.
+//!   the calls that ended with `success`.
+//! - Count in one `Window`, created with `Config::window` at the `now` of
+//!   `new`. Each request counts once, at the `now` of the method that ended it
+//!   (for a refusal: of `allow`). After the window it no longer counts. A
+//!   refusal counts after its own decision.
 //! - So a call in flight counts nothing, however long it takes.
 //! - The probability of a refusal is 0 if the window has fewer requests than
 //!   `min_requests`. Otherwise it is `(requests - k × accepts) / (requests +
-//!   1)`, or 0 if that is negative. If `k` is less than 1 or NaN, it counts as
-//!   1.
+//!   1)`, or 0 if that is negative. `k` is finite or NaN. If it is less than 1
+//!   or NaN, it counts as 1.
 //! - `allow` refuses a request if `rand` is less than the probability and no
 //!   probe is due. Otherwise the request passes.
 //! - A probe is due if `now` is `probe_interval` or more after the latest of
 //!   these times: the `now` of `new`, and the `now` of each `allow` that let a
 //!   request pass, as a probe or by chance. Callers may pass times that are out
-//!   of order. It does not matter whether the request that passed is still in
-//!   flight, or how it ended.
-//! - So if each `rand` is 0 and the backend fails, exactly one request passes
-//!   in each interval, even if many come at the same time.
+//!   of order. A `now` before the latest of these times counts as zero after
+//!   it: a probe is due only if `probe_interval` is zero.
+//! - It does not matter whether the request that passed is still in flight, or
+//!   how it ended.
+//! - So if each `rand` is 0, the backend fails and `min_requests` is reached,
+//!   exactly one request passes in each interval, even if many come at the same
+//!   time.
 //! - `cancel` counts nothing if the call has lasted at most `slow_call`. If it
 //!   has lasted longer, it is a failure. Success and failure do not depend on
 //!   how long the call has lasted. If `now` is before the start of the call, it
@@ -30,11 +35,11 @@
 //!   same as `cancel(Instant::now())`. After one of the three methods, the drop
 //!   has no effect.
 //! - `probe_interval` and `slow_call` may be zero or `Duration::MAX`.
-//! - All these rules hold for threads: the last group of tests (rung) runs your
+//! - All these rules hold for threads: the last rung (group of tests) runs your
 //!   file under loom. loom does not see the types of `std`. So import `Mutex`
 //!   or atomics from `crate::model_checked::loom_atomics`.
 //!
-//! Help: `crate::window` is the exercise before, and the answer to it if you
+//! Help: `crate::window` is the exercise `window`, and the answer to it if you
 //! have not written one. A window counts values, and adds them up.
 
 use std::time::{Duration, Instant};
@@ -113,12 +118,19 @@ impl Call<'_> {
     /// The caller no longer waits for the result: counts a failure if the call
     /// has been slow, and otherwise nothing.
     pub fn cancel(self, _now: Instant) {
-        todo!("is it the backend's fault that the caller has gone?")
+        todo!(
+            "is it the backend's fault that the caller has gone? (For the \
+             first rung, it is enough to do nothing.)"
+        )
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        todo!("has `{:?}` been completed?", self.breaker)
+        todo!(
+            "has this call of `{:?}` been completed? (For the first rung, it \
+             is enough to do nothing.)",
+            self.breaker
+        )
     }
 }

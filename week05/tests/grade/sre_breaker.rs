@@ -15,7 +15,6 @@ use week05::window;
 const SECOND: Duration = Duration::from_secs(1);
 const NANO: Duration = Duration::from_nanos(1);
 const HOUR: Duration = Duration::from_secs(3_600);
-
 const SIZES: [usize; 6] = [0, 1, 2, 17, 130, 1_500];
 /// The largest number below 1: with it, a request passes by chance.
 const LUCKY: f64 = 1.0 - f64::EPSILON / 2.0;
@@ -143,12 +142,12 @@ mod results {
         let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
         let mut runner = TestRunner::new_with_rng(Cases::default(), rng);
         let calls = vec(uniform4(0.0..1.0_f64), 0..200);
-        let intervals = [0, 300, 1_000, 30_000, u64::MAX];
+        let intervals = [0, 300, 1_000, 30_000].map(Duration::from_millis);
         for i in 0..300 {
             let mut pair = Pair::new(Config {
                 k: [1.0, 1.3, 2.0][i % 3],
                 min_requests: [0, 1, 5, 20, u64::MAX][i / 5 % 5],
-                probe_interval: Duration::from_millis(intervals[i % 5]),
+                probe_interval: *intervals.get(i % 5).unwrap_or(&Duration::MAX),
                 slow_call: SECOND,
                 ..config()
             });
@@ -260,6 +259,18 @@ impl Pair {
         Self { breaker, config, latest: 0, requests, passed }
     }
 
+    /// Describes a call at `now`. All tests have the same window.
+    fn describe(&self, now: Instant) -> String {
+        let config = format!("{:?}", self.config)
+            .replace(&format!("window: {:?}, ", self.config.window), "")
+            .replace(&format!("{:?}", Duration::MAX), "Duration::MAX");
+        let distance = match now.checked_duration_since(self.passed) {
+            Some(idle) => format!("{idle:?} after"),
+            None => format!("{:?} before", self.passed - now),
+        };
+        format!("{distance} the latest pass (or `new`), and {config}")
+    }
+
     fn bucket(&self, now: Instant) -> u64 {
         now.saturating_duration_since(*START).as_secs().max(self.latest)
     }
@@ -288,9 +299,8 @@ impl Pair {
                 call.as_ref().map(drop).map_err(|error| *error),
                 if passes { Ok(()) } else { Err(Rejected) },
                 "allow: seen (left), expected (right), with rand {rand}, the \
-                 probability {p}, {idle:?} after the latest request that \
-                 passed, and {:?}",
-                self.config
+                 probability {p}, {}",
+                self.describe(now)
             );
         }
         match call {
@@ -333,11 +343,8 @@ impl Pair {
     }
 
     fn complete(&mut self, accepts: usize, failures: usize, now: Instant) {
-        let calls = self.pass_many(accepts + failures, now);
-        let results = (0..).map(|i| i < accepts);
-        calls
-            .into_iter()
-            .zip(results)
-            .for_each(|(call, r)| self.end(call, now, r));
+        for (i, call) in (0..).zip(self.pass_many(accepts + failures, now)) {
+            self.end(call, now, i < accepts);
+        }
     }
 }
