@@ -11,12 +11,12 @@
 //!   admitted if the quota has at least one whole request.
 //! - This holds for every quota, and for a century after `new`.
 //! - A refusal changes nothing. `retry_after` is exact: if no other request is
-//!   admitted in the meantime, a retry that comes 1 ns earlier is refused, and
-//!   a retry after this time is admitted.
+//!   admitted in the meantime, a retry exactly this much later is admitted, and
+//!   a retry that comes 1 ns earlier is refused.
 //! - The clocks of callers may disagree. A `now` before that of `new` counts as
-//!   that of `new`. If `now` is earlier than the time of an admitted request,
-//!   by a duration `t`, the quota is the one at that later time, less the part
-//!   that refills in `t`.
+//!   that of `new`, also in `retry_after`. If `now` is earlier than the latest
+//!   time of an admitted request, by a duration `t`, the quota at `now` is the
+//!   quota at that latest time minus what refills in `t`. It may be negative.
 //!
 //! So any span of time `d` admits at most `burst + d / interval` requests. For
 //! `KeyedLimiter`:
@@ -28,18 +28,21 @@
 //!   and no method that a user has to call.
 //! - If the times of calls never go back, each decision is that of a `Limiter`
 //!   which only this key uses. If `now` is earlier than the time of a previous
-//!   call, and the key was idle at that time, the decision may be stricter,
-//!   since the key may be forgotten. It is never more generous.
-//! - If `n` keys are stored, whose hashes differ, the next `2n + 1000` calls
-//!   forget all that are already idle, even if these calls are refused, and all
+//!   call, and the key was idle at the time of that previous call, the decision
+//!   may be stricter, since the key may be forgotten. It is never more
+//!   generous.
+//! - The next two rules are for keys whose `Hash` writes differ. If `n` keys
+//!   are stored, the next `2n + 1000` calls forget all keys that are idle at
+//!   the `now` of each of these calls, even if the calls are refused, and all
 //!   use one other key.
-//! - If each call brings a new key, with a new hash, at most `3a + 1000` keys are
-//!   stored, where `a` is the number of active keys.
+//! - While each call brings a new key, and at most `a` keys are active, at most
+//!   `3a + 1000` keys are stored.
 //! - At most two clones of each key are stored, however often it is used.
 //! - No caller pays for the others: one call forgets at most 100 keys, and does
-//!   not look at all keys.
+//!   not look at all keys. A call that looks at no more than 16 is fast enough.
+//! - Sharding is not graded: one lock for all keys is accepted.
 //! - Both types keep their rules in every order in which threads run: the last
-//!   group of tests (rung) runs your file under loom. So import atomics and
+//!   rung (group of tests) runs your file under loom. So import atomics and
 //!   locks from `crate::model_checked::loom_atomics`.
 //!
 //! Help: `try_update` of an `AtomicU64` is a read-modify-write that may decide
