@@ -39,8 +39,8 @@
 //!   always returns the same one. No call changes a bulkhead of another class.
 //!   `get` returns `UnknownClass` for each class that is not in `configs`.
 //! - Threads see the same as if they took turns: each method, poll or drop
-//!   takes effect at one moment, except for its wakes. The last group of tests
-//!   (rung) runs your file under loom, which does not see the types of `std`.
+//!   takes effect at one moment, except for its wakes. The last rung (group of
+//!   tests) runs your file under loom, which does not see the types of `std`.
 //!   So import `Mutex` or atomics from `crate::model_checked::loom_atomics`,
 //!   but `Arc` from `std`.
 //!

@@ -46,7 +46,7 @@
 //!   for a moment.
 //! - `stats` counts the results of `try_acquire` for each class on its own.
 //! - Clones of a shedder are one shedder.
-//! - All this holds for threads: the last group of tests (rung) runs your file
+//! - All this holds for threads: the last rung (group of tests) runs your file
 //!   under loom. loom does not see the types of `std`. So import `Arc` and
 //!   atomics from `crate::model_checked::loom_atomics`.
 //!

@@ -44,7 +44,7 @@
 //!   gutter is full, and neither number jumps up and down. If the gutter breaks,
 //!   the excess goes to the main cluster, and comes back after the gutter has
 //!   recovered. If the main cluster recovers, it gets all requests again.
-//! - The last group of tests (rung) runs your file under loom, which does not see
+//! - The last rung (group of tests) runs your file under loom, which does not see
 //!   the types of `std`. So import `Mutex` or atomics from
 //!   `crate::model_checked::loom_atomics`.
 //!

@@ -34,7 +34,7 @@
 //! - Threads share a counter by reference. A `sum` counts each `add` that has
 //!   ended before the `sum` begins. An `add` at the same time counts as a whole
 //!   or not at all, also if it replaces an expired bucket.
-//! - The last group of tests (rung) runs your file under loom. loom does not see
+//! - The last rung (group of tests) runs your file under loom. loom does not see
 //!   the types of `std`. So import atomics or `Mutex` from
 //!   `crate::model_checked::loom_atomics`.
 //!

@@ -35,7 +35,7 @@
 //! - A flight may need the runtime in which it was started. If this runtime
 //!   shuts down or has shut down, the waiters in other runtimes get the result,
 //!   or `Failed::Cancelled`, and the key can be called again.
-//! - All these rules hold for concurrent tasks: the last group of tests (rung)
+//! - All these rules hold for concurrent tasks: the last rung (group of tests)
 //!   runs your file under shuttle. It does not see the locks of `std` and the
 //!   tasks of tokio. So import them from `crate::model_checked::shuttle_tasks`:
 //!   `Mutex`, `Arc`, `Weak`, `spawn`, `AbortHandle`, `JoinHandle`,
