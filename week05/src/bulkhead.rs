@@ -17,7 +17,7 @@
 //! large request is not starved. A future that is dropped at any point leaves
 //! the queue or returns its permits, and the next waiters are served.
 //!
-//! *Cost.* One lock for each call. While a large request is first in the queue,
+//! *Cost.* One lock to acquire, and one to release. While a large request is first in the queue,
 //! permits that are too few for it stay unused. A waiter has its permits before
 //! it is polled, and holds them if its task keeps the future without polling
 //! it. Permits of an idle class do not help a busy one.

@@ -22,7 +22,8 @@
 //! one of another thread. An `add` with a time far in the future blocks its slot
 //! until then. A word has 32 bits for the turn. With a window of a second, they
 //! last for 136 years, but with one of a millisecond for 49 days; after that,
-//! nothing is counted. There is neither a minimum nor a maximum.
+//! nothing is counted. A bucket of a stripe counts up to `u32::MAX`. There is
+//! neither a minimum nor a maximum.
 //!
 //! ```
 //! use std::num::NonZero;
