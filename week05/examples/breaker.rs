@@ -11,6 +11,7 @@ use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use lab::guess;
+use week05::simulator::Random;
 use week05::sre_breaker::{Breaker, Config};
 use week05::window;
 
@@ -83,7 +84,7 @@ fn simulate(probe_interval: Duration) -> Vec<u32> {
     for request in 0..SECONDS * RATE {
         let second = request / RATE;
         let now = start + Duration::from_secs(1) * request / RATE;
-        if let Ok(call) = breaker.allow(now, random.next()) {
+        if let Ok(call) = breaker.allow(now, random.uniform()) {
             passed[second as usize] += 1;
             if OUTAGE.contains(&second) {
                 call.failure(now);
@@ -93,22 +94,4 @@ fn simulate(probe_interval: Duration) -> Vec<u32> {
         }
     }
     passed
-}
-
-/// A generator of random numbers (splitmix64).
-struct Random(u64);
-
-impl Random {
-    /// Returns a number from 0 up to, but not including, 1.
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        // 53 bits are exact in an f64.
-        #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
-        let number = (z >> 11) as f64;
-        number / (1_u64 << 53) as f64
-    }
 }
