@@ -53,7 +53,7 @@ const QUERY: Duration = Duration::from_millis(10);
 /// The number of queries that the database can run at a time.
 const DATABASE_CAPACITY: u32 = 12;
 
-/// Who has answered a read.
+/// The part of the system that has answered a read.
 #[derive(Clone, Copy)]
 enum Answer {
     Main,

@@ -27,7 +27,7 @@ pub mod overload;
 mod random;
 mod report;
 
-/// What is simulated.
+/// The load, the server and the clients of a simulation.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     /// Two runs with the same seed are equal.
@@ -68,7 +68,7 @@ pub struct Server {
     pub fault: Option<(Range<Duration>, Fault)>,
 }
 
-/// What is wrong with a server.
+/// A fault of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Each request takes so many times longer.

@@ -78,7 +78,7 @@ mod equal_weights {
     }
 
     #[test]
-    fn of_equal_demands_the_earlier_ones_get_at_most_one_unit_more() {
+    fn equal_demands_differ_by_one_unit_at_most_in_favour_of_earlier_ones() {
         for n in SIZES.into_iter().filter(|n| *n > 0) {
             for weight in [1, 2, 7, u32::MAX] {
                 let demands = vec![demand(u64::MAX, weight); n];

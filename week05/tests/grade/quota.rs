@@ -448,7 +448,7 @@ impl Pair {
     }
 }
 
-/// What is expected of a ledger.
+/// A model of a ledger, with the rules of the stub.
 #[derive(Default)]
 struct Model {
     born: Option<Duration>,

@@ -45,8 +45,8 @@ const SCRIPTS: [Script; 8] = [
     (&[], &[Available, Waiting]),
 ];
 
-/// Of the two permits, a third caller has none or one. Before the race, it may
-/// join the queue.
+/// Calls of a third caller before the race: it takes no permit or one of the two,
+/// and may join the queue.
 const THIRDS: [Script; 4] =
     [(&[], &[]), (&[Try], &[]), (&[Try], &[Poll1]), (&[Try], &[Poll2])];
 

@@ -16,7 +16,8 @@ fn two_threads_together_take_exactly_one_burst() {
     let start = Instant::now();
     for burst in [1, 2, 7] {
         explore(None, move || {
-            let limiter = Arc::new(Limiter::new(one_per_second(burst), start));
+            let limiter =
+                Arc::new(Limiter::new(quota_of_one_per_second(burst), start));
             let other = limiter.clone();
             let other = thread::spawn(move || other.try_acquire(start).is_ok());
             let first = [(); 5].map(|()| limiter.try_acquire(start).is_ok());
@@ -31,7 +32,7 @@ fn two_threads_together_take_exactly_one_burst() {
 fn a_refusal_does_not_affect_a_request_of_another_thread() {
     let start = Instant::now();
     explore(None, move || {
-        let limiter = Arc::new(Limiter::new(one_per_second(1), start));
+        let limiter = Arc::new(Limiter::new(quota_of_one_per_second(1), start));
         let first = limiter.try_acquire(start);
         assert_eq!(first, Ok(()), "the first request");
         let other = limiter.clone();
@@ -53,7 +54,8 @@ fn two_threads_together_take_one_burst_of_a_key_that_is_new_or_forgotten() {
         cases.into_iter().flat_map(|case| (0..16).map(move |n| (case, n)))
     {
         explore(Some(3), move || {
-            let limiter = Arc::new(KeyedLimiter::new(one_per_second(1), start));
+            let limiter =
+                Arc::new(KeyedLimiter::new(quota_of_one_per_second(1), start));
             if state == "idle" {
                 // Idle from `now` on: either thread may forget it.
                 let result = limiter.try_acquire(&Key(7), start);
@@ -91,7 +93,7 @@ impl Hash for Key {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
-fn one_per_second(burst: u32) -> Quota {
+fn quota_of_one_per_second(burst: u32) -> Quota {
     Quota {
         per_second: NonZero::<u32>::MIN,
         burst: NonZero::new(burst).unwrap(),
