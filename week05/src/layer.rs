@@ -31,8 +31,8 @@ pub trait Policy<Key>: Send + Sync {
     /// The reason of a refusal.
     type Rejected: Send;
 
-    /// Admits a request that arrives `now`. `key` is what the policy has to
-    /// know of it, and `rand` is random in `0.0..1.0`.
+    /// Admits a request that arrives `now`. `key` is the part of it that the
+    /// policy needs, and `rand` is random in `0.0..1.0`.
     ///
     /// # Cancel safety
     ///
@@ -67,10 +67,10 @@ pub enum Outcome {
 /// afterwards, as in HTTP, the permit is released before the body is complete.
 #[derive(Debug, Clone)]
 pub struct Layer<P, Key, Judge, Refuse> {
-    /// Asked for each request. Each service that the layer makes has a clone, and
-    /// so has each clone of a service: use an [`Arc`].
+    /// The policy that decides about each request. Each service of the layer,
+    /// and each clone of a service, has a clone of it: use an [`Arc`].
     pub policy: P,
-    /// Returns what the policy has to know of a request.
+    /// Returns the part of a request that the policy needs.
     pub key: Key,
     /// Returns the outcome of a result of the inner service.
     pub judge: Judge,
