@@ -1,0 +1,3 @@
+//! The cost of a record, against heavykeeper.
+
+fn main() {}

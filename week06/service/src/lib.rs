@@ -1,0 +1,3 @@
+//! The comment service that survives a celebrity.
+
+#![forbid(unsafe_code)]
