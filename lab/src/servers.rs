@@ -34,11 +34,13 @@
 use std::time::Duration;
 use std::{error, fmt, io};
 
+mod memcached;
 mod postgres;
 mod program;
 mod redis;
 mod watched_process;
 
+pub use memcached::Memcached;
 pub use postgres::Postgres;
 pub use program::{PROGRAMS, Program};
 pub use redis::Redis;

@@ -12,7 +12,9 @@ use std::process::{Command, Stdio, id};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use lab::servers::{self, PROGRAMS, Postgres, Program, Redis, StartError};
+use lab::servers::{
+    self, Memcached, PROGRAMS, Postgres, Program, Redis, StartError,
+};
 
 #[test]
 fn the_error_for_a_missing_program_names_its_packages() {
@@ -48,6 +50,22 @@ fn two_redis_servers_share_no_data() {
     assert_eq!(redis(&first.socket(), "STRLEN key"), ":3");
     let url = format!("redis+unix://{}", first.socket().display());
     assert_eq!(first.url(), url);
+}
+
+#[test]
+#[ignore = "needs memcached"]
+fn two_memcached_servers_share_no_data() {
+    let start = || Memcached::start(&["-m", "4", "-vv"]).unwrap();
+    let (first, second) = (start(), start());
+
+    let set = "set key 0 0 3\r\none";
+    assert_eq!(redis(&first.socket(), set), "STORED");
+    assert_eq!(redis(&second.socket(), "get key"), "END");
+    assert_eq!(redis(&first.socket(), "get key"), "VALUE key 0 3");
+    assert_contains(&first.log().unwrap(), "slab class   1: chunk size");
+    let socket = first.socket();
+    drop(first);
+    assert_cleaned_up(&socket);
 }
 
 #[test]

@@ -19,7 +19,14 @@ pub struct Program {
 }
 
 /// Every program that a test may need.
-pub static PROGRAMS: &[Program] = &[POSTGRES, REDIS];
+pub static PROGRAMS: &[Program] = &[MEMCACHED, POSTGRES, REDIS];
+
+pub(super) const MEMCACHED: Program = Program {
+    name: "memcached",
+    debian: "memcached",
+    fedora: "memcached",
+    homebrew: "memcached",
+};
 
 pub(super) const POSTGRES: Program = Program {
     name: "postgres",
