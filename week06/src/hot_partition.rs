@@ -5,23 +5,22 @@
 //! without breaking the order that readers rely on, and how does it go back?
 //! And how do a thousand increments of its counter become one?
 //!
-//! *Idea.* Records of a hot subject get a **sub-key** (a salted key), chosen by
-//! the hash of the author: only the records of one author must stay in order.
-//! The sub-key changes when the subject heats or cools. So an author with an
-//! unprocessed record stays on its sub-key until the record is done. Increments
-//! are added up in process, and taken as a batch: a guard that gives them back.
+//! *Idea.* A hot subject gets a **sub-key** for each hash of an author, as only
+//! the records of one author must stay in order. The sub-key changes when the
+//! subject heats or cools. So an author stays on it until all records are done.
+//! Increments are added up in process, and taken as a batch: a guard that gives
+//! them back unless it is committed.
 //!
 //! *Guarantee.* All unprocessed records of an author and a subject have one
 //! sub-key. So they are processed in order, at any speed of each consumer, also
 //! while the subject heats or cools and when `ways` changes. A subject that is
-//! not hot uses sub-key 0. An increment is in one committed batch, or it is in
-//! an open batch or will be in a later one: none is lost or committed twice.
+//! not hot uses sub-key 0. No increment is lost or committed twice.
 //!
-//! *Cost.* One entry for each unprocessed record. Records of different authors
-//! have no order while a subject is hot, and until its records are done. A
-//! single author is not spread. Only the records of one `Spreader` are in
-//! order, so the requests of one author must reach the same process. If the
-//! outcome of a write is unknown, its batch may be counted twice.
+//! *Cost.* An entry for each unprocessed record. While a subject is hot, and
+//! until its records are done, different authors have no order. One author is
+//! not spread. The order holds for the records of one `Spreader`, so the
+//! requests of an author must reach one process. If the outcome of a write is
+//! unknown, its batch may be written twice.
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -33,7 +32,7 @@
 //! let hot = hot::Config {
 //!     capacity: 1_000.try_into().unwrap(),
 //!     window: window::Config { bucket, buckets },
-//!     hot_at: 3.try_into().unwrap(),
+//!     hot_at: 3.try_into().unwrap(), // 500 in a real service
 //!     cool_below: 2.try_into().unwrap(),
 //! };
 //! let (ways, start) = (8.try_into().unwrap(), Instant::now());
@@ -50,9 +49,7 @@
 //! let counters = Counters::default();
 //! (0..1_000).for_each(|_| counters.add("song", 1));
 //! drop(counters.take()); // the write has failed
-//! let batch = counters.take();
-//! assert_eq!(batch.entries(), [("song", 1_000)]);
-//! batch.commit();
+//! assert_eq!(counters.take().entries(), [("song", 1_000)]);
 //! ```
 
 use std::collections::hash_map::Entry;
@@ -65,15 +62,14 @@ use std::time::Instant;
 
 use crate::hot::{self, HotKeys};
 
-/// Chooses the sub-key of each record: one for a cold subject, `ways` for a hot
-/// one.
+/// Chooses the sub-key of each record.
 #[derive(Debug)]
 pub struct Spreader<S, A> {
     hot: HotKeys<S>,
     ways: NonZero<u32>,
     next_id: u64,
-    /// The records that are not done. A count for each author is not enough:
-    /// with it, a second `done` of one record would end another.
+    /// The ids of records that are not done. With a count alone, a second
+    /// `done` of one record would end another.
     unprocessed: HashSet<u64>,
     /// The authors that have an unprocessed record of a subject.
     assigned: HashMap<(S, A), Assignment>,
@@ -130,8 +126,7 @@ where
     S: Clone + Eq + Hash,
     A: AsRef<[u8]> + Clone + Eq + Hash,
 {
-    /// Creates a spreader without records. `now` is the time of creation of its
-    /// [`HotKeys`].
+    /// Creates a spreader without records. Its [`HotKeys`] begins at `now`.
     pub fn new(config: Config, now: Instant) -> Self {
         Self {
             hot: HotKeys::new(config.hot, now),
@@ -157,14 +152,11 @@ where
     ) -> Route<S, A> {
         // A record of an assigned author counts, too: a subject would cool
         // while its backlog grows.
-        let sub = match self.hot.record(&subject, now) {
-            true => sub_key(author.as_ref(), self.ways),
-            false => 0,
-        };
-        let assignment = self
-            .assigned
-            .entry((subject.clone(), author.clone()))
-            .or_insert(Assignment { sub, records: 0 });
+        let is_hot = self.hot.record(&subject, now);
+        let sub = if is_hot { sub_key(author.as_ref(), self.ways) } else { 0 };
+        let key = (subject.clone(), author.clone());
+        let assignment = self.assigned.entry(key);
+        let assignment = assignment.or_insert(Assignment { sub, records: 0 });
         assignment.records += 1;
         let id = self.next_id;
         self.next_id += 1;

@@ -52,8 +52,7 @@ use std::time::Instant;
 
 use crate::hot;
 
-/// Chooses the sub-key of each record: one for a cold subject, `ways` for a hot
-/// one.
+/// Chooses the sub-key of each record.
 #[derive(Debug)]
 pub struct Spreader<S, A> {
     // What do you have to know of the records that are unprocessed?
@@ -102,8 +101,7 @@ where
     S: Clone + Eq + Hash,
     A: AsRef<[u8]> + Clone + Eq + Hash,
 {
-    /// Creates a spreader without records. `now` is the time of creation of its
-    /// `HotKeys`.
+    /// Creates a spreader without records. Its `HotKeys` begins at `now`.
     pub fn new(_config: Config, _now: Instant) -> Self {
         todo!("what do you need before the first record?")
     }

@@ -15,8 +15,7 @@ use std::time::Instant;
 
 use crate::hot::{self, HotKeys};
 
-/// Chooses the sub-key of each record: one for a cold subject, `ways` for a hot
-/// one.
+/// Chooses the sub-key of each record.
 #[derive(Debug)]
 pub struct Spreader<S, A> {
     config: Config,
@@ -57,8 +56,7 @@ where
     S: Clone + Eq + Hash,
     A: AsRef<[u8]> + Clone + Eq + Hash,
 {
-    /// Creates a spreader without records. `now` is the time of creation of its
-    /// [`HotKeys`].
+    /// Creates a spreader without records. Its [`HotKeys`] begins at `now`.
     pub fn new(config: Config, now: Instant) -> Self {
         let hot = HotKeys::new(config.hot, now);
         Self { config, hot, routed: 0, subjects: HashMap::new() }
