@@ -13,14 +13,15 @@
 //!
 //! *Guarantee.* All unprocessed records of an author and a subject have one
 //! sub-key. So they are processed in order, at any speed of each consumer, also
-//! while the subject heats or cools and when `ways` changes. A subject that is
-//! not hot uses sub-key 0. No increment is lost or committed twice.
+//! while the subject heats or cools and when `ways` changes. All other authors
+//! of a subject that is not hot use sub-key 0. While the process lives, no
+//! increment is lost or committed twice.
 //!
 //! *Cost.* An entry for each unprocessed record. While a subject is hot, and
 //! until its records are done, different authors have no order. One author is
 //! not spread. The order holds for the records of one `Spreader`, so the
-//! requests of an author must reach one process. If the outcome of a write is
-//! unknown, its batch may be written twice.
+//! requests of an author must reach one process. A crash loses the sums in
+//! memory. If a write has an unknown outcome, its batch may be written twice.
 //!
 //! ```
 //! use std::time::{Duration, Instant};
