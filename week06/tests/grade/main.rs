@@ -1,4 +1,5 @@
 //! The graders of week 6: each test checks one rule of an exercise.
 
 mod hot;
+mod hot_partition;
 mod singleflight;
