@@ -30,11 +30,12 @@
 //! - When a flight has ended and its waiters are gone, the group has kept
 //!   nothing of it: no key, value, error or function.
 //! - A function, a future and a destructor (also of a key, value or error) may
-//!   call `forget`, and `run` with another key. So the group holds no lock while
-//!   they run.
+//!   call `forget` with any key, and `run` with another key. So the group holds
+//!   no lock while they run.
 //! - A flight may need the runtime in which it was started. If this runtime
 //!   shuts down or has shut down, the waiters in other runtimes get the result,
-//!   or `Failed::Cancelled`, and the key can be called again.
+//!   or `Failed::Cancelled`. This is not remembered either: the next call starts
+//!   a new flight.
 //! - All these rules hold for concurrent tasks: the last rung (group of tests)
 //!   runs your file under shuttle. It does not see the locks of `std` and the
 //!   tasks of tokio. So import them from `crate::model_checked::shuttle_tasks`:

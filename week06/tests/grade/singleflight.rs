@@ -1,11 +1,13 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::future::pending;
 use std::hash::{Hash, Hasher};
+use std::mem;
 use std::panic::resume_unwind;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,10 @@ mod merge {
             for id in 0..size {
                 world.call(id % keys);
             }
+            // The first polls have started the flights.
+            world.settle(|_| false).await;
+            let begun = world.flights.lock().unwrap().len();
+            assert_eq!(begun, size.min(keys), "flights after the first polls");
             world.check().await;
             for leader in (0..size.min(keys)).step_by(97) {
                 world.end(leader, ENDS[0]);
@@ -86,20 +92,33 @@ mod cancel {
         }
     }
 
-    #[tokio::test]
-    async fn the_last_waiter_that_leaves_cancels_the_flight() {
+    #[test]
+    fn the_last_waiter_that_leaves_cancels_the_flight() {
         for (size, begins) in SIZES.iter().flat_map(|n| [(*n, 0), (*n, 1)]) {
+            let (old, new) = (runtime(), runtime());
             let mut world = World::default();
             for _ in 0..3 {
-                let ids = world.call_many(size);
+                let ids = old.block_on(async { world.call_many(size) });
                 for _ in 0..begins {
-                    world.check().await;
+                    old.block_on(world.check());
                 }
-                // No task runs between the last drop and the next call.
+                // No task runs between the last drop and the next call. Waiters
+                // may leave outside of a runtime.
                 ids.iter().for_each(|id| world.leave(*id));
             }
-            world.check().await;
-            world.expect_nothing_kept().await;
+            let cancelled = mem::take(&mut world.alive);
+            let next = new.block_on(async { world.call(7) });
+            new.block_on(world.settle(|_| true));
+            // Before `old` runs, the cancelled flights cannot end.
+            let begun = world.flights.lock().unwrap().contains_key(&next);
+            assert!(begun, "the next flight waits for the cancelled one");
+            old.block_on(world.settle(|_| true));
+            new.block_on(world.check());
+            let kept = Arc::strong_count(&cancelled) - 1;
+            assert_eq!(kept, 0, "keys and functions kept of cancelled flights");
+            world.end(next, ENDS[0]);
+            new.block_on(world.check());
+            new.block_on(world.expect_nothing_kept());
         }
     }
 
@@ -186,36 +205,7 @@ mod edges {
 
     #[test]
     fn a_shutdown_of_the_flights_runtime_lets_no_waiter_hang() {
-        within_deadline(|| {
-            let (old, new) = (runtime(), runtime());
-            let mut world = World::default();
-            old.spawn(world.future(7, world.query(99)));
-            old.block_on(yield_now());
-            let follower = thread::scope(|scope| {
-                let call = || old.block_on(async { world.call(7) });
-                scope.spawn(call).join().unwrap()
-            });
-            let begun = world.flights.lock().unwrap().len();
-            assert_eq!(begun, 1, "flights of calls on two threads");
-            let handle = old.handle().clone();
-            drop(old);
-            // From now on, the old runtime drops a new task at once.
-            let guard = handle.enter();
-            let late = world.call(8);
-            drop(guard);
-            for (id, leader) in [(follower, 99), (late, late)] {
-                new.block_on(world.settle(|_| true));
-                let ends = world.send(leader, Some(Ok));
-                new.block_on(world.settle(|_| true));
-                let result = Ok(world.tracked(leader));
-                let expected =
-                    if ends { result } else { Err(Failed::Cancelled) };
-                assert_eq!(world.waiters[id].seen, Some(expected));
-            }
-            new.block_on(world.expect_nothing_kept());
-            new.block_on(async { [7, 8].map(|key| world.call(key)) });
-            new.block_on(world.check());
-        });
+        within_deadline(|| [false, true].into_iter().for_each(shut_down));
     }
 
     #[test]
@@ -229,8 +219,15 @@ mod edges {
             runtime().block_on(async {
                 let mut world = World::default();
                 let inner = world.future(5, world.query(99));
-                let read = async { inner.await.map_err(|_| unreachable!()) };
-                world.call_with(6, Box::new(|| Box::pin(read)));
+                let own = Forgets(world.group.clone(), world.tracked(6));
+                let query = move || {
+                    own.0.forget(&own.1);
+                    Box::pin(async move {
+                        own.0.forget(&own.1);
+                        Ok(inner.await.unwrap())
+                    }) as _
+                };
+                world.call_with(6, Box::new(query));
                 world.settle(|_| true).await;
                 assert!(world.send(99, Some(Ok)), "the inner call is not open");
                 world.settle(|_| true).await;
@@ -268,11 +265,28 @@ impl Hash for Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
+        if self.number == 404 {
+            return;
+        }
         let group = CALLS_IN_DROP.try_with(RefCell::take);
         if let Ok(Some(group)) = group {
-            group.forget(&Self { number: 404, alive: Arc::default() });
+            let key = Self { number: 404, alive: Arc::default() };
+            group.forget(&key);
+            let mut call = Box::pin(group.run(key, pending));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(call.as_mut().poll(&mut context).is_pending());
+            drop(call);
             CALLS_IN_DROP.set(Some(group));
         }
+    }
+}
+
+/// Calls `forget` in its destructor.
+struct Forgets(Calls, Tracked);
+
+impl Drop for Forgets {
+    fn drop(&mut self) {
+        self.0.forget(&self.1);
     }
 }
 
@@ -332,7 +346,7 @@ impl World {
         query: Query,
     ) -> impl Future<Output = Seen> + Send + use<> {
         let (group, key) = (self.group.clone(), self.tracked(key));
-        unconstrained(async move { group.run(key, query).await })
+        async move { group.run(key, query).await }
     }
 
     /// Polls a future of `run` once, and returns its number.
@@ -340,7 +354,7 @@ impl World {
         let future = Some(Box::pin(self.future(key, query)) as _);
         let woken = Arc::default();
         self.waiters.push(Waiter { future, woken, seen: None, expected: None });
-        self.poll(self.waiters.len() - 1, true);
+        self.poll(self.waiters.len() - 1, true, true);
         self.waiters.len() - 1
     }
 
@@ -358,14 +372,20 @@ impl World {
         (0..count).map(|_| self.call(7)).collect()
     }
 
-    /// Polls with a new waker.
-    fn poll(&mut self, id: usize, unasked: bool) {
+    /// Polls with a new waker. At the first poll, the budget of the task may be
+    /// used up.
+    fn poll(&mut self, id: usize, unasked: bool, is_first: bool) {
         let Waiter { future: slot, woken, seen, .. } = &mut self.waiters[id];
         let Some(future) = slot else { return };
         if woken.0.load(SeqCst) || unasked {
             *woken = Arc::default();
             let waker = Arc::clone(woken).into();
-            let poll = future.as_mut().poll(&mut Context::from_waker(&waker));
+            let mut context = Context::from_waker(&waker);
+            let poll = if is_first {
+                future.as_mut().poll(&mut context)
+            } else {
+                pin!(unconstrained(future)).poll(&mut context)
+            };
             if let Poll::Ready(result) = poll {
                 (*seen, *slot) = (Some(result), None);
             }
@@ -408,7 +428,7 @@ impl World {
     async fn settle(&mut self, is_polled: impl Fn(usize) -> bool) {
         for pass in 0..60 {
             let ids = (0..self.waiters.len()).filter(|id| is_polled(*id));
-            ids.for_each(|id| self.poll(id, pass == 0));
+            ids.for_each(|id| self.poll(id, pass == 0, false));
             yield_now().await;
         }
     }
@@ -470,6 +490,46 @@ async fn random_calls(destructors_call: bool) {
         }
         world.expect_nothing_kept().await;
     }
+}
+
+/// Shuts down the runtime of a flight. Another runtime polls its followers.
+fn shut_down(forgets: bool) {
+    let (old, new) = (runtime(), runtime());
+    let mut world = World::default();
+    old.spawn(world.future(7, world.query(99)));
+    old.block_on(yield_now());
+    let [follower, slow] = thread::scope(|scope| {
+        let call = || old.block_on(async { [(); 2].map(|()| world.call(7)) });
+        scope.spawn(call).join().unwrap()
+    });
+    let begun = world.flights.lock().unwrap().len();
+    assert_eq!(begun, 1, "flights of calls on two threads");
+    if forgets {
+        world.forget(7);
+    }
+    let handle = old.handle().clone();
+    drop(old);
+    // From now on, the old runtime drops a new task at once.
+    let guard = handle.enter();
+    let late = world.call(8);
+    drop(guard);
+    world.open.clear();
+    for (id, leader) in [(follower, 99), (late, late)] {
+        new.block_on(world.settle(|id| id != slow));
+        let ends = world.send(leader, Some(Ok));
+        new.block_on(world.settle(|id| id != slow));
+        let result = Ok(world.tracked(leader));
+        let expected = if ends { result } else { Err(Failed::Cancelled) };
+        world.waiters[id].expected = Some(expected);
+        world.expect(id);
+    }
+    // `slow` fetches its result after the next calls.
+    world.waiters[slow].expected = world.waiters[follower].expected.clone();
+    let next = new.block_on(async { [7, 8].map(|key| world.call(key)) });
+    new.block_on(world.check());
+    next.iter().for_each(|id| world.end(*id, ENDS[0]));
+    new.block_on(world.check());
+    new.block_on(world.expect_nothing_kept());
 }
 
 fn runtime() -> Runtime {

@@ -3,6 +3,7 @@
 
 use std::future::{pending, poll_fn};
 use std::hash::{Hash, Hasher};
+use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -14,10 +15,26 @@ use crate::common::shuffle;
 use crate::model_checked::shuttle_tasks::{JoinHandle, oneshot, spawn};
 use crate::singleflight::Failed;
 
-type Group = crate::singleflight::Group<(), usize, usize>;
+type Group = crate::singleflight::Group<Slow, usize, usize>;
 type Log = Arc<Mutex<Vec<usize>>>;
 type Locked = crate::singleflight::Group<Key, (), ()>;
 type Seen = Result<usize, Failed<usize>>;
+
+/// A key. Other tasks run while it is hashed, even under a lock, or dropped.
+#[derive(Clone, PartialEq, Eq)]
+struct Slow;
+
+impl Hash for Slow {
+    fn hash<H: Hasher>(&self, _: &mut H) {
+        shuttle::thread::yield_now();
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        shuttle::thread::yield_now();
+    }
+}
 
 /// Counts the flights, and those that are running.
 #[derive(Clone, Default)]
@@ -28,8 +45,8 @@ struct Count {
 }
 
 impl Count {
-    /// Calls `run` with a function that returns the number of its flight, as an
-    /// error if it is even.
+    /// Calls `run` with a function that returns the number of its flight, in a
+    /// panic, an error or a value.
     async fn run(self, group: Group) -> Seen {
         let read = async move {
             let number = self.started.fetch_add(1, SeqCst) + 1;
@@ -37,19 +54,26 @@ impl Count {
             self.most.fetch_max(running, SeqCst);
             yield_now().await;
             self.running.fetch_sub(1, SeqCst);
-            if number.is_multiple_of(2) { Err(number) } else { Ok(number) }
+            match number % 3 {
+                1 => resume_unwind(Box::new(number.to_string())),
+                2 => Err(number),
+                _ => Ok(number),
+            }
         };
-        group.run((), || read).await
+        group.run(Slow, || read).await
     }
 }
 
 /// Returns the number of the flight that a call has joined.
 fn number(seen: &Seen) -> usize {
-    match *seen {
-        Ok(number) if !number.is_multiple_of(2) => number,
-        Err(Failed::Error(number)) if number.is_multiple_of(2) => number,
-        _ => panic!("a call got {seen:?}, which is not the result of a flight"),
-    }
+    let (end, number) = match seen {
+        Err(Failed::Panicked(text)) => (1, text.parse().unwrap_or(0)),
+        Err(Failed::Error(number)) => (2, *number),
+        Ok(number) => (0, *number),
+        Err(Failed::Cancelled) => (3, 0),
+    };
+    assert_eq!(number % 3, end, "{seen:?} is not the result of a flight");
+    number
 }
 
 async fn join(call: JoinHandle<Seen>) -> usize {
@@ -161,9 +185,28 @@ fn a_call_after_a_result_never_gets_the_same_flight() {
 }
 
 #[test]
-fn a_call_gets_a_result_while_the_last_waiter_of_a_flight_leaves() {
+fn flights_are_cancelled_and_calls_get_results_while_waiters_leave() {
     shuffle(async || {
         let (group, count) = (Group::default(), Count::default());
+        let held = Arc::new(());
+        let leavers = [(); 2].map(|()| {
+            let (group, held) = (group.clone(), Arc::clone(&held));
+            let read = async move {
+                let _held = held;
+                pending().await
+            };
+            spawn(async move {
+                poll_once(pin!(group.run(Slow, || read))).await;
+            })
+        });
+        for leaver in leavers {
+            leaver.await.expect("the waiter was not aborted");
+        }
+        for _ in 0..50 {
+            yield_now().await;
+        }
+        let running = Arc::strong_count(&held) - 1;
+        assert_eq!(running, 0, "flights that run when all waiters have left");
         let leader = spawn(count.clone().run(group.clone()));
         let calls = [(); 2].map(|()| spawn(count.clone().run(group.clone())));
         yield_now().await;
@@ -184,10 +227,10 @@ fn a_flight_that_was_forgotten_and_ends_does_not_remove_the_new_one() {
         while count.started.load(SeqCst) == 0 {
             yield_now().await;
         }
-        group.forget(&());
+        group.forget(&Slow);
         let (end, ended) = oneshot::channel();
         let read = async { ended.await.map_err(|_| 0) };
-        let mut new = pin!(group.run((), || read));
+        let mut new = pin!(group.run(Slow, || read));
         let mut follower = pin!(count.clone().run(group.clone()));
         let is_pending = poll_once(new.as_mut()).await;
         assert!(is_pending, "the flight after `forget` has a result");
