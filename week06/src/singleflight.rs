@@ -5,23 +5,25 @@
 //! what do 999 requests get if the first one is cancelled?
 //!
 //! *Idea.* The first caller of a key, the **leader**, starts a **flight**: a
-//! call of its function, in a task of its own. Callers that come before the
-//! flight has ended are **followers**. They wait for the same result, and their
-//! functions are never called. All waiters own the flight together, through an
-//! `Arc`, and the map has only a `Weak`. So the last waiter that leaves drops
-//! the flight and aborts its task. A new caller either gets an `Arc` of a flight
-//! that has waiters, or starts a flight.
+//! call of its function. Callers that come before the flight has ended are
+//! **followers**. They wait for the same result, and their functions are never
+//! called. As long as the leader is alone, it polls the flight itself. The first
+//! follower moves the flight into a task, so that no waiter depends on another.
+//! All waiters own the flight together, through an `Arc`, and the map has only a
+//! `Weak`. So the last waiter that leaves drops the flight and aborts its task.
+//! A new caller either gets an `Arc` of a flight that has waiters, or starts a
+//! flight.
 //!
 //! *Guarantee.* A key has at most one flight that can be joined. Every waiter
 //! gets the flight's result, error or panic, even if other waiters are dropped
-//! or not polled. If the runtime shuts down, it gets an error. A flight removes
-//! its entry from the map before it wakes a waiter, and removes no other
-//! flight's entry. So no flight is joined after its end.
+//! or not polled. If the leader's runtime shuts down, it may get an error. A
+//! flight removes its entry from the map before it wakes a waiter, and removes
+//! no other flight's entry. So no flight is joined after its end.
 //!
-//! *Cost.* A task, a channel and an allocation for each flight. A lock at its
-//! start and its end, and for each waiter. A slow flight delays all its
-//! waiters, and its error reaches all of them. A follower can get a value that
-//! was read before its own call: after a write, call
+//! *Cost.* Two allocations for each flight, and a task if it has followers. A
+//! lock of the group at its start and its end, and for each waiter. A slow
+//! flight delays all its waiters, and its error reaches all of them. A follower
+//! can get a value that was read before its own call: after a write, call
 //! [`forget`](Group::forget). A flight that waits for its own key never ends.
 //!
 //! ```
@@ -50,17 +52,17 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::OnceLock;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use crate::model_checked::shuttle_tasks::{
-    AbortHandle, Arc, Mutex, MutexGuard, Weak, spawn, watch,
+    AbortHandle, Arc, Handle, Mutex, MutexGuard, Notify, Weak,
 };
 
 /// Merges concurrent calls of equal keys. A clone shares the flights.
 #[derive(Debug)]
-pub struct Group<K, V, E> {
+pub struct Group<K: Eq + Hash, V, E> {
     flights: Arc<Mutex<Flights<K, V, E>>>,
 }
 
@@ -80,25 +82,38 @@ pub enum Failed<E> {
 
 /// The flights that can be joined. With the lock held, only `Hash`, `Eq` and
 /// `Clone` of keys run, and no destructors.
-type Flights<K, V, E> = HashMap<K, Weak<Flight<V, E>>>;
+type Flights<K, V, E> = HashMap<K, Weak<Flight<K, V, E>>>;
 
 type Outcome<V, E> = Result<V, Failed<E>>;
 
-/// Owned by the waiters of a flight.
-#[derive(Debug)]
-struct Flight<V, E> {
-    outcome: watch::Receiver<Option<Outcome<V, E>>>,
-    /// Set by the leader, which spawns the task.
+/// Owned by its waiters.
+struct Flight<K: Eq + Hash, V, E> {
+    flights: Arc<Mutex<Flights<K, V, E>>>,
+    key: K,
+    call: Mutex<Call<V, E>>,
+    /// The runtime of the leader.
+    runtime: Handle,
+    /// The task that polls the call, once there is a follower.
     task: OnceLock<AbortHandle>,
+    outcome: OnceLock<Outcome<V, E>>,
+    /// Wakes the waiters when the outcome is known.
+    landed: Notify,
 }
+
+/// The call, until it has a task.
+struct Call<V, E> {
+    /// `None` while the leader polls the future. So the lock is not held then.
+    alone: Option<(CallFuture<V, E>, Waker)>,
+    /// Makes the leader give the future to a task after its poll.
+    has_follower: bool,
+}
+
+type CallFuture<V, E> = Pin<Box<dyn Future<Output = Outcome<V, E>> + Send>>;
 
 /// Owned by the task of a flight. Its drop ends the flight, however the task
 /// ends.
 struct Landing<K: Eq + Hash, V, E> {
-    flights: Arc<Mutex<Flights<K, V, E>>>,
-    key: K,
-    flight: Weak<Flight<V, E>>,
-    waiters: watch::Sender<Option<Outcome<V, E>>>,
+    flight: Weak<Flight<K, V, E>>,
     /// `None` in a task that is dropped before it completes.
     outcome: Option<Outcome<V, E>>,
 }
@@ -130,11 +145,13 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
     {
         let flight = self.join(key, f);
-        let mut outcome = flight.outcome.clone();
-        match outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().expect("`wait_for` has checked it"),
-            Err(_) => Err(Failed::Cancelled),
+        // Created first, so that it misses no notification.
+        let landed = flight.landed.notified();
+        poll_fn(|context| flight.poll_alone(context)).await;
+        if flight.outcome.get().is_none() {
+            landed.await;
         }
+        flight.outcome.get().expect("the flight has landed").clone()
     }
 
     /// Makes the next call of `key` start a new flight. The waiters of the
@@ -145,38 +162,110 @@ where
         drop(forgotten);
     }
 
-    fn join<F, Fut>(&self, key: K, f: F) -> Arc<Flight<V, E>>
+    fn join<F, Fut>(&self, key: K, f: F) -> Arc<Flight<K, V, E>>
     where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
     {
         let mut flights = lock(&self.flights);
-        if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
+        let entry = flights.get(&key);
+        if let Some(flight) = entry.and_then(Weak::upgrade) {
+            drop(flights);
+            flight.move_to_task();
             return flight;
         }
-        let (waiters, outcome) = watch::channel(None);
-        let flight = Arc::new(Flight { outcome, task: OnceLock::new() });
-        // An aborted flight is in the map until its task is dropped.
-        let aborted = flights.remove_entry(&key);
-        flights.insert(key.clone(), Arc::downgrade(&flight));
-        drop(flights);
-        drop(aborted);
-
-        let landing = Landing {
-            flights: Arc::clone(&self.flights),
-            key,
-            flight: Arc::downgrade(&flight),
-            waiters,
-            outcome: None,
+        // The last waiter of this flight has left, and is about to remove it.
+        let left = entry.is_some().then(|| flights.remove_entry(&key));
+        let Ok(runtime) = Handle::try_current() else {
+            drop(flights);
+            panic!("`run` was called outside of a tokio runtime");
         };
-        // Without the lock: in a runtime that shuts down, `spawn` drops the
-        // task at once.
-        let task = spawn(async move {
-            let outcome = outcome_of(async { f().await }).await;
-            landing.complete(outcome);
+        let future: CallFuture<V, E> =
+            Box::pin(outcome_of(async { f().await }));
+        let alone = Some((future, Waker::noop().clone()));
+        let flight = Arc::new(Flight {
+            flights: Arc::clone(&self.flights),
+            key: key.clone(),
+            call: Mutex::new(Call { alone, has_follower: false }),
+            runtime,
+            task: OnceLock::new(),
+            outcome: OnceLock::new(),
+            landed: Notify::new(),
         });
-        flight.task.get_or_init(|| task.abort_handle());
+        flights.insert(key, Arc::downgrade(&flight));
+        drop(flights);
+        drop(left);
         flight
+    }
+}
+
+impl<K, V, E> Flight<K, V, E>
+where
+    K: Eq + Hash + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+    E: Send + Sync + 'static,
+{
+    /// Polls the call until it has ended, or has a task.
+    fn poll_alone(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Some((mut future, mut leader)) = self.take(false) else {
+            return Poll::Ready(());
+        };
+        if let Poll::Ready(outcome) = future.as_mut().poll(context) {
+            self.land(outcome);
+            return Poll::Ready(());
+        }
+        leader.clone_from(context.waker());
+        let mut call = lock(&self.call);
+        if !call.has_follower {
+            call.alone = Some((future, leader));
+            return Poll::Pending;
+        }
+        drop(call);
+        self.spawn(future);
+        Poll::Ready(())
+    }
+
+    /// Called by each follower: the leader may be dropped, or not polled.
+    fn move_to_task(self: &Arc<Self>) {
+        if let Some((future, leader)) = self.take(true) {
+            self.spawn(future);
+            leader.wake();
+        }
+    }
+
+    fn take(&self, is_follower: bool) -> Option<(CallFuture<V, E>, Waker)> {
+        // Most followers come when there is a task, and need no lock.
+        if self.task.get().is_some() {
+            return None;
+        }
+        let mut call = lock(&self.call);
+        call.has_follower |= is_follower;
+        call.alone.take()
+    }
+
+    /// Called without a lock: a runtime that shuts down drops the task at once.
+    fn spawn(self: &Arc<Self>, future: CallFuture<V, E>) {
+        let landing = Landing { flight: Arc::downgrade(self), outcome: None };
+        let task = self.runtime.spawn(async { landing.complete(future.await) });
+        self.task.get_or_init(|| task.abort_handle());
+    }
+}
+
+impl<K: Eq + Hash, V, E> Flight<K, V, E> {
+    /// Ends the flight.
+    fn land(&self, outcome: Outcome<V, E>) {
+        let _removed = self.remove_entry();
+        // After the removal: a waiter that wakes may call again at once.
+        self.outcome.get_or_init(|| outcome);
+        self.landed.notify_waiters();
+    }
+
+    fn remove_entry(&self) -> Option<(K, Weak<Self>)> {
+        let mut flights = lock(&self.flights);
+        // After `forget`, the entry may be of another flight.
+        let entry = flights.get(&self.key)?;
+        let is_own = std::ptr::eq(entry.as_ptr(), self);
+        is_own.then(|| flights.remove_entry(&self.key))?
     }
 }
 
@@ -188,32 +277,31 @@ impl<K: Eq + Hash, V, E> Landing<K, V, E> {
 
 impl<K: Eq + Hash, V, E> Drop for Landing<K, V, E> {
     fn drop(&mut self) {
-        let mut flights = lock(&self.flights);
-        // After `forget` or an abort, the entry may be of another flight.
-        let entry = flights.get(&self.key);
-        let is_own = entry.is_some_and(|entry| entry.ptr_eq(&self.flight));
-        let _removed = is_own.then(|| flights.remove_entry(&self.key));
-        drop(flights);
-        // After the removal: a waiter that wakes may call again at once.
-        let _no_waiters = self.waiters.send(self.outcome.take());
+        if let Some(flight) = self.flight.upgrade() {
+            let outcome = self.outcome.take();
+            flight.land(outcome.unwrap_or(Err(Failed::Cancelled)));
+        }
     }
 }
 
-impl<V, E> Drop for Flight<V, E> {
+impl<K: Eq + Hash, V, E> Drop for Flight<K, V, E> {
     fn drop(&mut self) {
+        if self.outcome.get().is_none() {
+            self.remove_entry();
+        }
         if let Some(task) = self.task.get() {
             task.abort();
         }
     }
 }
 
-impl<K, V, E> Default for Group<K, V, E> {
+impl<K: Eq + Hash, V, E> Default for Group<K, V, E> {
     fn default() -> Self {
         Self { flights: Arc::default() }
     }
 }
 
-impl<K, V, E> Clone for Group<K, V, E> {
+impl<K: Eq + Hash, V, E> Clone for Group<K, V, E> {
     fn clone(&self) -> Self {
         Self { flights: Arc::clone(&self.flights) }
     }

@@ -4,6 +4,7 @@
 
 pub(crate) use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
+pub(crate) use tokio::runtime::Handle;
 pub(crate) use tokio::sync::{
     AcquireError, Notify, OnceCell, OwnedSemaphorePermit, Semaphore,
     TryAcquireError, oneshot, watch,

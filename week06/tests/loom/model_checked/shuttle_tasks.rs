@@ -1,6 +1,7 @@
 //! `shuttle_tasks` under shuttle, which runs async code in random orders.
 
 pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard, Weak};
+pub(crate) use shuttle_tokio_impl::runtime::Handle;
 pub(crate) use shuttle_tokio_impl::sync::{
     AcquireError, Notify, OnceCell, OwnedSemaphorePermit, Semaphore,
     TryAcquireError, oneshot, watch,
