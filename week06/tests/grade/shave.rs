@@ -75,7 +75,7 @@ mod batches {
 
     #[test]
     fn any_history_without_a_failure_writes_each_record_once() {
-        World::run(0, 150);
+        World::run(0, 80);
     }
 }
 
@@ -102,6 +102,19 @@ mod commits {
     }
 
     #[test]
+    fn a_commit_has_the_offsets_of_all_partitions() {
+        for partitions in [1, 2, 17, 130, 1_500] {
+            let max = partitions as usize;
+            let mut member = Member::new(config([max, 9_000], CENTURY));
+            (0..partitions).for_each(|p| member.read(p, 3..4));
+            let seen = member.step(Event::Written);
+            let commit =
+                Effect::Commit((0..partitions).map(|p| (p, 4)).collect());
+            assert_eq!(seen, [commit], "effects (left)");
+        }
+    }
+
+    #[test]
     fn a_failed_commit_is_repeated_after_the_retry_time() {
         for retry_after in TIMES {
             let config = config([1, 100], CENTURY);
@@ -119,7 +132,7 @@ mod commits {
 
     #[test]
     fn any_history_with_refused_commits_and_stops_loses_no_record() {
-        World::run(1, 150);
+        World::run(1, 80);
     }
 }
 
@@ -162,7 +175,7 @@ mod failures {
 
     #[test]
     fn any_history_with_failures_and_poison_loses_no_record() {
-        World::run(2, 200);
+        World::run(2, 100);
     }
 }
 
@@ -195,6 +208,10 @@ mod rebalance {
             // After that, a commit of 6 and a write of record 6 are in flight.
             member.step(Event::Written);
             member.step(Event::Lost(0));
+            for _ in 0..255 {
+                member.assign(0, 0);
+                member.step(Event::Lost(0));
+            }
             member.read(0, 3..4);
             member.step(answer);
             member.step(Event::Committed);
@@ -208,6 +225,6 @@ mod rebalance {
 
     #[test]
     fn any_history_of_a_group_loses_no_record() {
-        World::run(3, 500);
+        World::run(3, 400);
     }
 }

@@ -19,6 +19,9 @@ pub(super) struct World {
     config: Config,
     logs: BTreeMap<Partition, Log>,
     members: Vec<Member>,
+    /// What the broker has done with the commit of each member that has no
+    /// answer yet.
+    is_accepted: Vec<Option<bool>>,
     /// The records that are in the table or in the dead-letter topic.
     processed: BTreeSet<Id>,
     steps: usize,
@@ -35,19 +38,20 @@ impl World {
     pub(super) fn run(level: usize, histories: usize) {
         let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
         let mut runner = TestRunner::new_with_rng(Default::default(), rng);
-        let choices = vec(uniform3(0.0..1.0), 0..200);
+        let choices = vec(uniform3(0.0..1.0), 0..400);
         for i in 0..histories {
-            let linger = TIMES[i % 5].max(TIMES[i % 3]);
-            let sizes = [[1, 2, 3, 5, 17][i % 5], [1, 2, 7, 40][i / 2 % 4]];
-            let retry_after = [0, 100, 3_000][i % 3] * MS;
+            let linger = TIMES[[0, 1, 2, 2, 3, 4][i % 6]];
+            let sizes = [[1, 3, 5, 9, 17][i % 5], [2, 9, 40, 1][i / 2 % 4]];
+            let retry_after = [0, 10, 3_000][i / 3 % 3] * MS;
             let config = Config { retry_after, ..config(sizes, linger) };
             let log = || Log { offsets: vec![], committed: 0, assignment: 0 };
-            let members = 0..if level == 3 { 3 } else { 1 };
+            let members = 0..if level == 3 { 2 } else { 1 };
             let mut world = Self {
                 level,
                 now: *START,
                 config,
                 logs: PARTITIONS.map(|p| (p, log())).into(),
+                is_accepted: members.clone().map(|_| None).collect(),
                 members: members.map(|_| Member::new(config)).collect(),
                 processed: BTreeSet::new(),
                 steps: 0,
@@ -61,10 +65,14 @@ impl World {
     }
 
     fn advance(&mut self, [what, which, luck]: [f64; 3]) {
-        let n = (which * self.members.len() as f64) as usize;
+        let members = self.members.len();
+        let n = (which * members as f64) as usize;
         let p = PARTITIONS[(which * 99.0) as usize % 3];
-        match (what * [20.0, 21.0, 21.0, 26.0][self.level]) as u32 {
-            0..3 => {
+        if self.members[n].job.is_finished() {
+            self.restart(n, luck);
+        }
+        match (what * [50.0, 51.0, 51.0, 58.0][self.level]) as u32 {
+            0..5 => {
                 let log = &mut self.logs.get_mut(&p).unwrap().offsets;
                 for i in 0..(luck * 9.0) as Offset {
                     // Compaction and transactions leave gaps.
@@ -72,23 +80,27 @@ impl World {
                     log.push(next + i * i % 3);
                 }
             }
-            3..8 => self.poll(n, p, (luck * 9.0) as usize),
-            8..12 => self.answer(n, luck),
-            12..16 => self.answer_commit(n, luck),
-            16..18 => self.now += (200 * MS).mul_f64(luck * luck),
-            18..20 => {
+            5..20 => {
+                let owner = self.owner(p).filter(|_| luck < 0.9);
+                self.poll(owner.unwrap_or(n), p, (luck * 5.0) as usize);
+            }
+            20..29 => (0..members).for_each(|n| self.answer(n, luck)),
+            29..38 => {
+                (0..members).for_each(|n| self.answer_commit(n, luck));
+            }
+            38..40 => self.now += (200 * MS).mul_f64(luck * luck),
+            40..50 => {
                 let at = self.members[n].job.wake_at().unwrap_or(self.now);
                 let at =
                     if luck < 0.5 { at } else { at - Duration::from_nanos(1) };
                 self.now = self.now.max(at);
                 self.step(n, Event::Tick, luck);
             }
-            20 if self.members[n].job.is_finished() => self.restart(n, luck),
-            20 => self.step(n, Event::Stop, luck),
-            21 => self.restart(n, luck),
-            22 => self.tell(n, luck),
+            50 => self.step(n, Event::Stop, luck),
+            51 => self.restart(n, luck),
+            52..55 => self.tell(n, luck),
             // The owner stalls, so the broker gives its partition away.
-            23 => self.assign(p, n),
+            55 => self.assign(p, n),
             _ => {
                 let owner = self.owner(p).expect("an owner");
                 self.step(owner, Event::Revoked(p), luck);
@@ -116,8 +128,9 @@ impl World {
         // The database and the broker may get what was sent.
         if luck < 0.5 {
             self.write(n);
-            self.commit(&self.members[n].committing.clone());
+            self.receive_commit(n);
         }
+        self.is_accepted[n] = None;
         self.members[n] = Member::new(self.config);
         self.members[n].checks_commits = self.level > 0;
         for p in PARTITIONS {
@@ -219,7 +232,7 @@ impl World {
         let batch = &member.queue[..member.in_flight];
         let is_poison = |i: &usize| {
             let Queued { id, is_rejected, .. } = batch[*i];
-            self.level > 1 && !is_rejected && [3, 4].contains(&(id.1 % 9))
+            self.level > 1 && !is_rejected && [3, 4].contains(&(id.1 % 20))
         };
         let poison: Vec<_> = (0..batch.len()).filter(is_poison).collect();
         if poison.is_empty() {
@@ -247,14 +260,25 @@ impl World {
         self.step(n, event, luck);
     }
 
-    fn answer_commit(&mut self, n: usize, luck: f64) {
+    fn receive_commit(&mut self, n: usize) -> bool {
         let commit = self.members[n].committing.clone();
-        if commit.is_empty() || self.level == 0 {
+        let is_accepted = self.is_accepted[n];
+        let is_accepted = is_accepted.unwrap_or_else(|| self.commit(&commit));
+        self.is_accepted[n] = Some(is_accepted);
+        is_accepted
+    }
+
+    fn answer_commit(&mut self, n: usize, luck: f64) {
+        if self.members[n].committing.is_empty() || self.level == 0 {
             return;
         }
-        let fails = luck < 0.3;
-        let is_accepted = !(fails && luck < 0.15) && self.commit(&commit);
-        let is_known = is_accepted && !fails;
+        // The request is lost, or only the answer is late or lost.
+        let is_accepted = luck >= 0.1 && self.receive_commit(n);
+        if (0.1..0.4).contains(&luck) {
+            return;
+        }
+        let is_known = is_accepted && luck >= 0.5;
+        self.is_accepted[n] = None;
         let event =
             if is_known { Event::Committed } else { Event::CommitFailed };
         self.step(n, event, luck);
