@@ -48,6 +48,7 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem::{replace, take};
 use std::num::NonZero;
 use std::time::{Duration, Instant};
 
@@ -335,10 +336,8 @@ impl<T: Clone> Job<T> {
 
     /// Notes that all records in flight are processed.
     fn complete(&mut self) {
-        for Waiting { record, assignment, .. } in self.in_flight.drain(..) {
-            if let Some(owned) = self.owned.get_mut(&record.partition)
-                && owned.id == assignment
-            {
+        for Waiting { record, assignment, .. } in take(&mut self.in_flight) {
+            if let Some(owned) = self.current(record.partition, assignment) {
                 owned.done = record.offset + 1;
             }
         }
@@ -347,12 +346,17 @@ impl<T: Clone> Job<T> {
     /// Returns the records in flight to the front of the queue, without those of
     /// an earlier assignment.
     fn put_back(&mut self) {
-        for waiting in self.in_flight.drain(..).rev() {
-            let owned = self.owned.get(&waiting.record.partition);
-            if owned.is_some_and(|owned| owned.id == waiting.assignment) {
+        for waiting in take(&mut self.in_flight).into_iter().rev() {
+            let partition = waiting.record.partition;
+            if self.current(partition, waiting.assignment).is_some() {
                 self.waiting.push_front(waiting);
             }
         }
+    }
+
+    /// Returns the assignment with this id, unless it has ended.
+    fn current(&mut self, p: Partition, id: u64) -> Option<&mut Assignment> {
+        self.owned.get_mut(&p).filter(|owned| owned.id == id)
     }
 
     /// Returns the assignments with an offset to commit.
@@ -378,10 +382,8 @@ impl<T: Clone> Job<T> {
 
     /// Notes what the broker has accepted.
     fn committed(&mut self) {
-        for (partition, sent) in self.committing.drain(..) {
-            if let Some(owned) = self.owned.get_mut(&partition)
-                && owned.id == sent.id
-            {
+        for (partition, sent) in take(&mut self.committing) {
+            if let Some(owned) = self.current(partition, sent.id) {
                 owned.committed = sent.done;
             }
         }
@@ -396,7 +398,7 @@ impl<T: Clone> Job<T> {
         let paused_at = (stored >= limit).then_some(self.assignments);
         // A client fetches a new partition, even if it has paused the others.
         // So a new assignment needs a new `Pause`.
-        let before = std::mem::replace(&mut self.paused_at, paused_at);
+        let before = replace(&mut self.paused_at, paused_at);
         let effect = paused_at.map_or(Effect::Resume, |_| Effect::Pause);
         (before != paused_at).then_some(effect)
     }

@@ -27,7 +27,7 @@
 //!   is in flight, a dead letter with it is due.
 //! - *Processed.* After `Written` or `DeadLettered`, the records that were in
 //!   flight are processed. The offset to commit of an assignment is the offset
-//!   of its last processed record, plus 1.
+//!   of its last processed record, plus 1. Before the first, there is none.
 //! - *Commits.* If no commit is in flight, a commit is due when there is an
 //!   assignment whose offset to commit the broker has not yet accepted. It has
 //!   the offset to commit of each such assignment, and no other. `Committed`
@@ -35,9 +35,9 @@
 //!   commit is due before `retry_after` has passed. Then it has the offsets of
 //!   that time.
 //! - *Rebalance.* An answer to a write or a commit changes nothing for a later
-//!   assignment of the partition. `Revoked` returns a `LastCommit` if the broker
-//!   has not yet accepted the offset to commit, even if a commit is in flight.
-//!   `Lost` returns none.
+//!   assignment of the partition. `Revoked` returns a `LastCommit` if there is
+//!   an offset to commit that the broker has not yet accepted, even if a commit
+//!   is in flight. `Lost` returns none.
 //! - *Back-pressure.* `Pause` is returned when the number of records that wait
 //!   or are in flight reaches `max_waiting`, and `Resume` when it falls to half
 //!   of it (rounded down). If it is paused after an `Assigned`, there is another
@@ -57,10 +57,11 @@
 //!   answer once, an index is in its batch, and offsets are less than
 //!   `Offset::MAX`.
 //!
-//! `step` and all that has to do with time and pauses is given. For the first
-//! rung (group of tests), `commit` can return `None`.
+//! `step`, `write_at` (when is a write due?) and `pause_or_resume` are given. For
+//! the first rung (group of tests), `commit` can return `None`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem::replace;
 use std::num::NonZero;
 use std::time::{Duration, Instant};
 
@@ -329,7 +330,12 @@ impl<T: Clone> Job<T> {
     /// Returns the records in flight to the front of the queue, without those of
     /// an earlier assignment.
     fn put_back(&mut self) {
-        todo!("in which order, and which records not?")
+        todo!("in which order do they come back, and which do not?")
+    }
+
+    /// Returns the assignment with this id, unless it has ended.
+    fn current(&mut self, _p: Partition, _id: u64) -> Option<&mut Assignment> {
+        todo!("is it still the same assignment?")
     }
 
     /// Returns the assignments with an offset to commit.
@@ -345,7 +351,7 @@ impl<T: Clone> Job<T> {
 
     /// Notes what the broker has accepted.
     fn committed(&mut self) {
-        todo!("is this still the same assignment?")
+        todo!("which offset has the broker accepted?")
     }
 
     /// Pauses at `max_waiting` records, and resumes at half of it.
@@ -357,7 +363,7 @@ impl<T: Clone> Job<T> {
         let paused_at = (stored >= limit).then_some(self.assignments);
         // A client fetches a new partition, even if it has paused the others.
         // So a new assignment needs a new `Pause`.
-        let before = std::mem::replace(&mut self.paused_at, paused_at);
+        let before = replace(&mut self.paused_at, paused_at);
         let effect = paused_at.map_or(Effect::Resume, |_| Effect::Pause);
         (before != paused_at).then_some(effect)
     }
