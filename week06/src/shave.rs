@@ -155,7 +155,7 @@ pub struct Job<T> {
     waiting: VecDeque<Waiting<T>>,
     /// The batch or the dead letter that has no answer yet.
     in_flight: Vec<Waiting<T>>,
-    /// When the last write or dead letter failed, if none has started since.
+    /// When a write or dead letter has failed last.
     write_failed: Option<Instant>,
     /// The commit that has no answer yet.
     committing: Vec<(Partition, Assignment)>,
@@ -321,7 +321,6 @@ impl<T: Clone> Job<T> {
     /// Starts a write or a dead letter, if it is time.
     fn write(&mut self, now: Instant) -> Option<Effect<T>> {
         self.write_at().filter(|at| *at <= now)?;
-        self.write_failed = None;
         if self.waiting[0].is_rejected {
             self.in_flight.extend(self.waiting.pop_front());
             return Some(Effect::DeadLetter(self.in_flight[0].record.clone()));

@@ -168,7 +168,7 @@ pub struct Job<T> {
     waiting: VecDeque<Waiting<T>>,
     /// The batch or the dead letter that has no answer yet.
     in_flight: Vec<Waiting<T>>,
-    /// When the last write or dead letter failed, if none has started since.
+    /// When a write or dead letter has failed last.
     write_failed: Option<Instant>,
     /// The commit that has no answer yet.
     committing: Vec<(Partition, Assignment)>,
