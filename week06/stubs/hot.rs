@@ -4,10 +4,10 @@
 //! These rules are graded, and nothing else:
 //!
 //! - Time is cut into buckets as in a `Window` of `Config::window` that was
-//!   created at the `now` of `new`. With `n` as the number of buckets, a record
-//!   in bucket `i` counts at all times in the buckets `i` to `i + n`. This
-//!   holds for any width (zero is one nanosecond), any gap of some centuries,
-//!   and any number of records.
+//!   created at the `now` of `new`. A record in bucket `i` counts until the end
+//!   of bucket `i + n`, where `n` is the window's number of buckets. This holds
+//!   for any width (zero is one nanosecond), any gap of some centuries, and any
+//!   number of records.
 //! - If a `now` is earlier than the latest `now` that `new` or a `record` has
 //!   got, it counts as that latest time.
 //! - The *exact count* of a key is the number of its records that count at
@@ -16,7 +16,7 @@
 //! - The *count* of a key is your estimate. It is at most the exact count, and
 //!   at least the exact count less `max_error(now)`.
 //! - `max_error(now)` is at most `2 × r / capacity`, where `r` is the number of
-//!   records that do not lie more than `2 n` buckets before `now`.
+//!   records in the bucket of `now` and in the `2 n` buckets before it.
 //! - As long as at most `capacity` different keys are recorded in any `n + 1`
 //!   successive buckets, `max_error` is 0. So expired keys take no room.
 //! - A key becomes hot when `record` brings its count to `hot_at` or more. It

@@ -12,7 +12,7 @@ use week06::hot::{Config, HotKeys};
 
 const SECOND: Duration = Duration::from_secs(1);
 const NANO: Duration = Duration::from_nanos(1);
-const CENTURY: Duration = Duration::from_secs(3_155_760_000);
+const CENTURIES: Duration = Duration::from_secs(250 * 31_557_600);
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 mod counts {
@@ -20,8 +20,8 @@ mod counts {
 
     #[test]
     fn hot_keys_are_listed_with_their_counts_highest_first() {
-        for keys in [0, 1, 2, 17, 130, 500] {
-            let mut pair = Pair::new(config([500, 3, 3], SECOND, 10));
+        for keys in [0, 1, 2, 17, 130, 1_500] {
+            let mut pair = Pair::new(config([1_500, 3, 3], SECOND, 10));
             for id in 0..keys {
                 let n = (id * 7) % 11 + u64::from(id == keys / 2) * 1_500;
                 pair.record_many(n, id, *START);
@@ -47,11 +47,17 @@ mod counts {
                 pair.check_exact(expiry - NANO);
                 pair.check_exact(expiry);
                 pair.record_many(2, 0, expiry - NANO);
-                for now in [expiry, expiry + CENTURY] {
+                for now in [expiry, expiry + CENTURIES] {
                     pair.record_many(3, 0, now);
                     pair.check_exact(now);
-                    pair.check_exact(now + CENTURY);
+                    pair.check_exact(now + CENTURIES);
                 }
+                // From now on, no bucket is without a record.
+                for _ in 0..2 * n {
+                    pair.record(0, pair.latest + width);
+                }
+                pair.check_exact(pair.latest);
+                pair.check_exact(pair.latest + n as u32 / 2 * width);
             }
         }
     }
@@ -84,9 +90,9 @@ mod counts {
     }
 
     #[test]
-    fn the_time_of_a_call_does_not_depend_on_the_number_of_records() {
-        let config = config([2, 70_000, 70_000], SECOND, 10);
-        let mut hot = HotKeys::new(config, *START);
+    fn the_time_of_a_call_depends_neither_on_records_nor_on_capacity() {
+        let one_key = config([2, 70_000, 70_000], SECOND, 10);
+        let mut hot = HotKeys::new(one_key, *START);
         for i in 1..=100_000 {
             let seen = hot.record(&1, *START);
             assert_eq!(seen, i >= 70_000, "hot (left) at record {i}");
@@ -95,6 +101,16 @@ mod counts {
             let now = *START + s * SECOND;
             let reads = (0..4_000).filter(|_| hot.is_hot(&1, now)).count();
             assert_eq!(reads > 0, s <= 10, "hot {reads} times, in second {s}");
+        }
+        let many_keys = config([50_000, 1, 1], SECOND, 3);
+        let mut hot = HotKeys::new(many_keys, *START);
+        // When a round begins, all keys of the one before have expired.
+        for round in 0..3 {
+            let now = *START + 4 * round * SECOND;
+            let ids = (round * 50_000..).take(50_000);
+            ids.clone().for_each(|id| _ = hot.record(&id, now));
+            let seen = ids.filter(|id| hot.is_hot(id, now)).count();
+            assert_eq!(seen, 50_000, "keys that are hot, in round {round}");
         }
     }
 }
@@ -128,7 +144,9 @@ mod hysteresis {
     #[test]
     fn any_stream_of_few_keys_matches_exact_counts() {
         for (i, stream) in streams(100).enumerate() {
-            let [hot_at, cool] = [[1, 1], [4, 2], [9, 9], [6, 1]][i % 4];
+            const MANY: usize = 1 << 32;
+            let [hot_at, cool] =
+                [[1, 1], [4, 2], [9, 9], [6, 1], [MANY + 1, MANY]][i % 5];
             let (capacity, n) = ([1, 2, 5, 40][i / 2 % 4], [1, 4, 10][i % 3]);
             let width = [SECOND, SECOND / 3, Duration::MAX][i / 3 % 3];
             let config = config([capacity, hot_at, cool], width, n);
@@ -178,12 +196,12 @@ mod capacity {
     #[test]
     fn counts_of_any_stream_are_exact_within_the_error() {
         for (i, stream) in streams(150).enumerate() {
-            let [hot_at, cool] = [[1, 1], [8, 3], [30, 20]][i % 3];
+            let [hot_at, cool] = [[1, 1], [8, 3], [30, 20], [9, 1]][i % 4];
             let (capacity, n) =
                 ([1, 2, 3, 8, 25][i % 5], [1, 3, 10][i % 7 % 3]);
             let config = config([capacity, hot_at, cool], SECOND, n);
             let (mut pair, mut now) = (Pair::new(config), *START);
-            let ids = ([4, 1_000][i % 2] * capacity) as f64;
+            let ids = ([4, 1_000][i / 4 % 2] * capacity) as f64;
             for [id, step, burst] in stream {
                 now += (15 * SECOND).mul_f64(step.powi(8));
                 // Some callers pass an earlier time.
@@ -263,7 +281,7 @@ struct Exact {
     buckets: BTreeMap<u128, u64>,
     /// Whether the key was hot by exact counts after its latest record.
     was_hot: bool,
-    /// Whether the key was hot at the latest check, and certainly since.
+    /// Whether the key was hot at the latest record or check.
     seen_hot: bool,
 }
 
@@ -301,13 +319,26 @@ impl Pair {
         self.latest = self.latest.max(now);
         let bucket = self.bucket(now);
         let key = self.keys.entry(id).or_default();
-        key.seen_hot &= count >= self.cool_below + error;
+        let (seen_hot, lowest) = (key.seen_hot, count.saturating_sub(error));
         key.was_hot &= count >= self.cool_below;
         key.was_hot |= count + 1 >= self.config.hot_at.get();
         *key.buckets.entry(bucket).or_default() += 1;
         let key = self.key(id);
         let seen = [self.hot.record(&key, now), self.hot.is_hot(&key, now)];
         assert_eq!(seen[0], seen[1], "`record`, `is_hot` of key {id}");
+        // A key becomes hot at `hot_at` only, and cools at `cool_below` only.
+        if seen[0] != seen_hot {
+            let hot = self.hot.hot(now).into_iter();
+            let count = hot.filter(|(k, _)| *k == key).map(|(_, n)| n).next();
+            let is_right = match count {
+                Some(count) => count >= self.config.hot_at.get(),
+                None => lowest < self.cool_below,
+            };
+            let text = format!("hot: {seen_hot}, after `record` {}", seen[0]);
+            let text = format!("{text}, {count:?} in `hot`, at least {lowest}");
+            assert!(is_right, "key {id} {text} before, {:?}", self.config);
+        }
+        self.keys.entry(id).or_default().seen_hot = seen[0];
     }
 
     fn check_capacity(&self, now: Instant) -> Vec<(Key, u64)> {
@@ -321,7 +352,7 @@ impl Pair {
     /// Compares all results with the exact counts. Returns the number of keys
     /// that are hot by exact counts only, and the error.
     fn check(&mut self, now: Instant) -> (usize, u64) {
-        for other in [now + 5 * SECOND, now + CENTURY, *START] {
+        for other in [now + 5 * SECOND, now + CENTURIES, *START] {
             self.hot.is_hot(&self.key(0), other);
             drop((self.hot.hot(other), self.hot.max_error(other)));
         }
@@ -344,6 +375,7 @@ impl Pair {
                 true if !may_be_hot => "is hot by its error",
                 false if stays => "has cooled",
                 false if lowest >= self.config.hot_at.get() => "is not hot",
+                true if counts[&id] < self.cool_below => "has not cooled",
                 true if counts[&id] > exact => "has a count too high",
                 true if counts[&id] < lowest => "has a count too low",
                 _ => continue,
@@ -354,8 +386,10 @@ impl Pair {
         }
         let bound = 2 * recent / self.config.capacity.get() as u64;
         assert!(error <= bound, "maximum error {error}, expected: <= {bound}");
-        for (id, key) in &mut self.keys {
-            key.seen_hot = counts.contains_key(id);
+        if self.bucket(now) == self.bucket(self.latest) {
+            for (id, key) in &mut self.keys {
+                key.seen_hot = counts.contains_key(id);
+            }
         }
         (exact_hot - hot.len(), error)
     }
