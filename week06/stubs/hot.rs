@@ -31,8 +31,9 @@
 //! - `is_hot`, `hot` and `max_error` change nothing, whatever their `now` is.
 //! - At most `capacity` keys have a count, and at most `2 × capacity` clones of
 //!   keys are stored, however many keys are recorded.
-//! - The time of `record` depends neither on the number of records nor, on
-//!   average, on `capacity`. The time of `is_hot` depends on neither.
+//! - The time of `record` does not depend on the number of records. Nor does it
+//!   depend on `capacity`, on average over many records in one bucket. The time
+//!   of `is_hot` depends on neither.
 //!
 //! Help: `week05::window::Window` counts values in a window. Can it count what
 //! your counts lack? `slice::select_nth_unstable` finds a median. `bucket`, at
