@@ -62,12 +62,47 @@ impl Sources {
         }
         // Only some graders read the text of their subject.
         grade += &format!("#[allow(dead_code)]\nmod sources {{\n{texts}}}\n");
+        // A subject may use other answers. Those with models are compiled with
+        // the types of loom and shuttle, too.
+        for answer in used_answers(week, subjects)? {
+            let file = week.join("src").join(&answer).with_extension("rs");
+            loom += &module(&format!("pub mod {answer}"), &file);
+        }
         // A subject may use other modules of the week.
         let name = week.file_name().expect("the folder of a week has a name");
         loom += &format!("use {}::*;\n", name.display());
         loom += &format!("mod models {{\n{models}}}\n");
         Ok(Self { subject, grade, loom })
     }
+}
+
+/// Returns the answers with models that the text of a subject with models uses,
+/// as in `crate::singleflight`, and that are no subjects.
+fn used_answers(
+    week: &Path,
+    subjects: &[(String, PathBuf)],
+) -> io::Result<Vec<String>> {
+    let models = week.join("tests/loom/models");
+    let mut texts = String::new();
+    for (exercise, file) in subjects {
+        if test(week, "loom/models", exercise).exists() {
+            texts += &fs::read_to_string(file)?;
+        }
+    }
+    let mut used = Vec::new();
+    if models.exists() {
+        for model in fs::read_dir(models)? {
+            let model = model?.path();
+            let name = model.file_stem().expect("a file has a name");
+            let name = name.to_string_lossy().into_owned();
+            let is_subject = subjects.iter().any(|(s, _)| *s == name);
+            if texts.contains(&format!("crate::{name}")) && !is_subject {
+                used.push(name);
+            }
+        }
+    }
+    used.sort_unstable();
+    Ok(used)
 }
 
 /// Returns the path of a test file.

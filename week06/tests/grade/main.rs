@@ -2,4 +2,6 @@
 
 mod hot;
 mod hot_partition;
+mod local_cache;
+mod shave;
 mod singleflight;

@@ -7,9 +7,14 @@
 mod common;
 mod model_checked;
 
+use week06::hot;
+
+#[path = "../../src/local_cache.rs"]
+pub mod local_cache;
 #[path = "../../src/singleflight.rs"]
 pub mod singleflight;
 
 mod models {
+    mod local_cache;
     mod singleflight;
 }
