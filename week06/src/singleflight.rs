@@ -62,7 +62,7 @@ use crate::model_checked::shuttle_tasks::{
 
 /// Merges concurrent calls of equal keys. A clone shares the flights.
 #[derive(Debug)]
-pub struct Group<K: Eq + Hash, V, E> {
+pub struct Group<K, V, E> {
     flights: Arc<Mutex<Flights<K, V, E>>>,
 }
 
@@ -84,12 +84,17 @@ pub enum Failed<E> {
 /// `Clone` of keys run, and no destructors.
 type Flights<K, V, E> = HashMap<K, Weak<Flight<K, V, E>>>;
 
+type Entry<K, V, E> = (K, Weak<Flight<K, V, E>>);
+
 type Outcome<V, E> = Result<V, Failed<E>>;
 
 /// Owned by its waiters.
-struct Flight<K: Eq + Hash, V, E> {
+struct Flight<K, V, E> {
     flights: Arc<Mutex<Flights<K, V, E>>>,
     key: K,
+    /// Removes the entry of this flight. `drop` cannot call it by its name:
+    /// only `run` requires that keys can be compared.
+    remove_entry: fn(&Self) -> Option<Entry<K, V, E>>,
     call: Mutex<Call<V, E>>,
     /// The runtime of the leader.
     runtime: Handle,
@@ -112,7 +117,7 @@ type CallFuture<V, E> = Pin<Box<dyn Future<Output = Outcome<V, E>> + Send>>;
 
 /// Owned by the task of a flight. Its drop ends the flight, however the task
 /// ends.
-struct Landing<K: Eq + Hash, V, E> {
+struct Landing<K, V, E> {
     flight: Weak<Flight<K, V, E>>,
     /// `None` in a task that is dropped before it completes.
     outcome: Option<Outcome<V, E>>,
@@ -186,6 +191,7 @@ where
         let flight = Arc::new(Flight {
             flights: Arc::clone(&self.flights),
             key: key.clone(),
+            remove_entry: Flight::remove_entry,
             call: Mutex::new(Call { alone, has_follower: false }),
             runtime,
             task: OnceLock::new(),
@@ -201,7 +207,7 @@ where
 
 impl<K, V, E> Flight<K, V, E>
 where
-    K: Eq + Hash + Send + Sync + 'static,
+    K: Send + Sync + 'static,
     V: Send + Sync + 'static,
     E: Send + Sync + 'static,
 {
@@ -251,16 +257,18 @@ where
     }
 }
 
-impl<K: Eq + Hash, V, E> Flight<K, V, E> {
+impl<K, V, E> Flight<K, V, E> {
     /// Ends the flight.
     fn land(&self, outcome: Outcome<V, E>) {
-        let _removed = self.remove_entry();
+        let _removed = (self.remove_entry)(self);
         // After the removal: a waiter that wakes may call again at once.
         self.outcome.get_or_init(|| outcome);
         self.landed.notify_waiters();
     }
+}
 
-    fn remove_entry(&self) -> Option<(K, Weak<Self>)> {
+impl<K: Eq + Hash, V, E> Flight<K, V, E> {
+    fn remove_entry(&self) -> Option<Entry<K, V, E>> {
         let mut flights = lock(&self.flights);
         // After `forget`, the entry may be of another flight.
         let entry = flights.get(&self.key)?;
@@ -269,13 +277,13 @@ impl<K: Eq + Hash, V, E> Flight<K, V, E> {
     }
 }
 
-impl<K: Eq + Hash, V, E> Landing<K, V, E> {
+impl<K, V, E> Landing<K, V, E> {
     fn complete(mut self, outcome: Outcome<V, E>) {
         self.outcome = Some(outcome);
     }
 }
 
-impl<K: Eq + Hash, V, E> Drop for Landing<K, V, E> {
+impl<K, V, E> Drop for Landing<K, V, E> {
     fn drop(&mut self) {
         if let Some(flight) = self.flight.upgrade() {
             let outcome = self.outcome.take();
@@ -284,10 +292,10 @@ impl<K: Eq + Hash, V, E> Drop for Landing<K, V, E> {
     }
 }
 
-impl<K: Eq + Hash, V, E> Drop for Flight<K, V, E> {
+impl<K, V, E> Drop for Flight<K, V, E> {
     fn drop(&mut self) {
         if self.outcome.get().is_none() {
-            self.remove_entry();
+            (self.remove_entry)(self);
         }
         if let Some(task) = self.task.get() {
             task.abort();
@@ -295,13 +303,13 @@ impl<K: Eq + Hash, V, E> Drop for Flight<K, V, E> {
     }
 }
 
-impl<K: Eq + Hash, V, E> Default for Group<K, V, E> {
+impl<K, V, E> Default for Group<K, V, E> {
     fn default() -> Self {
         Self { flights: Arc::default() }
     }
 }
 
-impl<K: Eq + Hash, V, E> Clone for Group<K, V, E> {
+impl<K, V, E> Clone for Group<K, V, E> {
     fn clone(&self) -> Self {
         Self { flights: Arc::clone(&self.flights) }
     }
