@@ -18,12 +18,13 @@
 //!   `sub_key(author, ways)` for a hot one. `sub_key` is given. `set_ways` sets
 //!   `ways` for the calls of `route` that follow.
 //! - Subjects, and authors, are the same if they are equal (`==`). Equal hashes
-//!   are not enough. Records of one subject do not influence another subject.
-//! - A `Route` has the subject and the author that were passed.
-//! - For each unprocessed record, at most two clones of the author and of the
-//!   subject are stored. The `HotKeys` stores subjects, too. A record that is
-//!   done leaves nothing behind: the output of `{:?}` does not grow with the
-//!   number of records that are done.
+//!   or bytes are not enough. Records of one subject do not influence another.
+//! - A `Route` has the subject and the author that were passed, not others that
+//!   are equal to them.
+//! - For each unprocessed record, at most two clones of its author and two of
+//!   its subject are stored. The `HotKeys` stores subjects, too. A record that
+//!   is done leaves nothing behind: the output of `{:?}` does not grow with the
+//!   number of records that are done, also while another is unprocessed.
 //! - The time of `route` and `done` does not depend, on average, on the number
 //!   of unprocessed records.
 //!

@@ -1,5 +1,5 @@
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,63 +15,47 @@ use week06::hot::{self, HotKeys};
 use week06::hot_partition::{self, Config, Counters};
 
 type Spreader = hot_partition::Spreader<u64, [u8; 8]>;
-type Route = hot_partition::Route<u64, [u8; 8]>;
+type Route<S = u64, A = [u8; 8]> = hot_partition::Route<S, A>;
 
 const SECOND: Duration = Duration::from_secs(1);
 const BOB: [u8; 8] = *b"Bob     ";
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-/// At this time, the records of `START` do not count any more.
-static LATER: LazyLock<Instant> = LazyLock::new(|| *START + 60 * SECOND);
 
 mod spread {
     use super::*;
 
     #[test]
-    fn a_subject_that_is_not_hot_uses_sub_key_zero() {
-        for ways in [1, 2, 17, 1_500, u32::MAX] {
-            let mut spreader = new([2_000, 4, 4], ways);
-            heat(&mut spreader, 4);
-            for n in 0..4_500 {
-                let (subject, author) = (1 + n / 3, u64::to_be_bytes(n));
-                let route = spreader.route(subject, author, *START);
-                let seen = (route.subject, route.author, route.sub);
-                assert_eq!(seen, (subject, author, 0), "seen, expected");
-                if n % 2 == 0 {
-                    spreader.done(&route);
-                }
-            }
-        }
-    }
-
-    #[test]
     fn a_hot_subject_is_spread_by_the_hash_of_its_authors() {
+        let mut spreader = new([1, 1, 1], 7);
         for ways in [1, 2, 3, 17, 64, 130, 1_500, u32::MAX] {
-            let mut spreader = new([1, 1, 1], ways);
-            let mut loads = [0; 130];
+            spreader.set_ways(ways.try_into().unwrap());
             for author in (0..10_000).map(u64::to_be_bytes) {
                 let route = spreader.route(0, author, *START);
                 assert_eq!(route.sub, hash(&author, ways), "{ways} ways");
-                loads[route.sub as usize % 130] += 1;
                 spreader.done(&route);
             }
-            let (mean, most) = (10_000 / ways, loads.into_iter().max());
-            let text = format!("{most:?}, mean {mean}, {ways} ways");
-            assert!(ways > 130 || most < Some(mean * 3 / 2), "load: {text}");
         }
     }
 
     #[test]
-    fn each_record_counts_towards_the_heat_of_its_subject() {
-        for (hot_at, is_done) in [(2, false), (17, false), (130, true)] {
-            let mut spreader = new([1, hot_at, 1], 99);
-            for route in route_many(&mut spreader, hot_at - 1) {
-                assert_eq!(route.sub, 0, "sub-key of a subject that is cold");
-                if is_done {
+    fn each_record_counts_and_the_sub_key_is_zero_until_the_subject_is_hot() {
+        let cases = [(2, 1_500, 99), (17, 130, u32::MAX), (130, 17, 1_500)];
+        for (hot_at, subjects, ways) in cases {
+            let mut spreader = new([2_000, hot_at, 1], ways);
+            for i in 0..hot_at * subjects {
+                let (n, subject) = (i / subjects, i % subjects);
+                // Bob has unprocessed records of every second subject.
+                let is_hot = n + 1 == hot_at;
+                let author = if is_hot { [0; 8] } else { BOB };
+                let sub = if is_hot { hash(&author, ways) } else { 0 };
+                let route = spreader.route(subject as u64, author, *START);
+                let seen = (route.subject, route.author, route.sub);
+                let expected = (subject as u64, author, sub);
+                assert_eq!(seen, expected, "at record {n} of {hot_at}");
+                if subject % 2 == 0 {
                     spreader.done(&route);
                 }
             }
-            let seen = spreader.route(0, [0; 8], *START).sub;
-            assert_eq!(seen, hash(&[0; 8], 99), "sub-key at record {hot_at}");
         }
     }
 }
@@ -80,28 +64,16 @@ mod order {
     use super::*;
 
     #[test]
-    fn authors_with_unprocessed_records_stay_when_the_subject_heats() {
-        let mut spreader = new([9, 4_000, 4_000], 99);
-        // The authors 2,645 and 3,264 have the same `hash(author, u32::MAX)`.
-        let author = |n: u64| u64::to_be_bytes(n * 55);
-        let route = |n| _ = spreader.route(0, author(n), *START);
-        (0..3_000).for_each(route);
-        heat(&mut spreader, 1_000);
-        for n in 0..6_000 {
-            let seen = spreader.route(0, author(n), *START).sub;
-            let expected = if n < 3_000 { 0 } else { hash(&author(n), 99) };
-            assert_eq!(seen, expected, "sub-key of author {n}, new: 3,000..");
-        }
-    }
-
-    #[test]
     fn an_author_keeps_its_sub_key_until_its_last_record_is_done() {
         let [eight, five] = [8, 5].map(|ways| hash(&BOB, ways));
         for n in [1, 2, 17, 300] {
             // The subject becomes hot.
             let mut spreader = new([9, 1_000, 1_000], 8);
             let routes = route_many(&mut spreader, n);
-            heat(&mut spreader, 1_000);
+            for _ in 0..1_000 {
+                let route = spreader.route(0, [9; 8], *START);
+                spreader.done(&route);
+            }
             check_changes(&mut spreader, &routes, [0, eight], *START);
             // The number of sub-keys changes.
             let routes = route_many(&mut spreader, n);
@@ -110,65 +82,133 @@ mod order {
             // The subject cools.
             let mut routes = route_many(&mut spreader, n);
             routes.reverse();
-            check_changes(&mut spreader, &routes, [five, 0], *LATER);
+            let later = *START + 60 * SECOND;
+            check_changes(&mut spreader, &routes, [five, 0], later);
         }
     }
 
-    #[test]
-    fn a_second_done_of_a_record_changes_nothing() {
-        for n in [2, 17, 300] {
-            let mut spreader = new([9, 1_000, 1_000], 8);
-            let mut routes = route_many(&mut spreader, n);
-            heat(&mut spreader, 1_000);
-            (0..n).for_each(|_| spreader.done(&routes[1].clone()));
-            let first = [routes.remove(0)];
-            routes.iter().for_each(|route| spreader.done(route));
-            let eight = hash(&BOB, 8);
-            check_changes(&mut spreader, &first, [0, eight], *START);
-            let next = [spreader.route(0, BOB, *START)];
-            routes.iter().chain(&first).for_each(|r| spreader.done(r));
-            check_changes(&mut spreader, &next, [eight, 0], *LATER);
-        }
-    }
+    /// Routes the record `n` of one author and subject, of many authors, or of
+    /// many subjects. The first is Bob's, of the subject 0.
+    const ROUTES: [fn(&mut Spreader, u64) -> Route; 3] = [
+        |spreader, _| spreader.route(0, BOB, *START),
+        |spreader, n| {
+            let author = u64::from_be_bytes(BOB) + n;
+            spreader.route(0, author.to_be_bytes(), *START)
+        },
+        |spreader, n| spreader.route(n, BOB, *START),
+    ];
 
     #[test]
-    fn an_authors_records_are_processed_in_order_at_any_speed() {
-        streams().enumerate().for_each(|(i, s)| simulate(i, s, false));
-    }
-
-    #[test]
-    fn any_schedule_has_the_sub_keys_and_the_memory_of_the_model() {
-        streams().enumerate().for_each(|(i, s)| simulate(i, s, true));
-    }
-
-    #[test]
-    fn many_records_leave_nothing_behind_and_do_not_slow_down_a_call() {
-        for (authors, n) in [(1, 70_000), (u64::MAX, 110_000)] {
-            let mut spreader = new([1, 9, 9], 16);
-            let sizes = [100, 9_000].map(|records| {
-                heat(&mut spreader, records);
+    fn a_record_that_is_done_leaves_nothing_behind_for_a_second_done() {
+        for route in ROUTES {
+            let mut spreader = new([1, 1, 1], 8);
+            let first = route(&mut spreader, 0);
+            let mut done = vec![];
+            let sizes = [100, 66_000].map(|records| {
+                for n in done.len() as u64..records {
+                    done.push(route(&mut spreader, n));
+                    spreader.done(&done[n as usize]);
+                }
                 format!("{spreader:?}").len()
             });
-            let text = "length of `{:?}` after 100 and 9,100 records";
+            let text = "length of `{:?}` after 100 and 66,000 records";
             assert!(sizes[1] < sizes[0] + 500, "{text}: {sizes:?}");
-            let author = |n: u64| (n % authors).to_be_bytes();
-            let route = |n| spreader.route(0, author(n), *START);
-            let routes: Vec<_> = (0..n).map(route).collect();
+            let routes = [first, route(&mut spreader, 0)];
             spreader.set_ways(5.try_into().unwrap());
-            for route in routes.iter().step_by(9).rev() {
-                let probe = spreader.route(0, route.author, *START);
-                let old = if authors == 1 { &routes[0] } else { route };
-                assert_eq!(probe.sub, old.sub, "sub-key, seen and before");
-                spreader.done(&probe);
+            done.iter().for_each(|route| spreader.done(&route.clone()));
+            let subs = [8, 5].map(|ways| hash(&BOB, ways));
+            check_changes(&mut spreader, &routes, subs, *START);
+        }
+    }
+
+    #[test]
+    fn many_unprocessed_records_do_not_slow_down_a_call() {
+        for route in ROUTES {
+            let mut spreader = new([1, 2, 2], 8);
+            spreader.route(0, [9; 8], *START);
+            let mut routes: Vec<_> =
+                (0..80_000).map(|n| route(&mut spreader, n)).collect();
+            spreader.set_ways(5.try_into().unwrap());
+            for n in (0..80_000).rev().step_by(10) {
+                let probe = route(&mut spreader, n);
+                let old = routes[n as usize].sub;
+                assert_eq!(probe.sub, old, "sub-key, seen and before");
+                routes.push(probe);
             }
             let (first, last) = routes.split_at(routes.len() / 2);
             // A list of records would be searched to its middle.
             let order = first.iter().rev().zip(last);
-            for route in order.flat_map(|(a, b)| [a, b]) {
-                spreader.done(route);
+            order.flat_map(|(a, b)| [a, b]).for_each(|r| spreader.done(r));
+            let later = *START + 60 * SECOND;
+            let sub = spreader.route(0, BOB, later).sub;
+            assert_eq!(sub, 0, "sub-key of a cool subject, all records done");
+        }
+    }
+
+    #[test]
+    fn any_schedule_has_the_sub_keys_and_the_memory_of_the_model() {
+        for (i, stream) in streams().enumerate() {
+            let (capacity, hot_at) = ([1, 2, 40][i % 3], [1, 3, 5, 9][i % 4]);
+            let mut config = config([capacity, hot_at, 1 + hot_at / 2], 8);
+            let mut now = *START + i as u32 * SECOND / 3;
+            let mut spreader = hot_partition::Spreader::new(config, now);
+            let mut hot = HotKeys::new(config.hot, now);
+            let stored = [(); 3].map(|()| Arc::new(()));
+            let (mut unprocessed, mut done) = (vec![], vec![]);
+            // In the end, all records are done.
+            let end = [[0.5, 0.0, 0.0, 0.0]; 300];
+            for [op, x, y, step] in stream.into_iter().chain(end) {
+                now += (40 * SECOND).mul_f64(step.powi(30));
+                let of = |routes: &[_]| (y * routes.len() as f64) as usize;
+                match (op * 100.0) as u32 {
+                    0..45 => {
+                        let name = |n: usize, most: f64, z: f64| Name {
+                            id: (z * z * most) as u8,
+                            text: "é".repeat((z * 900.0) as usize % 7),
+                            _stored: Arc::clone(&stored[n]),
+                        };
+                        let [subject, author] =
+                            [name(0, 3.0, x), name(1, 9.0, y)];
+                        let is_hot = hot.record(&name(2, 3.0, x), now);
+                        let ways = if is_hot { config.ways.get() } else { 1 };
+                        let is_same = |r: &&Route<Name, Name>| {
+                            r.subject == subject && r.author == author
+                        };
+                        let first = unprocessed.iter().find(is_same);
+                        let by_hash = hash(author.as_ref(), ways);
+                        let sub = first.map_or(by_hash, |route| route.sub);
+                        let expected = format!("{subject:?} {author:?} {sub}");
+                        let r = spreader.route(subject, author, now);
+                        let seen =
+                            format!("{:?} {:?} {}", r.subject, r.author, r.sub);
+                        assert_eq!(seen, expected, "subject, author, sub-key");
+                        unprocessed.push(r);
+                    }
+                    45..85 if !unprocessed.is_empty() => {
+                        let route = unprocessed.remove(of(&unprocessed));
+                        spreader.done(&route);
+                        done.push(route);
+                    }
+                    85..95 if !done.is_empty() => {
+                        spreader.done(&done[of(&done)].clone());
+                    }
+                    95.. => {
+                        let ways = (y * 32.0).exp2() as u32;
+                        config.ways = ways.try_into().unwrap();
+                        spreader.set_ways(config.ways);
+                    }
+                    _ => {}
+                }
+                // The routes have clones, too.
+                let n = unprocessed.len();
+                let held = 1 + n + done.len();
+                let clones = stored.each_ref().map(Arc::strong_count);
+                let seen = [clones[0] - held, clones[1] - held];
+                let most = [2 * n + clones[2] - 1, 2 * n];
+                let is_less = seen[0] <= most[0] && seen[1] <= most[1];
+                let text = "stored clones of the subject and of the author";
+                assert!(is_less, "{text}: {seen:?}, at most {most:?}");
             }
-            let sub = spreader.route(0, [0; 8], *LATER).sub;
-            assert_eq!(sub, 0, "sub-key, {n} records done");
         }
     }
 }
@@ -186,11 +226,16 @@ mod counters {
     fn increments_become_one_entry_per_subject_in_ascending_order() {
         for n in [0, 1, 2, 17, 130, 1_500] {
             let (counters, stored) = (Counters::default(), Arc::new(()));
-            for i in 0..n * 100 {
+            let add = |i| {
                 let id = i * 7_919 % n;
                 let delta = id as i64 % 5 - 2;
                 counters.add((Reverse(id), Arc::clone(&stored)), delta);
-            }
+            };
+            thread::scope(|scope| {
+                for i in 0..4 {
+                    scope.spawn(move || (i..n * 100).step_by(4).for_each(add));
+                }
+            });
             let clones = Arc::strong_count(&stored) as u64 - 1;
             assert!(clones <= n, "{clones} stored, {n} subjects");
             drop(counters.take());
@@ -286,16 +331,22 @@ mod counters {
         let write = |i| {
             let batch = counters.take();
             (0..7).for_each(|subject| counters.add(subject, 1));
-            let sum = batch.entries().iter().map(|e| e.1).sum::<i128>();
+            let entries = batch.entries();
+            let subjects: BTreeSet<_> = entries.iter().map(|e| e.0).collect();
+            assert_eq!(subjects.len(), entries.len(), "subjects, entries");
+            let sum = entries.iter().map(|e| e.1).sum::<i128>();
             (i % 2 == 1).then(|| batch.commit()).map_or(0, |()| sum)
         };
         let (added, committed) = thread::scope(|scope| {
             let adders = [(); 2].map(|()| scope.spawn(add));
             let write_many = || (0..10_000).map(write).sum::<i128>();
             let writers = [(); 2].map(|()| scope.spawn(write_many));
-            let committed = writers.map(|writer| writer.join().unwrap());
+            let committed = writers.map(|writer| writer.join());
             is_over.store(true, Relaxed);
-            (adders.map(|adder| adder.join().unwrap()), committed)
+            (
+                adders.map(|adder| adder.join().unwrap()),
+                committed.map(|sum| sum.unwrap()),
+            )
         });
         let expected = added.iter().sum::<i64>() + 2 * 10_000 * 7;
         let seen = committed.iter().sum::<i128>() + write(1);
@@ -323,14 +374,6 @@ fn hash(author: &[u8], ways: u32) -> u32 {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
     });
     ((hash ^ hash >> 32) % u64::from(ways)) as u32
-}
-
-/// Records the subject 0 `n` times.
-fn heat(spreader: &mut Spreader, n: usize) {
-    for _ in 0..n {
-        let route = spreader.route(0, [9; 8], *START);
-        spreader.done(&route);
-    }
 }
 
 fn route_many(spreader: &mut Spreader, n: usize) -> Vec<Route> {
@@ -361,9 +404,22 @@ fn streams() -> impl Iterator<Item = Vec<[f64; 4]>> {
     (0..150).map(move |_| steps.new_tree(&mut runner).unwrap().current())
 }
 
-/// A subject or author. The clones of the `Arc` are those that are stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Name(Vec<u8>, Arc<()>);
+/// A subject or author. Those with the same id are equal. The clones of the
+/// `Arc` are those that are stored.
+#[derive(Debug, Clone)]
+struct Name {
+    id: u8,
+    text: String,
+    _stored: Arc<()>,
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Name {}
 
 impl Hash for Name {
     fn hash<H: Hasher>(&self, _: &mut H) {}
@@ -371,82 +427,6 @@ impl Hash for Name {
 
 impl AsRef<[u8]> for Name {
     fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// The ids of the subject and of the author, and the route.
-type Record = ([u8; 2], hot_partition::Route<Name, Name>);
-
-/// Runs a spreader with a consumer for each sub-key. Checks the order of each
-/// author or, if `is_exact`, compares the spreader with a model.
-fn simulate(i: usize, stream: Vec<[f64; 4]>, is_exact: bool) {
-    let (capacity, hot_at) = ([1, 2, 40][i % 3], [1, 3, 5, 9][i % 4]);
-    let mut config = config([capacity, hot_at, 1 + hot_at / 2], 8);
-    let mut now = *START + i as u32 * SECOND / 3;
-    let mut spreader = hot_partition::Spreader::new(config, now);
-    let (mut hot, stored) = (HotKeys::new(config.hot, now), Arc::new(()));
-    let (mut sent, mut processed, mut done) = (vec![], vec![], vec![]);
-    // In the end, all records are processed and done, and the subjects cool.
-    let end = (0..427).map(|n| match n {
-        0..200 => [0.4, 0.0, 0.0, 0.0],
-        200..400 => [0.7, 0.0, 0.0, 0.0],
-        _ => [0.0, f64::from(n % 9) / 9.0, f64::from(n % 5) / 5.0, 0.9],
-    });
-    for [op, x, y, step] in stream.into_iter().chain(end) {
-        now += (40 * SECOND).mul_f64(step.powi(30));
-        let of = |records: &[Record]| (y * records.len() as f64) as usize;
-        match (op * 100.0) as u32 {
-            0..35 => {
-                let ids = [x * x * 3.0, y * y * 9.0].map(|id| id as u8);
-                let [subject, author] = ids.map(|id| {
-                    Name(vec![b'x'; 9 * usize::from(id)], Arc::clone(&stored))
-                });
-                let is_hot = hot.record(&ids[0], now);
-                let ways = if is_hot { config.ways.get() } else { 1 };
-                let by_hash = hash(&author.0, ways);
-                let mut unprocessed = sent.iter().chain(&processed);
-                let first =
-                    unprocessed.find(|(other, _): &&Record| *other == ids);
-                let expected = first.map_or(by_hash, |(_, route)| route.sub);
-                let route = spreader.route(subject, author, now);
-                let seen = if is_exact { route.sub } else { expected };
-                assert_eq!(seen, expected, "sub-key, {ways} ways: {first:?}");
-                sent.push((ids, route));
-            }
-            35..65 if !sent.is_empty() => {
-                // A consumer processes the next record of its sub-key.
-                let key = |(ids, route): &Record| (ids[0], route.sub);
-                let some = key(&sent[of(&sent)]);
-                let next = sent.iter().position(|r| key(r) == some).unwrap();
-                let ids = sent[next].0;
-                let is_first = sent[..next].iter().all(|r| r.0 != ids);
-                assert!(is_first, "a later record of {ids:?} is processed");
-                processed.push(sent.remove(next));
-            }
-            // Some records could not be sent.
-            65..93 => {
-                let from = if op < 0.9 { &mut processed } else { &mut sent };
-                if !from.is_empty() {
-                    let record = from.remove(of(from));
-                    spreader.done(&record.1);
-                    done.push(record);
-                }
-            }
-            93..97 if !done.is_empty() => {
-                spreader.done(&done[of(&done)].1.clone());
-            }
-            97.. => {
-                config.ways = (1 + (y * 20.0) as u32).try_into().unwrap();
-                spreader.set_ways(config.ways);
-            }
-            _ => {}
-        }
-        // The routes have clones, too.
-        let unprocessed = sent.len() + processed.len();
-        let held = 1 + 2 * (unprocessed + done.len());
-        let clones = Arc::strong_count(&stored) - held;
-        let most = 4 * unprocessed + 2 * capacity;
-        assert!(clones <= most || !is_exact, "{clones} stored, most: {most}");
+        self.text.as_bytes()
     }
 }
