@@ -32,8 +32,8 @@
 //!   assignment whose offset to commit the broker has not yet accepted. It has
 //!   the offset to commit of each such assignment, and no other. `Committed`
 //!   says that the broker has accepted these offsets. After `CommitFailed`, no
-//!   commit is due before `retry_after` has passed. Then it has the offsets of
-//!   that time.
+//!   commit is due before `retry_after` has passed. The next commit has the
+//!   offsets to commit at its own time, not those of the failed one.
 //! - *Rebalance.* An answer to a write or a commit changes nothing for a later
 //!   assignment of the partition. `Revoked` returns a `LastCommit` if there is
 //!   an offset to commit that the broker has not yet accepted, even if a commit

@@ -1,11 +1,8 @@
 use std::time::Duration;
 
-use group::World;
 use model::*;
 use week06::shave::{Config, Effect, Event, Offset};
 
-#[path = "shave/group.rs"]
-mod group;
 #[path = "shave/model.rs"]
 mod model;
 
@@ -75,7 +72,7 @@ mod batches {
 
     #[test]
     fn any_history_without_a_failure_writes_each_record_once() {
-        World::run(0, 80);
+        Member::run(0, 80);
     }
 }
 
@@ -132,7 +129,7 @@ mod commits {
 
     #[test]
     fn any_history_with_refused_commits_and_stops_loses_no_record() {
-        World::run(1, 80);
+        Member::run(1, 80);
     }
 }
 
@@ -175,7 +172,7 @@ mod failures {
 
     #[test]
     fn any_history_with_failures_and_poison_loses_no_record() {
-        World::run(2, 100);
+        Member::run(2, 100);
     }
 }
 
@@ -202,13 +199,14 @@ mod rebalance {
 
     #[test]
     fn an_answer_after_the_end_of_an_assignment_changes_no_offset() {
-        for answer in [Event::Written, Event::WriteFailed, Event::Rejected(0)] {
+        let answers = [Event::Written, Event::WriteFailed, Event::Rejected(0)];
+        for (answer, ends) in answers.into_iter().zip([65_535, 255, 0]) {
             let mut member = Member::new(config([1, 100], CENTURY));
             member.read(0, 5..7);
             // After that, a commit of 6 and a write of record 6 are in flight.
             member.step(Event::Written);
             member.step(Event::Lost(0));
-            for _ in 0..255 {
+            for _ in 0..ends {
                 member.assign(0, 0);
                 member.step(Event::Lost(0));
             }
@@ -224,7 +222,7 @@ mod rebalance {
     }
 
     #[test]
-    fn any_history_of_a_group_loses_no_record() {
-        World::run(3, 400);
+    fn any_history_with_rebalances_loses_no_record() {
+        Member::run(3, 400);
     }
 }

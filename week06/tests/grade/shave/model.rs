@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use proptest::{array::uniform3, collection::vec};
 use week06::shave::{Config, Effect, Event, Job, Offset, Partition, Record};
 
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -30,12 +33,16 @@ pub(super) fn config(
 
 pub(super) type Id = (Partition, Offset);
 
-/// The clones of the `Arc` are the records that are stored.
-pub(super) type Value = (Id, Arc<()>);
+/// Each record's clones share one `Token`.
+pub(super) type Value = (Id, Arc<Token>);
+
+/// The clones of the member's `stored` are in the tokens of its records.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Token(Arc<()>);
 
 pub(super) fn record(id: Id, stored: &Arc<()>) -> Record<Value> {
     let (partition, offset) = id;
-    Record { partition, offset, value: (id, Arc::clone(stored)) }
+    Record { partition, offset, value: (id, Arc::new(Token(stored.clone()))) }
 }
 
 pub(super) fn letter(id: Id) -> Effect<Value> {
@@ -49,8 +56,8 @@ pub(super) fn write(ids: &[Id]) -> Effect<Value> {
 
 /// A job, and a model of it: what the rules say.
 pub(super) struct Member {
-    pub(super) job: Job<Value>,
-    pub(super) config: Config,
+    job: Job<Value>,
+    config: Config,
     pub(super) now: Instant,
     pub(super) stored: Arc<()>,
     pub(super) checks_commits: bool,
@@ -58,27 +65,28 @@ pub(super) struct Member {
     pub(super) queue: Vec<Queued>,
     /// This many records at the front of the queue are in flight.
     pub(super) in_flight: usize,
-    pub(super) owned: BTreeMap<Partition, Owned>,
-    pub(super) committing: Vec<(Partition, Owned)>,
-    pub(super) write_failed: Option<Instant>,
-    pub(super) commit_failed: Option<Instant>,
-    pub(super) is_paused: bool,
-    pub(super) is_stopped: bool,
+    owned: BTreeMap<Partition, Owned>,
+    committing: Vec<(Partition, Owned)>,
+    write_failed: Option<Instant>,
+    commit_failed: Option<Instant>,
+    is_paused: bool,
+    is_stopped: bool,
 }
 
 pub(super) struct Queued {
-    pub(super) id: Id,
-    pub(super) assignment: usize,
-    pub(super) since: Instant,
-    pub(super) is_rejected: bool,
+    id: Id,
+    assignment: usize,
+    since: Instant,
+    is_rejected: bool,
+    token: Arc<Token>,
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct Owned {
-    pub(super) assignment: usize,
-    pub(super) next: Offset,
-    pub(super) done: Offset,
-    pub(super) committed: Offset,
+    assignment: usize,
+    next: Offset,
+    done: Offset,
+    committed: Offset,
 }
 
 impl Member {
@@ -117,6 +125,97 @@ impl Member {
         self.step(Event::Polled(record((p, offset), &self.stored)))
     }
 
+    /// Sends any events that can come: at level 0, records, ticks and answers to
+    /// writes. Level 1 adds answers to commits and stops, 2 failures of writes and
+    /// poison, and 3 rebalances.
+    pub(super) fn run(level: usize, histories: usize) {
+        let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+        let mut runner = TestRunner::new_with_rng(Default::default(), rng);
+        let choices = vec(uniform3(0.0..1.0), 0..400);
+        for i in 0..histories {
+            let sizes = [
+                [1, 3, 5, 9, 17, usize::MAX][i / 2 % 6],
+                [1, 2, 9, 40, usize::MAX][i % 5],
+            ];
+            let linger = TIMES[[0, 1, 2, 2, 2, 3, 4][i % 7]];
+            let retry_after =
+                [Duration::ZERO, 10 * MS, 3_000 * MS, Duration::MAX][i / 3 % 4];
+            let config = Config { retry_after, ..config(sizes, linger) };
+            let mut ends = [0, 3, 5_000_000_000];
+            let mut member: Option<Self> = None;
+            for choice in choices.new_tree(&mut runner).unwrap().current() {
+                member.take_if(|m| m.job.is_finished() && choice[1] < 0.2);
+                let member = member.get_or_insert_with(|| {
+                    let mut member = Self::new(config);
+                    member.checks_commits = level > 0;
+                    let all = PARTITIONS.into_iter().zip(ends);
+                    all.for_each(|(p, next)| member.assign(p, next));
+                    member
+                });
+                member.advance(level, choice, &mut ends);
+            }
+        }
+    }
+
+    /// Sends the event of these choices. `ends` has the offset to commit of each
+    /// partition's last assignment.
+    fn advance(
+        &mut self,
+        level: usize,
+        [what, which, luck]: [f64; 3],
+        ends: &mut [Offset; 3],
+    ) {
+        let n = (which * 999.0) as usize;
+        let (p, end) = (PARTITIONS[n % 3], &mut ends[n % 3]);
+        let owned = self.owned.get(&p).copied();
+        *end = owned.map_or(*end, |o| o.done);
+        let fails = level > 1 && luck < 0.4;
+        let is_letter = self.queue.first().is_some_and(|q| q.is_rejected);
+        let event = match (what * [40.0, 51.0, 51.0, 60.0][level]) as u32 {
+            0..14 => {
+                let next = owned.map_or(*end, |o| o.next);
+                // Some records come twice, or too late.
+                let back = if luck < 0.2 { (luck * 20.0) as Offset } else { 0 };
+                let mut next = (next - back).max(0);
+                for i in 0..n as Offset % 5 {
+                    // Compaction and transactions leave gaps.
+                    next += i * i % 3;
+                    self.poll(p, next);
+                    next += 1;
+                }
+                return;
+            }
+            14..18 => {
+                self.now += (200 * MS).mul_f64(luck * luck);
+                return;
+            }
+            18..26 => {
+                let at = self.job.wake_at().unwrap_or(self.now);
+                self.now =
+                    self.now.max(if luck < 0.5 { at } else { at - NANO });
+                Event::Tick
+            }
+            26..40 if self.in_flight == 0 => Event::Tick,
+            26..40 if is_letter && fails => Event::DeadLetterFailed,
+            26..40 if is_letter => Event::DeadLettered,
+            26..40 if fails && luck < 0.2 => Event::WriteFailed,
+            26..40 if fails => Event::Rejected(n % self.in_flight),
+            26..40 => Event::Written,
+            40..50 if self.committing.is_empty() => Event::Tick,
+            40..50 if luck < 0.4 => Event::CommitFailed,
+            40..50 => Event::Committed,
+            50 => Event::Stop,
+            51..55 if luck < 0.5 => Event::Revoked(p),
+            51..55 => Event::Lost(p),
+            _ => {
+                // The broker has accepted the last commits, or some, or none.
+                let next = (*end - (luck * 6.0) as Offset).max(0);
+                Event::Assigned { partition: p, next }
+            }
+        };
+        self.step(event);
+    }
+
     /// Checks that a tick has an effect at `at`, and none directly before.
     pub(super) fn tick_around(&mut self, at: Option<Instant>) {
         let never = self.now + CENTURY;
@@ -130,22 +229,17 @@ impl Member {
         }
     }
 
-    pub(super) fn step(&mut self, event: Event<Value>) -> Vec<Effect<Value>> {
-        let seen = self.job.step(event.clone(), self.now);
-        self.compare(event, seen)
-    }
-
     /// Compares what the job does after `event` with the rules. Returns it.
-    pub(super) fn compare(
-        &mut self,
-        event: Event<Value>,
-        mut seen: Vec<Effect<Value>>,
-    ) -> Vec<Effect<Value>> {
+    pub(super) fn step(&mut self, event: Event<Value>) -> Vec<Effect<Value>> {
+        let mut seen = self.job.step(event.clone(), self.now);
         let mut expected = self.expect(&event);
         for effects in [&mut seen, &mut expected] {
             for effect in &mut *effects {
                 if let Effect::Commit(offsets) = effect {
                     offsets.sort_unstable();
+                    let of = |p| self.owned.get(p).map_or(0, |o| o.done);
+                    let early = offsets.iter().find(|(p, o)| *o > of(p));
+                    assert_eq!(early, None, "more than is processed (left)");
                 }
             }
             let is_commit = |e: &_| matches!(e, Effect::Commit(_));
@@ -170,9 +264,11 @@ impl Member {
             "`is_finished` is {is_finished} after {event:?}, {config:?}"
         );
         drop((event, seen));
-        let clones = Arc::strong_count(&self.stored) - 1;
-        let len = self.queue.len();
-        assert!(clones <= 2 * len, "{clones} clones of {len} records");
+        let stored = Arc::strong_count(&self.stored) - 1;
+        assert_eq!(stored, self.queue.len(), "records that are stored (left)");
+        let clones = self.queue.iter().map(|q| Arc::strong_count(&q.token));
+        let clones = clones.max().unwrap_or(1) - 1;
+        assert!(clones <= 2, "a record is stored {clones} times");
         expected
     }
 
@@ -193,14 +289,17 @@ impl Member {
                 effects.extend(owned.map(|o| Effect::LastCommit(p, o.done)));
             }
             Event::Lost(p) => _ = self.end(p),
-            Event::Polled(Record { partition: p, offset, .. }) => {
+            Event::Polled(Record { partition: p, offset, ref value }) => {
                 let owned = self.owned.get_mut(&p).filter(|_| !self.is_stopped);
                 for owned in owned.into_iter().filter(|o| o.next <= offset) {
                     owned.next = offset + 1;
-                    let (id, since) = ((p, offset), self.now);
-                    let (assignment, is_rejected) = (owned.assignment, false);
-                    let new = Queued { id, assignment, since, is_rejected };
-                    self.queue.push(new);
+                    self.queue.push(Queued {
+                        id: (p, offset),
+                        assignment: owned.assignment,
+                        since: self.now,
+                        is_rejected: false,
+                        token: value.1.clone(),
+                    });
                 }
             }
             Event::Written | Event::DeadLettered => {
@@ -269,7 +368,7 @@ impl Member {
         self.queue.retain(|q| current(owned, q.id.0, q.assignment).is_some());
     }
 
-    pub(super) fn uncommitted(&self) -> Vec<(Partition, Owned)> {
+    fn uncommitted(&self) -> Vec<(Partition, Owned)> {
         let owned = self.owned.iter().filter(|(_, o)| o.done > o.committed);
         owned.map(|(p, owned)| (*p, *owned)).collect()
     }
