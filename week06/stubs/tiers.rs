@@ -46,7 +46,8 @@
 //!   other runtimes get `Unavailable`. No other upstream is asked, nothing is
 //!   kept, and no parent becomes unavailable by this.
 //! - All settings may be as large as `Duration::MAX`, and `keep` and
-//!   `retry_after` may be zero. A clone of a node shares everything.
+//!   `retry_after` may be zero. A clone of a node shares everything. The time
+//!   is that of `tokio::time`, which tests pause.
 //!
 //! Help: `Group` has the rules of week 6's first exercise. Its flight is a task,
 //! which ends when the last reader leaves.

@@ -648,6 +648,7 @@ impl Pair {
             self.check().await;
             self.now = now;
             sleep_until(self.world.start + Duration::from_millis(now)).await;
+            settle().await;
         }
     }
 
