@@ -105,11 +105,17 @@ mod merging {
     async fn flights_of_different_keys_do_not_wait_for_each_other() {
         let mut pair = Pair::new([1_000, NEVER, NEVER, NEVER], 1);
         pair.world.plan(0, Value, NEVER);
+        for key in ["", " ", "key ", "Key", "k\u{e9}y", "ke\u{301}y", "k\0y"] {
+            pair.read(key, 1).await;
+        }
         for key in 0..130 {
-            pair.read(&format!("hanging {key}"), 1).await;
+            pair.read(&format!("key {key}"), 1).await;
         }
         pair.world.plan(0, Value, 0);
         pair.read("key", 2).await;
+        // The others wait as long as their settings allow.
+        pair.pass(100 * DAY).await;
+        pair.check().await;
     }
 
     #[test]
@@ -135,13 +141,19 @@ mod merging {
 
     #[tokio::test(start_paused = true)]
     async fn results_are_removed_after_twice_the_time_they_are_kept() {
-        let mut pair = Pair::new([100, 200, 2_005, 0], 1);
-        for key in (0..1_000).chain([1_200]) {
+        let keep = 1_500;
+        let mut pair = Pair::new([keep, 200, 2_005, 0], 1);
+        for key in (0..3_500).chain([3_600 + 2 * keep]) {
             pair.pass(key - pair.now).await;
             pair.read(&key.to_string(), 1).await;
-            let most = if key > 1_000 { 1 } else { key.min(200) + 1 };
+            let most = if key > 3_500 { 1 } else { key.min(2 * keep) + 1 };
             let alive = pair.world.count(1) as u64;
             assert!(alive <= most, "{alive} results in memory, of {most} new");
+            // The others are kept, and not asked for.
+            if key < 3_500 && key % 7 == 0 {
+                let kept = key.saturating_sub(keep - 1 - key % 2 * 1_000);
+                pair.read(&kept.to_string(), 1).await;
+            }
         }
     }
 }
@@ -265,6 +277,22 @@ mod recovery {
                     pair.read(&key.to_string(), 1).await;
                     pair.pass(101).await;
                 }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_latest_end_of_an_attempt_decides_about_a_parent() {
+        for (early, late) in KINDS.iter().flat_map(|e| KINDS.map(|l| (*e, l))) {
+            let mut pair = Pair::new([0, 9_000, 9_005, 5_000], 1);
+            for (kind, after) in [(early, 1_501), (late, 301), (Value, 0)] {
+                pair.world.plan(0, kind, after);
+                pair.read(&after.to_string(), 1).await;
+                pair.pass(400).await;
+            }
+            for key in 0..80 {
+                pair.pass(101).await;
+                pair.read(&format!("key {key}"), 1).await;
             }
         }
     }
@@ -678,7 +706,8 @@ impl Pair {
         let mut asked = self.world.asked.lock().unwrap();
         let expected = &self.asked;
         assert_eq!(*asked, *expected, "{at}: queries: seen, expected");
-        (asked.clear(), self.asked.clear());
+        asked.clear();
+        self.asked.clear();
         let (open, expected) = (self.world.count(0), self.flights.len());
         assert_eq!(open, expected, "{at}: open attempts: seen, expected");
     }
