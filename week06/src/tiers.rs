@@ -205,8 +205,8 @@ impl<U: Upstream> Upstream for Node<U> {
         if let Some(answer) = self.shared.kept(key) {
             return answer;
         }
-        let (shared, flown) = (Arc::clone(&self.shared), key.to_owned());
-        let flight = move || async move { shared.fetch(flown).await };
+        let (shared, owned) = (Arc::clone(&self.shared), key.to_owned());
+        let flight = move || async move { shared.fetch(owned).await };
         let answer = self.shared.flights.run(key.to_owned(), flight).await;
         answer.map_err(|failed| match failed {
             singleflight::Failed::Error(failed) => failed,

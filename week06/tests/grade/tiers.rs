@@ -285,6 +285,7 @@ mod recovery {
     async fn the_latest_end_of_an_attempt_decides_about_a_parent() {
         for (early, late) in KINDS.iter().flat_map(|e| KINDS.map(|l| (*e, l))) {
             let mut pair = Pair::new([0, 9_000, 9_005, 5_000], 1);
+            pair.world.plan(ORIGIN, Unavailable, 51);
             for (kind, after) in [(early, 1_501), (late, 301), (Value, 0)] {
                 pair.world.plan(0, kind, after);
                 pair.read(&after.to_string(), 1).await;
