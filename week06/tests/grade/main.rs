@@ -5,3 +5,4 @@ mod hot_partition;
 mod local_cache;
 mod shave;
 mod singleflight;
+mod tiers;
