@@ -38,13 +38,14 @@
 //!   since the start of the probe. Any answer of the parent, also to an earlier
 //!   attempt, makes it available. After a probe that ends without a result, the
 //!   next one is at the time `retry_after` after its start.
-//! - *Leaving.* A flight goes on as long as one of its readers waits. When the
-//!   last one is dropped, the attempt is dropped soon, nothing is kept, and the
-//!   next read starts a new flight.
+//! - *Leaving.* A flight goes on as long as one of its readers waits. With two or
+//!   more readers, it goes on although none of them is polled. When the last one
+//!   is dropped, the attempt is dropped soon, nothing is kept, and the next read
+//!   starts a new flight.
 //! - *Panics and shutdown.* If an upstream panics, the readers get `Panicked`
-//!   with its message. If the runtime of a flight shuts down, its readers in
-//!   other runtimes get `Unavailable`. No other upstream is asked, nothing is
-//!   kept, and no parent becomes unavailable by this.
+//!   with its message. If the runtime of a flight with two or more readers shuts
+//!   down, its readers in other runtimes get `Unavailable`. No other upstream is
+//!   asked, nothing is kept, and no parent becomes unavailable by this.
 //! - All settings may be as large as `Duration::MAX`, and `keep` and
 //!   `retry_after` may be zero. A clone of a node shares everything. The time
 //!   is that of `tokio::time`, which tests pause.

@@ -91,11 +91,11 @@ mod merging {
         pair.world.plan(0, Value, 50);
         let node = pair.node.clone();
         let unpolled = node.get("other");
-        pair.read("key", 1).await;
-        pair.readers[0].is_stalled = true;
-        pair.pass(60).await;
         pair.read("key", 2).await;
-        pair.readers[0].is_stalled = false;
+        pair.readers.iter_mut().for_each(|r| r.is_stalled = true);
+        pair.pass(60).await;
+        pair.read("key", 1).await;
+        pair.readers.iter_mut().for_each(|r| r.is_stalled = false);
         pair.check().await;
         drop(unpolled);
         pair.read("other", 1).await;
@@ -326,14 +326,18 @@ mod recovery {
         let pair = old.block_on(async { Pair::new([NEVER; 4], 2) });
         pair.plan_all(Value, NEVER);
         let node = pair.node.clone();
-        let mut reader: Read = Box::pin(async move { node.get("key").await });
+        let read = |node: Node<Hop>| -> Read {
+            Box::pin(async move { node.get("key").await })
+        };
+        let mut readers = [read(node.clone()), read(node)];
         old.block_on(async {
-            assert_eq!(poll(&mut reader), None);
+            assert_eq!(readers.each_mut().map(poll), [None, None]);
             settle().await;
         });
         drop(old);
-        let seen = poll(&mut reader);
-        assert_eq!(seen, Some(Err(Failed::Unavailable)), "seen, expected");
+        let seen = readers.each_mut().map(poll);
+        let expected = [(); 2].map(|()| Some(Err(Failed::Unavailable)));
+        assert_eq!(seen, expected, "seen, expected");
         pair.plan_all(Value, 0);
         let Ok(Some((seen, _))) = new.block_on(pair.node.get("key")) else {
             panic!("the next read did not get the value of a parent");
@@ -705,6 +709,10 @@ impl Pair {
         }
         self.readers.retain(|reader| reader.seen.is_none());
         let mut asked = self.world.asked.lock().unwrap();
+        // Flights of different keys ask in any order.
+        let by_key = |(at, _, key): &Query| (*at, key.clone());
+        asked.sort_by_key(by_key);
+        self.asked.sort_by_key(by_key);
         let expected = &self.asked;
         assert_eq!(*asked, *expected, "{at}: queries: seen, expected");
         asked.clear();
