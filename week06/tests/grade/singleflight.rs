@@ -1,6 +1,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::future::pending;
+use std::fmt;
+use std::future::{pending, poll_fn};
 use std::hash::{Hash, Hasher};
 use std::mem;
 use std::panic::resume_unwind;
@@ -32,10 +33,14 @@ mod merge {
             }
             // The first polls have started the flights.
             world.settle(|_| false).await;
-            let begun = world.flights.lock().unwrap().len();
-            assert_eq!(begun, size.min(keys), "flights after the first polls");
+            let (begun, keys) = (world.begun(), size.min(keys));
+            assert_eq!(
+                begun, keys,
+                "functions that run (left), expected (right), after the first \
+                 polls of {size} calls, of {keys} keys"
+            );
             world.check().await;
-            for leader in (0..size.min(keys)).step_by(97) {
+            for leader in (0..keys).step_by(97) {
                 world.end(leader, ENDS[0]);
                 world.check().await;
             }
@@ -46,29 +51,28 @@ mod merge {
     async fn a_call_after_the_result_starts_a_new_flight() {
         let mut world = World::default();
         for i in 0..6 {
-            let [leader, slow] = [(); 2].map(|()| world.call(7));
+            let [leader, slow] = [(); 2].map(|()| world.call(0));
             world.check().await;
             world.end(leader, ENDS[i % 2]);
             // `slow` fetches its result after the next call, or leaves.
             world.settle(|id| id != slow).await;
-            let next = world.call(7);
+            let next = world.call(0);
             if i < 2 {
                 world.leave(slow);
             }
             world.check().await;
-            world.call(7);
+            world.call(0);
             world.check().await;
             world.end(next, ENDS[0]);
             world.check().await;
         }
-        world.expect_nothing_kept().await;
         for number in 0..3 {
             let value = world.tracked(number);
             let read = async { Ok(value) };
-            let id = world.call_with(7, Box::new(|| Box::pin(read)));
+            let id = world.call_with(0, Box::new(|| Box::pin(read)));
             world.settle(|_| true).await;
-            let expected = Some(Ok(world.tracked(number)));
-            assert_eq!(world.waiters[id].seen, expected, "call {number}");
+            world.waiters[id].expected = Some(Ok(world.tracked(number)));
+            world.expect(id);
         }
     }
 }
@@ -85,7 +89,7 @@ mod cancel {
                 world.leave(id);
                 world.check().await;
             }
-            world.call(7);
+            world.call(0);
             world.check().await;
             world.end(0, ENDS[left % 3]);
             world.check().await;
@@ -106,19 +110,28 @@ mod cancel {
                 // may leave outside of a runtime.
                 ids.iter().for_each(|id| world.leave(*id));
             }
-            let cancelled = mem::take(&mut world.alive);
-            let next = new.block_on(async { world.call(7) });
+            let cancelled = mem::take(&mut world.functions);
+            let next = new.block_on(async { world.call(0) });
             new.block_on(world.settle(|_| true));
             // Before `old` runs, the cancelled flights cannot end.
             let begun = world.flights.lock().unwrap().contains_key(&next);
-            assert!(begun, "the next flight waits for the cancelled one");
+            assert!(
+                begun,
+                "the function of call {next} was not called: does it wait for \
+                 the end of the cancelled flight?{}",
+                world.text()
+            );
             old.block_on(world.settle(|_| true));
             new.block_on(world.check());
             let kept = Arc::strong_count(&cancelled) - 1;
-            assert_eq!(kept, 0, "keys and functions kept of cancelled flights");
+            assert!(
+                kept == 0,
+                "{kept} functions or futures of cancelled flights were not \
+                 dropped{}",
+                world.text()
+            );
             world.end(next, ENDS[0]);
             new.block_on(world.check());
-            new.block_on(world.expect_nothing_kept());
         }
     }
 
@@ -139,14 +152,25 @@ mod cancel {
     async fn a_future_that_is_not_polled_neither_starts_nor_joins() {
         let mut world = World::default();
         let group = world.group.clone();
-        let unpolled = group.run(world.tracked(7), world.query(99));
+        let kept = world.kept();
+        world.step("99: run a, not polled");
+        let unpolled = group.run(world.key(0), world.query(99));
+        let held = world.kept() - kept;
         world.check().await;
-        let first = world.call(7);
+        let first = world.call(0);
         world.check().await;
         world.leave(first);
         world.check().await;
+        let kept = world.kept();
+        world.step("drop 99");
         drop(unpolled);
-        world.expect_nothing_kept().await;
+        world.settle(|_| true).await;
+        assert!(
+            world.kept() + held <= kept,
+            "the key or the function of call 99, which was not polled, was not \
+             dropped with its future{}",
+            world.text()
+        );
     }
 }
 
@@ -163,18 +187,21 @@ mod edges {
         ];
         for (panics, text) in panics {
             let mut world = World::default();
-            world.call_with(7, Box::new(panics));
+            world.call_with(0, Box::new(panics));
             world.settle(|_| true).await;
             let seen = world.waiters[0].seen.take();
             let Some(Err(Failed::Panicked(seen))) = seen else {
-                panic!("expected `Panicked` with {text:?}, saw {seen:?}");
+                panic!("expected `Panicked` with {text:?}, seen: {seen:?}");
             };
-            assert_eq!(seen, text.unwrap_or(&seen), "the panic's message");
+            let expected = text.unwrap_or(&seen);
+            assert!(
+                seen == expected,
+                "the message of a panic is {seen:?}, expected {expected:?}"
+            );
             world.call_many(5);
             world.check().await;
             world.end(1, None);
             world.check().await;
-            world.expect_nothing_kept().await;
         }
     }
 
@@ -182,11 +209,11 @@ mod edges {
     async fn after_forget_the_next_call_starts_a_flight() {
         let mut world = World::default();
         for i in 0..8 {
-            world.forget(7);
-            let [old, waits, _] = [7, 7, 8].map(|key| world.call(key));
+            world.forget(0);
+            let [old, waits, _] = [0, 0, 1].map(|key| world.call(key));
             world.check().await;
-            world.forget(7);
-            let new = world.call(7);
+            world.forget(0);
+            let new = world.call(0);
             world.check().await;
             world.leave(old);
             match i % 4 {
@@ -195,17 +222,38 @@ mod edges {
             }
             // The end of the old flight does not remove the new one.
             world.check().await;
-            world.call(7);
+            world.call(0);
             world.check().await;
             world.end(new, ENDS[0]);
             world.check().await;
         }
-        world.expect_nothing_kept().await;
+    }
+
+    #[test]
+    fn a_group_soon_keeps_nothing_of_a_flight_without_waiters() {
+        within_deadline(|| {
+            let sizes = [1, 2, 17].into_iter();
+            for (size, forgets) in sizes.flat_map(|n| [(n, false), (n, true)]) {
+                for end in 0..4 {
+                    let mut world = World::default();
+                    let end = ENDS.get(end).copied();
+                    runtime().block_on(fly(&mut world, size, forgets, end));
+                }
+            }
+            for forgets in [false, true] {
+                let (mut world, runtime) = shut_down(forgets);
+                runtime.block_on(world.expect_nothing_kept());
+            }
+        });
     }
 
     #[test]
     fn a_shutdown_of_the_flights_runtime_lets_no_waiter_hang() {
-        within_deadline(|| [false, true].into_iter().for_each(shut_down));
+        within_deadline(|| {
+            for forgets in [false, true] {
+                drop(shut_down(forgets));
+            }
+        });
     }
 
     #[test]
@@ -218,21 +266,30 @@ mod edges {
         within_deadline(|| {
             runtime().block_on(async {
                 let mut world = World::default();
-                let inner = world.future(5, world.query(99));
-                let own = Forgets(world.group.clone(), world.tracked(6));
+                let mut inner = Box::pin(world.future(0, world.query(99)));
+                let own = Forgets(world.group.clone(), world.key(1));
                 let query = move || {
-                    own.0.forget(&own.1);
+                    own.forget("the function of a flight");
                     Box::pin(async move {
-                        own.0.forget(&own.1);
+                        own.forget("the future of a flight");
+                        let text = "the future of a flight has called `run` \
+                                    with another key";
+                        let inner = poll_fn(|context| {
+                            doing(text, || inner.as_mut().poll(context))
+                        });
                         Ok(inner.await.unwrap())
                     }) as _
                 };
-                world.call_with(6, Box::new(query));
+                world.call_with(1, Box::new(query));
                 world.settle(|_| true).await;
-                assert!(world.send(99, Some(Ok)), "the inner call is not open");
+                assert!(
+                    world.send(99, Some(Ok)),
+                    "the future of a flight has called `run` with another key, \
+                     and the function of this call does not run"
+                );
                 world.settle(|_| true).await;
-                let expected = Some(Ok(world.tracked(99)));
-                assert_eq!(world.waiters[0].seen, expected, "the outer call");
+                world.waiters[0].expected = Some(Ok(world.tracked(99)));
+                world.expect(0);
                 random_calls(true).await;
             });
         });
@@ -251,13 +308,49 @@ thread_local! {
     static CALLS_IN_DROP: RefCell<Option<Calls>> = const { RefCell::new(None) };
 }
 
+/// What a thread does: the latest step of the test, and the callbacks in which
+/// it is. A message tells where a deadlock is.
+type Doing = Arc<Mutex<Vec<String>>>;
+
+thread_local! {
+    static DOING: RefCell<Doing> = RefCell::default();
+}
+
+/// Makes `text` a part of the message if `call` does not end.
+fn doing<T>(text: &str, call: impl FnOnce() -> T) -> T {
+    let change = |change: &dyn Fn(&mut Vec<String>)| {
+        // Destructors may run after those of the thread's variables.
+        let _is_ended =
+            DOING.try_with(|doing| change(&mut doing.borrow().lock().unwrap()));
+    };
+    change(&|doing| doing.push(text.to_owned()));
+    let result = call();
+    change(&|doing| _ = doing.pop());
+    result
+}
+
 /// A key, a value, an error, or a variable of a function. All hashes are equal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 struct Tracked {
     number: usize,
+    role: &'static str,
     /// Counts the values that have not been dropped.
-    alive: Arc<()>,
+    _alive: Arc<()>,
 }
+
+impl fmt::Debug for Tracked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.number)
+    }
+}
+
+impl PartialEq for Tracked {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Tracked {}
 
 impl Hash for Tracked {
     fn hash<H: Hasher>(&self, _: &mut H) {}
@@ -270,12 +363,22 @@ impl Drop for Tracked {
         }
         let group = CALLS_IN_DROP.try_with(RefCell::take);
         if let Ok(Some(group)) = group {
-            let key = Self { number: 404, alive: Arc::default() };
-            group.forget(&key);
+            let _alive = Arc::default();
+            let key = Self { number: 404, role: "key", _alive };
+            let text = format!("the destructor of a {} has", self.role);
+            doing(&format!("{text} called `forget`"), || group.forget(&key));
             let mut call = Box::pin(group.run(key, pending));
             let mut context = Context::from_waker(Waker::noop());
-            assert!(call.as_mut().poll(&mut context).is_pending());
-            drop(call);
+            let poll = || call.as_mut().poll(&mut context);
+            let poll = doing(&format!("{text} called `run`"), poll);
+            // A second panic would hide the first one.
+            assert!(
+                poll.is_pending() || thread::panicking(),
+                "{text} called `run` with a function that never ends, and got \
+                 {poll:?}"
+            );
+            let text = format!("{text} dropped a future of `run`");
+            doing(&text, || drop(call));
             CALLS_IN_DROP.set(Some(group));
         }
     }
@@ -284,9 +387,16 @@ impl Drop for Tracked {
 /// Calls `forget` in its destructor.
 struct Forgets(Calls, Tracked);
 
+impl Forgets {
+    fn forget(&self, who: &str) {
+        let text = format!("{who} has called `forget`");
+        doing(&text, || self.0.forget(&self.1));
+    }
+}
+
 impl Drop for Forgets {
     fn drop(&mut self) {
-        self.0.forget(&self.1);
+        self.forget("the destructor of a future");
     }
 }
 
@@ -295,6 +405,8 @@ impl Drop for Forgets {
 struct World {
     group: Calls,
     alive: Arc<()>,
+    /// Counts the variables of functions that have not been dropped.
+    functions: Arc<()>,
     /// The flights that have begun, by the numbers of their functions.
     flights: Arc<Mutex<BTreeMap<usize, oneshot::Sender<Outcome>>>>,
     waiters: Vec<Waiter>,
@@ -302,6 +414,8 @@ struct World {
     open: BTreeMap<usize, Vec<usize>>,
     /// The latest flight of each key that was not forgotten.
     latest: HashMap<usize, usize>,
+    /// What the test has done, for messages.
+    steps: Vec<String>,
 }
 
 struct Waiter {
@@ -323,12 +437,61 @@ impl Wake for Woken {
 
 impl World {
     fn tracked(&self, number: usize) -> Tracked {
-        Tracked { number, alive: Arc::clone(&self.alive) }
+        let _alive = Arc::clone(&self.alive);
+        Tracked { number, role: "value or an error", _alive }
+    }
+
+    fn key(&self, number: usize) -> Tracked {
+        let _alive = Arc::clone(&self.alive);
+        Tracked { number, role: "key", _alive }
+    }
+
+    fn step(&mut self, text: &str) {
+        if self.steps.last().is_some_and(|last| last == text) {
+            return;
+        }
+        self.steps.push(text.to_owned());
+        DOING.with_borrow(|doing| {
+            let mut doing = doing.lock().unwrap();
+            let text = format!("the latest step was `{text}`");
+            match doing.first_mut() {
+                Some(step) => *step = text,
+                None => doing.push(text),
+            }
+        });
+    }
+
+    /// Returns the steps so far, for messages.
+    fn text(&self) -> String {
+        const SHOWN: usize = 60;
+        let earlier = self.steps.len().saturating_sub(SHOWN);
+        let steps = self.steps[earlier..].join("; ");
+        let more = match earlier {
+            0 => String::new(),
+            _ => format!("({earlier} earlier steps); "),
+        };
+        format!(
+            "\nsteps, with the numbers of calls (`wait` runs all tasks): \
+             {more}{steps}"
+        )
+    }
+
+    /// Returns how many keys, values, errors and functions are not dropped.
+    fn kept(&self) -> usize {
+        let alive = [&self.alive, &self.functions];
+        alive.map(|alive| Arc::strong_count(alive) - 1).iter().sum()
+    }
+
+    /// Returns the number of functions that have been called.
+    fn begun(&self) -> usize {
+        self.flights.lock().unwrap().len()
     }
 
     /// Returns a function whose flight ends when the test decides.
     fn query(&self, number: usize) -> Query {
-        let (flights, held) = (Arc::clone(&self.flights), self.tracked(number));
+        let (flights, _alive) =
+            (Arc::clone(&self.flights), Arc::clone(&self.functions));
+        let held = Tracked { number, role: "variable of a function", _alive };
         Box::new(move || {
             drop(held.clone());
             let (end, ended) = oneshot::channel();
@@ -345,12 +508,13 @@ impl World {
         key: usize,
         query: Query,
     ) -> impl Future<Output = Seen> + Send + use<> {
-        let (group, key) = (self.group.clone(), self.tracked(key));
+        let (group, key) = (self.group.clone(), self.key(key));
         async move { group.run(key, query).await }
     }
 
     /// Polls a future of `run` once, and returns its number.
     fn call_with(&mut self, key: usize, query: Query) -> usize {
+        self.step(&format!("{}: run {}", self.waiters.len(), letter(key)));
         let future = Some(Box::pin(self.future(key, query)) as _);
         let woken = Arc::default();
         self.waiters.push(Waiter { future, woken, seen: None, expected: None });
@@ -369,7 +533,7 @@ impl World {
     }
 
     fn call_many(&mut self, count: usize) -> Vec<usize> {
-        (0..count).map(|_| self.call(7)).collect()
+        (0..count).map(|_| self.call(0)).collect()
     }
 
     /// Polls with a new waker. At the first poll, the budget of the task may be
@@ -393,6 +557,9 @@ impl World {
     }
 
     fn leave(&mut self, id: usize) {
+        if self.waiters[id].future.is_some() {
+            self.step(&format!("drop {id}"));
+        }
         let waiter = &mut self.waiters[id];
         (waiter.future, waiter.expected) = (None, waiter.seen.clone());
         self.open.values_mut().for_each(|ids| ids.retain(|i| *i != id));
@@ -400,22 +567,34 @@ impl World {
     }
 
     fn forget(&mut self, key: usize) {
-        self.group.forget(&self.tracked(key));
+        self.step(&format!("forget {}", letter(key)));
+        self.group.forget(&self.key(key));
         self.latest.remove(&key);
     }
 
     /// Ends a flight. Returns false if it is not open.
-    fn send(&self, number: usize, end: End) -> bool {
+    fn send(&mut self, number: usize, end: End) -> bool {
+        let result = end.map(|result| result(self.tracked(number)));
+        self.step(&match result {
+            Some(Ok(_)) => format!("{number} returns a value"),
+            Some(Err(_)) => format!("{number} returns an error"),
+            None => format!("{number} panics"),
+        });
         let flight = self.flights.lock().unwrap().remove(&number);
         let is_open = flight.as_ref().is_some_and(|flight| !flight.is_closed());
-        if let (Some(flight), Some(result)) = (flight, end) {
-            let _is_open = flight.send(result(self.tracked(number)));
+        if let (Some(flight), Some(result)) = (flight, result) {
+            let _is_open = flight.send(result);
         }
         is_open
     }
 
     fn end(&mut self, leader: usize, end: End) {
-        assert!(self.send(leader, end), "flight {leader} is not open");
+        let is_open = self.send(leader, end);
+        assert!(
+            is_open,
+            "the function of call {leader} does not run{}",
+            self.text()
+        );
         for id in self.open.remove(&leader).into_iter().flatten() {
             self.waiters[id].expected = Some(match end {
                 Some(end) => end(self.tracked(leader)).map_err(Failed::Error),
@@ -427,6 +606,7 @@ impl World {
     /// Runs all tasks, and some waiters, until none can continue. Every other
     /// waiter is also polled without a wake-up.
     async fn settle(&mut self, is_polled: impl Fn(usize) -> bool) {
+        self.step("wait");
         for pass in 0..60 {
             let ids = (0..self.waiters.len()).filter(|id| is_polled(*id));
             ids.for_each(|id| self.poll(id, pass == 0 && id % 2 == 1, false));
@@ -435,10 +615,18 @@ impl World {
     }
 
     fn expect(&self, id: usize) {
-        let Waiter { seen, expected, .. } = &self.waiters[id];
-        assert_eq!(
-            seen, expected,
-            "the result of call {id}: seen (left), expected (right)"
+        let Waiter { woken, seen, expected, .. } = &self.waiters[id];
+        let is_woken = woken.0.load(SeqCst);
+        let wrong = match (seen, expected) {
+            _ if seen == expected => return,
+            (None, Some(_)) if is_woken => "still waits, although it was woken",
+            (None, _) => "still waits: it was not woken",
+            (Some(_), None) => "has a result before the end of its flight",
+            (Some(_), Some(_)) => "has a wrong result",
+        };
+        panic!(
+            "call {id} {wrong}\nresult: {seen:?}, expected: {expected:?}{}",
+            self.text()
         );
     }
 
@@ -448,21 +636,82 @@ impl World {
         (0..self.waiters.len()).for_each(|id| self.expect(id));
         let flights = self.flights.lock().unwrap();
         let open = flights.iter().filter(|(_, end)| !end.is_closed());
-        assert_eq!(
-            open.map(|(id, _)| id).collect::<Vec<_>>(),
-            self.open.keys().collect::<Vec<_>>(),
-            "calls whose functions are running: seen (left), expected (right)"
+        let seen: Vec<_> = open.map(|(id, _)| id).collect();
+        let expected: Vec<_> = self.open.keys().collect();
+        assert!(
+            seen == expected,
+            "calls whose functions are running: {seen:?}, expected: \
+             {expected:?}{}",
+            self.text()
         );
     }
 
     /// Drops all waiters, and checks that the group is empty.
     async fn expect_nothing_kept(&mut self) {
+        self.step("drop all");
         self.waiters.clear();
         self.open.clear();
         self.settle(|_| true).await;
-        let kept = Arc::strong_count(&self.alive) - 1;
-        assert_eq!(kept, 0, "keys, values and functions kept without a waiter");
+        let kept = self.kept();
+        let functions = Arc::strong_count(&self.functions) - 1;
+        assert!(
+            kept == 0,
+            "{} keys, values or errors and {functions} functions or futures \
+             are kept without a waiter{}",
+            kept - functions,
+            self.text()
+        );
     }
+}
+
+/// Starts flights, which end in the same way, or are cancelled without an `end`.
+async fn fly(world: &mut World, size: usize, forgets: bool, end: Option<End>) {
+    for round in 0..3 {
+        let ids = world.call_many(size);
+        let leader = world.latest[&0];
+        if round > 0 {
+            world.settle(|_| true).await;
+        }
+        if forgets {
+            world.forget(0);
+            world.call(0);
+            world.settle(|_| true).await;
+        }
+        if let Some(end) = end {
+            world.send(leader, end);
+            // The last waiter leaves later, or gets its result late.
+            world.settle(|id| id != ids[size - 1]).await;
+        }
+        if round == 2 {
+            world.settle(|_| true).await;
+        }
+        // No task runs between the last drop and the next call.
+        ids.iter().for_each(|id| world.leave(*id));
+    }
+    world.call_with(1, Box::new(|| panic!("on purpose")));
+    world.settle(|_| true).await;
+    // Nothing is kept of earlier flights while another one runs, either.
+    world.waiters.iter_mut().for_each(|waiter| {
+        (waiter.future, waiter.seen, waiter.expected) = (None, None, None);
+    });
+    let alive = [&mut world.alive, &mut world.functions].map(mem::take);
+    world.step("drop all");
+    world.call(0);
+    world.settle(|_| true).await;
+    let kept: usize = alive.iter().map(|it| Arc::strong_count(it) - 1).sum();
+    assert!(
+        kept == 0,
+        "{kept} keys, values, errors or functions of earlier flights are kept \
+         while a new one runs{}",
+        world.text()
+    );
+    world.expect_nothing_kept().await;
+}
+
+/// Returns the name of a key in the steps.
+fn letter(key: usize) -> String {
+    let letter = u8::try_from(key).ok().filter(|key| *key < 26);
+    letter.map_or(key.to_string(), |key| char::from(b'a' + key).to_string())
 }
 
 /// Compares random calls of three keys with the model.
@@ -494,25 +743,35 @@ async fn random_calls(destructors_call: bool) {
 }
 
 /// Shuts down the runtime of a flight. Another runtime polls its followers.
-fn shut_down(forgets: bool) {
+fn shut_down(forgets: bool) -> (World, Runtime) {
     let (old, new) = (runtime(), runtime());
     let mut world = World::default();
-    old.spawn(world.future(7, world.query(99)));
+    world.step("99: run a, in a task");
+    old.spawn(world.future(0, world.query(99)));
     old.block_on(yield_now());
     let [follower, slow] = thread::scope(|scope| {
-        let call = || old.block_on(async { [(); 2].map(|()| world.call(7)) });
+        let call = || old.block_on(async { [(); 2].map(|()| world.call(0)) });
         scope.spawn(call).join().unwrap()
     });
-    let begun = world.flights.lock().unwrap().len();
-    assert_eq!(begun, 1, "flights of calls on two threads");
+    let begun = world.begun();
+    assert_eq!(
+        begun, 1,
+        "functions that run (left), expected (right), after calls of one key \
+         on two threads"
+    );
     if forgets {
-        world.forget(7);
+        world.forget(0);
     }
     let handle = old.handle().clone();
-    drop(old);
+    world.step("the runtime of 99 shuts down");
+    let text = "a runtime that shuts down has dropped the task of a flight";
+    doing(text, || drop(old));
     // From now on, the old runtime drops a new task at once.
     let guard = handle.enter();
-    let late = world.call(8);
+    let late = doing(
+        "a runtime that had shut down dropped the task inside of `spawn`",
+        || world.call(1),
+    );
     drop(guard);
     world.open.clear();
     for (id, leader) in [(follower, 99), (late, late)] {
@@ -526,11 +785,11 @@ fn shut_down(forgets: bool) {
     }
     // `slow` fetches its result after the next calls.
     world.waiters[slow].expected = world.waiters[follower].expected.clone();
-    let next = new.block_on(async { [7, 8].map(|key| world.call(key)) });
+    let next = new.block_on(async { [0, 1].map(|key| world.call(key)) });
     new.block_on(world.check());
     next.iter().for_each(|id| world.end(*id, ENDS[0]));
     new.block_on(world.check());
-    new.block_on(world.expect_nothing_kept());
+    (world, new)
 }
 
 fn runtime() -> Runtime {
@@ -539,10 +798,18 @@ fn runtime() -> Runtime {
 
 /// Runs a test on a thread, so that a deadlock does not hang it.
 fn within_deadline(test: impl FnOnce() + Send + 'static) {
-    let (thread, start) = (thread::spawn(test), Instant::now());
+    let doing = Doing::default();
+    let of_thread = Arc::clone(&doing);
+    let thread = thread::spawn(|| {
+        DOING.set(of_thread);
+        test();
+    });
+    let start = Instant::now();
     while !thread.is_finished() {
-        let elapsed = start.elapsed();
-        assert!(elapsed < Duration::from_secs(5), "a deadlock: {elapsed:?}");
+        if start.elapsed() > Duration::from_secs(5) {
+            let doing = doing.lock().unwrap().pop().unwrap_or_default();
+            panic!("no end after 5 s: {doing}. Is a lock held there?");
+        }
         thread::park_timeout(Duration::from_millis(1));
     }
     thread.join().unwrap_or_else(|panic| resume_unwind(panic));

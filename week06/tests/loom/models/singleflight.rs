@@ -70,9 +70,15 @@ fn number(seen: &Seen) -> usize {
         Err(Failed::Panicked(text)) => (1, text.parse().unwrap_or(0)),
         Err(Failed::Error(number)) => (2, *number),
         Ok(number) => (0, *number),
-        Err(Failed::Cancelled) => (3, 0),
+        Err(Failed::Cancelled) => panic!(
+            "a call got `Failed::Cancelled`, although it has not left its \
+             flight, and the runtime has not shut down"
+        ),
     };
-    assert_eq!(number % 3, end, "{seen:?} is not the result of a flight");
+    assert!(
+        number % 3 == end,
+        "a call got {seen:?}, which is not the result of any function"
+    );
     number
 }
 
@@ -147,7 +153,10 @@ fn concurrent_calls_never_run_two_functions_at_a_time() {
             join(call).await;
         }
         let most = count.most.load(SeqCst);
-        assert_eq!(most, 1, "the most flights at a time, of one key");
+        assert!(
+            most == 1,
+            "{most} functions of one key ran at the same time, expected: 1"
+        );
     });
 }
 
@@ -174,12 +183,12 @@ fn a_call_after_a_result_never_gets_the_same_flight() {
         });
         for caller in callers {
             let seen = caller.await.expect("the caller was not aborted");
-            assert_eq!(
-                seen,
-                Ok(()),
-                "a call joined the first flight, although a call had got the \
-                 result of the second before"
-            );
+            if let Err((number, earlier)) = seen {
+                panic!(
+                    "a call got the result of flight {number}, although a call \
+                     that had ended before had got that of flight {earlier}"
+                );
+            }
         }
     });
 }
@@ -206,7 +215,11 @@ fn flights_are_cancelled_and_calls_get_results_while_waiters_leave() {
             yield_now().await;
         }
         let running = Arc::strong_count(&held) - 1;
-        assert_eq!(running, 0, "flights that run when all waiters have left");
+        assert!(
+            running == 0,
+            "all waiters have left, and {running} of the 2 functions have not \
+             been dropped"
+        );
         let leader = spawn(count.clone().run(group.clone()));
         let calls = [(); 2].map(|()| spawn(count.clone().run(group.clone())));
         yield_now().await;
@@ -233,13 +246,22 @@ fn a_flight_that_was_forgotten_and_ends_does_not_remove_the_new_one() {
         let mut new = pin!(group.run(Slow, || read));
         let mut follower = pin!(count.clone().run(group.clone()));
         let is_pending = poll_once(new.as_mut()).await;
-        assert!(is_pending, "the flight after `forget` has a result");
+        assert!(
+            is_pending,
+            "the call after `forget` has a result before the end of its \
+             function: it has joined the old flight"
+        );
         yield_now().await;
         let is_pending = poll_once(follower.as_mut()).await;
-        assert!(is_pending, "the follower of a new flight has a result");
+        assert!(
+            is_pending,
+            "a second call after `forget` has a result before the end of the \
+             new flight: it has not joined it"
+        );
         end.send(9).expect("the new flight is running");
-        assert_eq!(new.await, Ok(9), "the flight after `forget`");
-        assert_eq!(follower.await, Ok(9), "the follower of the new flight");
-        assert_eq!(join(old).await, 1, "the flight before `forget`");
+        let text = "the result (left), expected (right), of";
+        assert_eq!(new.await, Ok(9), "{text} the first call after `forget`");
+        assert_eq!(follower.await, Ok(9), "{text} the second call after it");
+        assert_eq!(join(old).await, 1, "{text} the call before `forget`");
     });
 }
