@@ -319,7 +319,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no code panics with the lock held")
 }
 
-/// Waits for `future`, and returns a panic as an error.
+/// Waits for `future`, and returns a panic as an error. Call `f` inside of
+/// `future`, or its panic is not caught.
 async fn outcome_of<V, E>(
     future: impl Future<Output = Result<V, E>>,
 ) -> Outcome<V, E> {

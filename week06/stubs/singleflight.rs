@@ -4,8 +4,8 @@
 //!
 //! - *Joining.* The first poll of the future that `run` returns joins the
 //!   flight of an equal key. If there is none that can be joined, it starts a
-//!   flight with its own `f`. A future that is not polled does neither. Keys
-//!   that are different may have equal hashes.
+//!   flight with its own `f`. Before its first poll, the future neither joins
+//!   nor starts a flight. Keys that are different may have equal hashes.
 //! - *Waiters* are the futures that have joined or started a flight. The first
 //!   one is the leader, the others are followers. A flight calls the `f` of its
 //!   leader, and never that of a follower. Flights of different keys do not
@@ -21,28 +21,32 @@
 //!   the flight goes on and can be joined. A waiter that is neither polled nor
 //!   dropped does not delay the others.
 //! - *Cancelling.* When the last waiter leaves before the result, the flight is
-//!   cancelled: its future is dropped soon. As soon as the waiter has been
-//!   dropped, the flight can no longer be joined: the next call starts a new
-//!   one, and does not wait for the end of the old one.
+//!   cancelled: its future is dropped at once, or when its runtime next runs.
+//!   As soon as the waiter has been dropped, the flight can no longer be
+//!   joined: the next call starts a new one, and does not wait for the end of
+//!   the old one.
 //! - *Forget.* After `forget`, the current flight of the key can no longer be
 //!   joined: the next call starts a new one. The old flight goes on, and its
-//!   waiters get its result. However it ends, later calls join the new flight.
-//! - When a flight has ended and its waiters are gone, the group has kept
+//!   waiters get its result. When the old flight ends, in whatever way, the new
+//!   one stays joinable.
+//! - When a flight has ended and its waiters are gone, the group soon keeps
 //!   nothing of it: no key, value, error or function.
 //! - A function, a future and a destructor (also of a key, value or error) may
 //!   call `forget` with any key, and `run` with another key. So the group holds
-//!   no lock while they run.
+//!   no lock while they run. `Eq`, `Hash` and `Clone` do not call the group:
+//!   they may run under its lock.
 //! - A flight may need the runtime in which it was started. If this runtime
 //!   shuts down or has shut down, the waiters in other runtimes get the result,
 //!   or `Failed::Cancelled`. This is not remembered either: the next call starts
 //!   a new flight.
 //! - All these rules hold for concurrent tasks: the last rung (group of tests)
-//!   runs your file under shuttle. It does not see the locks of `std` and the
-//!   tasks of tokio. So import them from `crate::model_checked::shuttle_tasks`:
-//!   `Mutex`, `Arc`, `Weak`, `spawn`, `AbortHandle`, `JoinHandle`,
-//!   `CancellationToken`, and of `tokio::sync` `Notify`, `OnceCell`,
-//!   `Semaphore`, `oneshot` and `watch`. A test checks that shuttle sees the
-//!   lock with which you protect the flights.
+//!   runs your file under shuttle. shuttle does not see the locks of `std` and
+//!   the tasks of tokio. So import these names from
+//!   `crate::model_checked::shuttle_tasks` instead, with the signatures of
+//!   tokio's and std's: `Mutex`, `Arc`, `Weak`, `spawn`, `AbortHandle`,
+//!   `JoinHandle`, `CancellationToken`, and of `tokio::sync` `Notify`,
+//!   `OnceCell`, `Semaphore`, `oneshot` and `watch`. A test checks that shuttle
+//!   sees the lock with which you protect the flights.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -133,7 +137,8 @@ impl<K, V, E> Clone for Group<K, V, E> {
     }
 }
 
-/// Waits for `future`, and returns a panic as an error.
+/// Waits for `future`, and returns a panic as an error. Call `f` inside of
+/// `future`, or its panic is not caught.
 async fn outcome_of<V, E>(
     future: impl Future<Output = Result<V, E>>,
 ) -> Result<V, Failed<E>> {
