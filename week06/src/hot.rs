@@ -57,7 +57,8 @@ pub struct HotKeys<K> {
     /// The latest time that a record has got.
     latest: Instant,
     counters: HashMap<K, Counter>,
-    /// What each count has lost. It expires with the records that were lost.
+    /// What each count has lost. A loss counts as long as a record of the same
+    /// time: what it took was not newer.
     subtracted: Window,
 }
 

@@ -5,9 +5,9 @@
 //!
 //! - Time is cut into buckets as in a `Window` of `Config::window` that was
 //!   created at the `now` of `new`. A record in bucket `i` counts until the end
-//!   of bucket `i + n`, where `n` is the window's number of buckets. This holds
-//!   for any width (zero is one nanosecond), any gap of some centuries, and any
-//!   number of records.
+//!   of bucket `i + n`, where `n` is the window's number of buckets (so `n + 1`
+//!   buckets count). This holds for any width (zero is one nanosecond), any gap
+//!   of some centuries, and up to `u64::MAX` records in a window.
 //! - If a `now` is earlier than the latest `now` that `new` or a `record` has
 //!   got, it counts as that latest time.
 //! - The *exact count* of a key is the number of its records that count at
@@ -31,13 +31,17 @@
 //! - `is_hot`, `hot` and `max_error` change nothing, whatever their `now` is.
 //! - At most `capacity` keys have a count, and at most `2 × capacity` clones of
 //!   keys are stored, however many keys are recorded.
-//! - The time of `record` does not depend on the number of records. Nor does it
-//!   depend on `capacity`, on average over many records in one bucket. The time
-//!   of `is_hot` depends on neither.
+//! - The time of `record` does not depend on the number of records. On average
+//!   over many records in one bucket, it does not depend on `capacity` either.
+//!   The time of `is_hot` depends on neither. All times may depend on the
+//!   number of buckets.
 //!
-//! Help: `week05::window::Window` counts values in a window. Can it count what
-//! your counts lack? `slice::select_nth_unstable` finds a median. `bucket`, at
-//! the end of this file, is given.
+//! Help: `week05::window::Window` counts values in a window, with
+//! `Window::new(config, now)`, `add(now, value)` and `summary(now).sum`. Can it
+//! add up what you have subtracted? Note that a `now` before the latest bucket
+//! that was *added to* counts as that bucket, and your sketch needs the latest
+//! *record*. `slice::select_nth_unstable` finds a median. `bucket`, at the end
+//! of this file, is given.
 
 use std::hash::Hash;
 use std::marker::PhantomData;
