@@ -270,8 +270,17 @@ async fn poison_records_are_dead_letters_and_the_others_go_on() {
     let too_long = Comment { text: too_long, ..comment(5000, 7) }.to_bytes();
     let negative = Comment { id: u64::MAX, ..comment(0, 7) }.to_bytes();
     let large = vec![b'x'; 2_000_000];
-    let poison: [&[u8]; 6] =
-        [b"\xff\xfe", b"", b"{}", &too_long, &negative, &large];
+    // The error of the decoder quotes the whole text.
+    let quoted = format!(r#"{{"id":"{}"}}"#, "x".repeat(600_000));
+    let poison: [&[u8]; 7] = [
+        b"\xff\xfe",
+        b"",
+        b"{}",
+        &too_long,
+        &negative,
+        &large,
+        quoted.as_bytes(),
+    ];
 
     publish_all(&producer, &comments(0..30)).await;
     send_raw(&brokers, &poison);
@@ -283,8 +292,8 @@ async fn poison_records_are_dead_letters_and_the_others_go_on() {
     })
     .await;
     let report = job.stop(10 * SECOND).await.unwrap();
-    assert_eq!(report.dead_letters, 6);
-    assert_eq!(committed(&observer(&brokers), 1).unwrap(), [66]);
+    assert_eq!(report.dead_letters, 7);
+    assert_eq!(committed(&observer(&brokers), 1).unwrap(), [67]);
 
     let letters = read_all(&brokers, DEAD, 1);
     let sizes: Vec<_> = letters.iter().map(|l| header(l, "size")).collect();

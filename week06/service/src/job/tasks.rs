@@ -63,6 +63,10 @@ struct Answer {
 /// limit of brokers, 1 MB.
 const MAX_DEAD_LETTER: usize = 900_000;
 
+/// The most characters of the reason. A decoder quotes the value that it does
+/// not expect, so a reason can be as long as the record.
+const MAX_REASON: usize = 1000;
+
 /// The longest time of [`AfterWrite`].
 const AFTER_WRITE: Duration = Duration::from_secs(1);
 
@@ -155,7 +159,7 @@ impl Tasks {
     }
 
     /// Sends a record to the dead-letter topic, with the reason and its origin as
-    /// headers. A payload that is too large for a record is cut.
+    /// headers. A payload or a reason that is too large for a record is cut.
     pub(super) fn send_dead_letter(&self, record: &Record<Arc<Message>>) {
         let answer = self.answer(Event::DeadLetterFailed);
         let Message { comment, undecoded, reason } = &*record.value;
@@ -163,9 +167,10 @@ impl Tasks {
         let payload = encoded.as_ref().unwrap_or(undecoded);
         let cut = &payload[..payload.len().min(MAX_DEAD_LETTER)];
         let reason = reason.get().map_or("", String::as_str);
+        let reason: String = reason.chars().take(MAX_REASON).collect();
         let origin = format!("{}/{}", self.topic, record.partition);
         let headers = OwnedHeaders::new()
-            .insert(Header { key: "reason", value: Some(reason) })
+            .insert(Header { key: "reason", value: Some(&reason) })
             .insert(Header { key: "origin", value: Some(&origin) })
             .insert(Header {
                 key: "offset",
