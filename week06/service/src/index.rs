@@ -220,15 +220,23 @@ impl Index {
         self.shared.missed.len()
     }
 
-    /// Deletes a page that does not decode.
+    /// Deletes a page that does not decode, or that Redis refuses to read.
+    ///
+    /// It tells no process: nobody can have read the page. If it did, then each
+    /// read of a Redis that is full would empty all local caches.
     async fn discard(&self, subject: u64) -> Lookup {
+        let discarded = self.shared.redis.call(async |link| {
+            let remove = invocation(&REMOVE, subject, &link);
+            run::<()>(&remove, link).await
+        });
         // If this fails, the next reader tries again.
-        let _ = self.shared.remove(subject).await;
+        let _ = discarded.await;
         Lookup::Bypass
     }
 }
 
 impl Shared {
+    /// Deletes a page that may be old, and tells all processes.
     async fn remove(&self, subject: u64) -> Result<(), CallError> {
         let removed = self.redis.call(async |link| {
             let mut remove = invocation(&REMOVE, subject, &link);

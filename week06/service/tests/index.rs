@@ -4,10 +4,11 @@ mod reading;
 
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use lab::servers::Redis;
 use redis::AsyncCommands as _;
 use week06_service::comment::Comment;
-use week06_service::index::{Index, Lease, Lookup};
+use week06_service::index::{CHANNEL, Index, Lease, Lookup};
 use week06_service::page::Cursor;
 
 use reading::{Proxy, comment, comment_at, connection, ids, index, until};
@@ -273,6 +274,34 @@ async fn an_entry_that_does_not_decode_is_deleted() {
     let _: () = connection.set(&key, "text").await.unwrap();
     assert!(is_bypassed(&index, None).await);
     miss(&index).await;
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn reads_of_a_full_redis_are_bypassed_and_announce_no_change() {
+    let redis = Redis::start().expect("it starts");
+    let index = index(&redis.url()).await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut changes = client.get_async_pubsub().await.unwrap();
+    changes.subscribe(CHANNEL).await.unwrap();
+    let mut changes = changes.into_on_message();
+
+    let mut connection = connection(&redis.url()).await;
+    let mut limit_memory = async |bytes: u64| {
+        let mut config = redis::cmd("CONFIG");
+        config.arg("SET").arg("maxmemory").arg(bytes);
+        let _: () = config.query_async(&mut connection).await.unwrap();
+    };
+    limit_memory(1).await; // none is left for a lease
+    for _ in 0..10 {
+        assert!(is_bypassed(&index, None).await);
+    }
+    limit_memory(0).await;
+    // A write does announce its change, after those of the reads.
+    let other = Comment { subject: 8, ..comment(1) };
+    index.refresh(8, &[&other], true).await;
+    let first = changes.next().await.expect("redis runs");
+    assert_eq!(first.get_payload(), Ok(8));
 }
 
 #[tokio::test]
