@@ -20,8 +20,8 @@
 use std::error::Error;
 use std::num::NonZero;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use week05::bulkhead::{self, Bulkhead};
@@ -110,8 +110,8 @@ struct Shared {
     source: Arc<dyn Source>,
     index: Option<Index>,
     local: Option<LocalPages>,
-    /// `None` if queries are not merged.
-    flights: Option<Group<Query, Page, ReadError>>,
+    /// `None` if queries are not merged. Replaced when everything has changed.
+    flights: Option<RwLock<Group<Query, Page, ReadError>>>,
     bulkhead: Arc<Bulkhead>,
     max_queries: NonZero<u32>,
     counters: Counters,
@@ -148,7 +148,7 @@ impl Reads {
             source,
             index,
             local: config.local_cache.map(LocalPages::new),
-            flights: config.singleflight.then(Group::default),
+            flights: config.singleflight.then(RwLock::default),
             bulkhead: Arc::new(Bulkhead::new(bulkhead)),
             max_queries: config.max_queries,
             counters: Counters::default(),
@@ -199,14 +199,14 @@ impl Reads {
         Ok(page.map_or_else(none, |page| page.older_than(None, limit)))
     }
 
-    /// Forgets what this process has stored about a change, and does not join
-    /// queries that have begun before it.
+    /// Forgets what this process has stored about a change, and joins no query
+    /// of a newest page that has begun before it.
     pub fn forget(&self, change: Change) {
         match change {
             Change::Subject(subject) => {
                 // The queries first: a load of the local cache that begins in
                 // between must not join an old one, and keep its page.
-                if let Some(flights) = &self.shared.flights {
+                if let Some(flights) = self.shared.flights() {
                     let size = self.shared.index.as_ref().map(Index::size);
                     for limit in size.into_iter().chain([MAX_LIMIT]) {
                         flights.forget(&Query { subject, before: None, limit });
@@ -217,6 +217,11 @@ impl Reads {
                 }
             }
             Change::Everything => {
+                if let Some(flights) = &self.shared.flights {
+                    let mut flights =
+                        flights.write().unwrap_or_else(PoisonError::into_inner);
+                    *flights = Group::default();
+                }
                 if let Some(local) = &self.shared.local {
                     local.clear();
                 }
@@ -296,7 +301,7 @@ impl Reads {
         query: Query,
         lease: Option<Lease>,
     ) -> Result<Page, ReadError> {
-        let Some(flights) = &self.shared.flights else {
+        let Some(flights) = self.shared.flights() else {
             return self.shared.query(query, lease).await;
         };
         let shared = Arc::clone(&self.shared);
@@ -306,6 +311,11 @@ impl Reads {
 }
 
 impl Shared {
+    fn flights(&self) -> Option<Group<Query, Page, ReadError>> {
+        let flights = self.flights.as_ref()?.read();
+        Some(flights.unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
     async fn query(
         &self,
         query: Query,

@@ -247,6 +247,29 @@ async fn a_read_from_before_a_write_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_read_after_missed_messages_joins_no_older_query() {
+    for local_cache in [false, true] {
+        let path = path(config(local_cache, true), None).await;
+        path.database.open.send_replace(false);
+        let read = || {
+            let reads = path.reads.clone();
+            tokio::spawn(async move { reads.page(SUBJECT, None, 9).await })
+        };
+        let slow = read();
+        path.database.has_read.notified().await;
+        path.store(&[comment(1)]).await;
+        path.reads.forget(Change::Everything);
+        let next = read();
+        until("it has joined or read", async || path.reads.counts().reads == 2)
+            .await;
+        path.database.open.send_replace(true);
+        let page = next.await.expect("no panic").expect("it is read");
+        assert_eq!(ids(&page), [1]);
+        slow.await.expect("no panic").expect("it is read");
+    }
+}
+
+#[tokio::test]
 async fn a_change_reaches_the_local_caches_of_other_services() {
     let bus = Bus::default();
     let first = path(config(true, true), None).await;
