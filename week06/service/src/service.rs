@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use week03::drain::{Server, Stopped};
@@ -19,7 +20,7 @@ use crate::own::Own;
 use crate::reads::{Reads, Source};
 use crate::redis_client::RedisClient;
 use crate::store::Store;
-use crate::writes::{Direct, Ids, Refresh, Writes};
+use crate::writes::{Direct, Ids, Refresh, Writes, WritesPending};
 
 mod settings;
 
@@ -94,15 +95,18 @@ pub enum StartError {
 }
 
 /// The service has stopped, but not gracefully. No accepted comment is lost: it
-/// is in Kafka, or its client has got no acknowledgment.
+/// is in Kafka or in the database.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
-    /// Kafka has not acknowledged all comments.
-    #[error("kafka has not acknowledged all comments")]
-    Flush(#[source] KafkaError),
+    /// Some writes have not ended. Their clients got no acknowledgment.
+    #[error(transparent)]
+    Writes(#[from] WritesPending),
     /// The job was ended. It has not committed what it has read.
     #[error(transparent)]
     Job(#[from] StopTimedOut),
+    /// The database has not answered a query, whose connection stays open.
+    #[error("a connection to the database is still in use")]
+    Database,
 }
 
 /// The topic of the comments.
@@ -141,7 +145,7 @@ impl Service {
     ///
     /// # Panics
     ///
-    /// Panics outside of a tokio runtime.
+    /// Panics outside of a tokio runtime, or if the node is not below 1024.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         Self::start_with(config, |store| Arc::new(store)).await
     }
@@ -155,13 +159,14 @@ impl Service {
     ///
     /// # Panics
     ///
-    /// Panics outside of a tokio runtime.
+    /// Panics outside of a tokio runtime, or if the node is not below 1024.
     pub async fn start_with(
         config: Config,
         wrap: impl FnOnce(Store) -> Arc<dyn Source>,
     ) -> Result<Self, StartError> {
         let Config { address, database, redis, kafka, parts, bus, node } =
             config;
+        let ids = Ids::new(node);
         let store =
             Store::connect(&database).await.map_err(StartError::Database)?;
 
@@ -202,7 +207,7 @@ impl Service {
             None => (Writes::Direct(Direct::new(store.clone(), refresh)), None),
         };
         let own = Own::new(redis, settings::own());
-        let api = Api { reads, own, writes, ids: Ids::new(node) };
+        let api = Api { reads, own, writes, ids };
         let api = Arc::new(api);
 
         let stop = CancellationToken::new();
@@ -270,14 +275,17 @@ impl Service {
         self.stop.cancel();
         // A panic of the server has ended it, too.
         let _ = (&mut self.server).await;
-        let flushed = self.api.writes.stop(LIMIT).await;
+        let writes = self.api.writes.stop(LIMIT).await;
         let job = match self.job.take() {
             Some(job) => job.stop(LIMIT).await.map(drop),
             None => Ok(()),
         };
-        self.store.close().await;
-        flushed.map_err(StopError::Flush)?;
-        Ok(job?)
+        // The query of a reader that was dropped keeps its connection until the
+        // database answers.
+        let closed = timeout(LIMIT, self.store.close()).await;
+        writes?;
+        job?;
+        closed.map_err(|_elapsed| StopError::Database)
     }
 }
 

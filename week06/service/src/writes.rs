@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use rdkafka::error::KafkaResult;
+use rdkafka::error::KafkaError;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::comment::{Comment, Invalid};
@@ -48,6 +49,17 @@ pub enum WriteError {
     /// It may be accepted. Send it again with the same id.
     #[error("the comment could not be written")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// Some writes have not ended in time.
+#[derive(Debug, thiserror::Error)]
+pub enum WritesPending {
+    /// Kafka has not acknowledged all comments.
+    #[error("kafka has not acknowledged all comments")]
+    Kafka(#[source] KafkaError),
+    /// The database has not answered all writes.
+    #[error("the database has not answered all writes")]
+    Database,
 }
 
 /// Writes each comment to the database at once.
@@ -104,14 +116,16 @@ impl Writes {
     ///
     /// # Errors
     ///
-    /// Returns an error if Kafka has not acknowledged all comments after `limit`.
-    pub async fn stop(&self, limit: Duration) -> KafkaResult<()> {
+    /// Returns an error if some have not ended after `limit`.
+    pub async fn stop(&self, limit: Duration) -> Result<(), WritesPending> {
         match self {
-            Self::Kafka(producer) => producer.flush(limit).await,
+            Self::Kafka(producer) => {
+                producer.flush(limit).await.map_err(WritesPending::Kafka)
+            }
             Self::Direct(direct) => {
                 direct.tasks.close();
-                direct.tasks.wait().await;
-                Ok(())
+                let ended = timeout(limit, direct.tasks.wait()).await;
+                ended.map_err(|_elapsed| WritesPending::Database)
             }
         }
     }
@@ -194,10 +208,15 @@ impl From<PublishError> for WriteError {
 
 impl Ids {
     /// Creates a generator. No two nodes that run have the same number.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the number is not below 1024: with fewer of its bits, it is the
+    /// number of another node, and two comments get one id.
     #[must_use]
     pub fn new(node: u16) -> Self {
-        let node = u64::from(node) % (1 << NODE_BITS);
-        Self { node, latest: AtomicU64::new(0) }
+        assert!(node < 1 << NODE_BITS, "node {node}, expected below 1024");
+        Self { node: node.into(), latest: AtomicU64::new(0) }
     }
 
     /// Returns an id that no other call has got.

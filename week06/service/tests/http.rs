@@ -4,14 +4,18 @@ mod reading;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
+use lab::servers::Postgres;
 use serde_json::json;
+use sqlx::raw_sql;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use week06_service::comment::{Comment, MAX_BODY, MAX_CHARS};
 use week06_service::invalidation::Bus;
-use week06_service::service::{Config, Parts, Service};
+use week06_service::service::{Config, Parts, Service, StopError};
+use week06_service::store::Store;
 use week06_service::writes::{Ids, now_ms};
 
 use reading::{Counting, Database, Response, request, until};
@@ -323,6 +327,47 @@ async fn requests_in_flight_complete_when_the_service_stops() {
     assert!(database.queries.load(Relaxed) >= 1);
 }
 
+#[tokio::test]
+#[ignore = "needs postgres"]
+async fn a_stop_has_a_limit_if_the_database_does_not_answer() {
+    let server = Postgres::start().expect("it starts");
+    let config = Config {
+        address: ([127, 0, 0, 1], 0).into(),
+        database: server.url(),
+        redis: None,
+        kafka: None,
+        parts: Parts::NONE,
+        bus: Bus::default(),
+        node: 1,
+    };
+    let service = Service::start(config).await.expect("it starts");
+    let other = Store::connect(&server.url()).await.expect("it is ready");
+    let mut lock = other.pool().acquire().await.expect("it is ready");
+    let table = "BEGIN; LOCK TABLE comment IN ACCESS EXCLUSIVE MODE";
+    raw_sql(table).execute(&mut *lock).await.expect("it is locked");
+
+    // The stop begins with a query that waits, or with a write that does.
+    let api = Arc::clone(service.api());
+    let read = tokio::spawn(async move { api.reads.page(7, None, 9).await });
+    let api = Arc::clone(service.api());
+    let comment = reading::comment(1);
+    let write = tokio::spawn(async move { api.writes.publish(&comment).await });
+    until("both wait for the lock", async || {
+        let waiting = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted";
+        let waiting = sqlx::query_scalar(waiting).fetch_one(other.pool());
+        let waiting: i64 = waiting.await.expect("it is ready");
+        waiting == 2
+    })
+    .await;
+    read.abort();
+    tokio::time::pause(); // no limit takes time
+    let limit = Duration::from_secs(60);
+    let stopped = tokio::time::timeout(limit, service.stop()).await;
+    let stopped = stopped.expect("it stops after its limits");
+    assert!(matches!(stopped, Err(StopError::Writes(_))), "{stopped:?}");
+    drop(write);
+}
+
 #[test]
 fn ids_rise_and_are_distinct_on_all_nodes() {
     let (first, second) = (Ids::new(1), Ids::new(2));
@@ -338,4 +383,10 @@ fn ids_rise_and_are_distinct_on_all_nodes() {
     ids.dedup();
     assert_eq!(ids.len(), 40_000);
     assert!(ids.iter().all(|id| *id < 1 << 63));
+}
+
+#[test]
+#[should_panic(expected = "node 1024, expected below 1024")]
+fn a_node_number_that_does_not_fit_panics() {
+    let _ = Ids::new(1024);
 }
