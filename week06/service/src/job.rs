@@ -62,10 +62,10 @@ pub struct Config {
     pub write_timeout: Duration,
 }
 
-/// Called after each batch is written and before it is committed, with the
-/// comments of the batch and how many of them were new, for instance to refresh caches. A comment can be passed
-/// more than once. The next batch waits, for a second at most. A panic is
-/// ignored.
+/// Called after each batch is written and before it is committed, for instance
+/// to refresh caches. The arguments are the comments of the batch, and how many
+/// of them were new. A comment can be passed more than once. The next batch
+/// waits, for a second at most. A panic is ignored.
 pub type AfterWrite = Arc<
     dyn Fn(Vec<Arc<Comment>>, Inserted) -> BoxFuture<'static, ()> + Send + Sync,
 >;

@@ -3,13 +3,25 @@
 mod reading;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lab::servers::Redis;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use week03::drain::Server;
+use week06_service::backlog::{self, Backlog};
 use week06_service::broker::{MockBroker, Setup, run_if_asked};
+use week06_service::http::{self, Api};
 use week06_service::invalidation::Bus;
+use week06_service::own::{self, Own};
+use week06_service::producer::{self, Producer};
+use week06_service::reads::{self, Reads};
 use week06_service::service::{Config, DEAD_LETTERS, Parts, Service, TOPIC};
+use week06_service::store::Store;
+use week06_service::writes::{Ids, Writes};
 
 use reading::{Database, request, until};
 
@@ -128,4 +140,55 @@ async fn accepted_comments_are_in_the_database_after_a_stop_and_a_start() {
     })
     .await;
     service.stop().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_comment_is_refused_with_429_while_too_many_wait() {
+    let (database, broker) = (Database::new(), broker());
+    let brokers = broker.bootstrap().to_owned();
+    // No job writes, and one comment that waits is too many.
+    let backlog = Backlog::watch(backlog::Config {
+        brokers: brokers.clone(),
+        topic: TOPIC.to_owned(),
+        group: "comments".to_owned(),
+        high: 0,
+        low: 0,
+        every: Duration::from_millis(10),
+        stale_after: Duration::from_secs(60),
+    });
+    let backlog = backlog.expect("it starts");
+    until("the lag is known", async || backlog.lag() == Some(0)).await;
+    let timeout = Duration::from_secs(5);
+    let config = producer::Config { brokers, topic: TOPIC.to_owned(), timeout };
+    let producer =
+        Producer::new(&config, Some(backlog.clone())).expect("it starts");
+    let store = Store::connect(&database.url).await.expect("it is created");
+    let reads = reads::Config {
+        local_cache: None,
+        singleflight: true,
+        max_queries: NonZero::<u32>::MIN,
+        max_waiting: 10,
+    };
+    let reads = Reads::new(Arc::new(store), None, &reads);
+    let own = own::Config { ttl: timeout, capacity: 10, per_author: 10 };
+    let own = Own::new(None, own);
+    let writes = Writes::Kafka(producer);
+    let api = Arc::new(Api { reads, own, writes, ids: Ids::new(1) });
+    let router = http::router(Arc::clone(&api));
+    let address = ([127, 0, 0, 1], 0).into();
+    let server = Server::bind(address, router, Duration::ZERO);
+    let server = server.await.expect("there is a port");
+    let address = server.local_addr().expect("it is bound");
+    let server = tokio::spawn(server.serve(CancellationToken::new()));
+    let _server = AbortOnDropHandle::new(server);
+
+    post(address, 1, 7).await;
+    until("it waits", async || backlog.lag() == Some(1)).await;
+    let line = "POST /v1/subjects/7/comments";
+    let body = json!({ "id": 2, "author": 5, "text": "a comment" });
+    let response = request(address, line, &body.to_string()).await;
+    assert_eq!(response.status, 429, "{response:?}");
+    // The job stands still, so the longest time is returned.
+    assert!(response.head.contains("retry-after: 30\r\n"), "{response:?}");
+    assert_eq!(api.own.recent(5, 7).await.len(), 1);
 }

@@ -462,6 +462,25 @@ async fn a_graceful_stop_commits_the_batch_that_is_being_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_never_ends_delays_each_batch_for_a_limited_time() {
+    let mut broker = broker(1);
+    let brokers = broker.bootstrap().to_owned();
+    let (store, _, _dir) = sqlite().await;
+    publish_all(&producer(&brokers, 5 * SECOND), &comments(0..100)).await;
+    let (hook, _permits) = gate();
+    let job =
+        Runner::start(&job_config(&brokers, 50), store.clone(), Some(hook));
+    let job = job.unwrap();
+    wait_until(&mut broker, "both batches", async || {
+        rows(store.pool()).await == 100
+    })
+    .await;
+    let report = job.stop(10 * SECOND).await.unwrap();
+    assert_eq!((report.written, report.repeated), (100, 0));
+    assert_eq!(committed(&observer(&brokers), 1).unwrap(), [100]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_after_its_limit_and_a_failed_hook_is_ignored() {
     let mut broker = broker(1);
     let brokers = broker.bootstrap().to_owned();

@@ -400,10 +400,16 @@ async fn a_slow_reader_stores_no_old_page_in_redis() {
     let slow = tokio::spawn(async move { reads.page(SUBJECT, None, 9).await });
     path.database.has_read.notified().await;
     path.write(&refresh, &[comment(2)]).await;
+    let reads = path.reads.clone();
+    let next = tokio::spawn(async move { reads.page(SUBJECT, None, 9).await });
+    until("the next reader has a query of its own", async || {
+        path.database.count() == 2
+    })
+    .await;
     path.database.open.send_replace(true);
     slow.await.expect("no panic").expect("it is read");
-    assert_eq!(path.ids(None, 9).await, [2, 1]);
-    assert_eq!(path.database.count(), 2);
+    let page = next.await.expect("no panic").expect("it is read");
+    assert_eq!(ids(&page), [2, 1]);
     // Now it is in Redis.
     assert_eq!(path.ids(None, 9).await, [2, 1]);
     assert_eq!(path.database.count(), 2);

@@ -87,3 +87,33 @@ impl Missed {
         self.subjects.lock().expect("no code panics with the lock held")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subject_that_is_added_again_stays_until_it_is_deleted_again() {
+        let missed = Missed::new(Duration::from_secs(60));
+        missed.insert(7);
+        let first = missed.next().await;
+        missed.insert(7); // while its page is being deleted
+        let [(subject, number)] = first[..] else { panic!("{first:?}") };
+        missed.remove(subject, number);
+        assert!(missed.contains(7));
+
+        let second = missed.next().await;
+        let [(subject, number)] = second[..] else { panic!("{second:?}") };
+        missed.remove(subject, number);
+        assert!(!missed.contains(7));
+        assert_eq!(missed.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subject_is_forgotten_when_no_old_page_can_be_left() {
+        let missed = Missed::new(Duration::ZERO);
+        missed.insert(7);
+        assert_eq!(missed.next().await, []);
+        assert_eq!(missed.len(), 0);
+    }
+}
