@@ -156,13 +156,14 @@ async fn page(
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut message = self.to_string();
+        let mut chain = self.to_string();
         let mut source = self.source();
         while let Some(error) = source.take() {
-            let _ = write!(message, ": {error}");
+            let _ = write!(chain, ": {error}");
             source = error.source();
         }
-        let body = Json(serde_json::json!({ "error": message }));
+        let json = |error| Json(serde_json::json!({ "error": error }));
+        let body = json(&chain);
         let too_large = matches!(
             self,
             Self::Write(
@@ -173,6 +174,7 @@ impl IntoResponse for ApiError {
         if too_large {
             return (StatusCode::PAYLOAD_TOO_LARGE, body).into_response();
         }
+        let message = self.to_string();
         let (status, retry_after) = match self {
             Self::Subject
             | Self::LimitZero
@@ -187,10 +189,13 @@ impl IntoResponse for ApiError {
             Self::Write(WriteError::Unavailable(_))
             | Self::Read(_)
             | Self::Timeout => {
+                // The causes are names of tables and hosts: only for operators.
+                tracing::warn!(chain, "a request failed");
                 (StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(1))
             }
         };
         let seconds = retry_after.as_millis().div_ceil(1000).max(1);
-        (status, [(RETRY_AFTER, seconds.to_string())], body).into_response()
+        let head = [(RETRY_AFTER, seconds.to_string())];
+        (status, head, json(&message)).into_response()
     }
 }

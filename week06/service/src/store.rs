@@ -50,10 +50,14 @@ pub struct Inserted {
 /// The reason why a batch is not known to be in the table.
 #[derive(Debug, thiserror::Error)]
 pub enum InsertError {
-    /// The database cannot write now: insert the same batch again later. After a
-    /// broken connection, the batch may be stored already.
+    /// Nothing of the batch is stored, because the database cannot write now:
+    /// insert the same batch again later.
     #[error("the database cannot write now")]
     Unavailable(#[source] sqlx::Error),
+    /// All or nothing of the batch is stored, for instance because the connection
+    /// broke during the commit: insert the same batch again.
+    #[error("the database has not confirmed the commit")]
+    Unconfirmed(#[source] sqlx::Error),
     /// Nothing of the batch is stored, because the table never accepts this
     /// comment. There may be others in the same batch.
     #[error("the table refuses comment {index} of the batch: {reason}")]
@@ -146,12 +150,18 @@ impl Store {
         order.sort_by_key(|&index| comments[index].subject);
         let rows: Vec<_> = order.iter().map(|&i| comments[i]).collect();
 
-        match self.try_insert(&rows, Transaction::commit).await {
+        let mut is_committing = false;
+        let commit = async |transaction: Transaction| {
+            is_committing = true;
+            transaction.commit().await
+        };
+        match self.try_insert(&rows, commit).await {
             Ok(inserted) => Ok(inserted),
             Err(error) if statements::refuses(&error) => {
                 let (row, reason) = self.find_refused(&rows).await?;
                 Err(InsertError::Rejected { index: order[row], reason })
             }
+            Err(error) if is_committing => Err(InsertError::Unconfirmed(error)),
             Err(error) => Err(InsertError::Unavailable(error)),
         }
     }

@@ -103,7 +103,7 @@ impl Writes {
     /// # Cancel safety
     ///
     /// If the future is dropped, the comment may be written. It is not lost
-    /// half-way: pages are changed if and only if it is in the database.
+    /// half-way: if it is in the database, it is in the pages.
     pub async fn publish(&self, comment: &Comment) -> Result<(), WriteError> {
         comment.check().map_err(WriteError::Invalid)?;
         match self {
@@ -143,8 +143,14 @@ impl Direct {
         // A task of its own: after a commit, the pages must change, also if the
         // client has disconnected meanwhile.
         let write = self.tasks.spawn(async move {
-            let inserted = store.insert(&[&comment]).await?;
-            refresh.written(&[&comment], inserted).await;
+            let inserted = store.insert(&[&comment]).await;
+            if let Err(InsertError::Unconfirmed(_)) = inserted {
+                // If it is stored, a page without it would be wrong. As after a
+                // repeated comment, the page is deleted.
+                let unknown = Inserted { new: 0, repeated: 1 };
+                refresh.written(&[&comment], unknown).await;
+            }
+            refresh.written(&[&comment], inserted?).await;
             Ok::<_, InsertError>(())
         });
         let unavailable = |error| WriteError::Unavailable(error);

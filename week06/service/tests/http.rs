@@ -2,21 +2,26 @@
 
 mod reading;
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use lab::servers::Postgres;
+use lab::servers::{Postgres, Redis};
 use serde_json::json;
 use sqlx::raw_sql;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use week06_service::comment::{Comment, MAX_BODY, MAX_CHARS};
+use week06_service::index::Lookup;
 use week06_service::invalidation::Bus;
+use week06_service::reads::{self, Reads};
 use week06_service::service::{Config, Parts, Service, StopError};
 use week06_service::store::Store;
-use week06_service::writes::{Ids, now_ms};
+use week06_service::writes::{
+    Direct, Ids, Refresh, WriteError, Writes, now_ms,
+};
 
 use reading::{Counting, Database, Response, request, until};
 
@@ -325,6 +330,84 @@ async fn requests_in_flight_complete_when_the_service_stops() {
     }
     stopped.await.expect("no panic").expect("it stops");
     assert!(database.queries.load(Relaxed) >= 1);
+}
+
+/// Asserts that a client may send its request again after a second.
+fn assert_unavailable(response: &Response) {
+    assert_eq!(response.status, 503, "{response:?}");
+    assert!(response.head.contains("retry-after: 1\r\n"), "{response:?}");
+    assert!(response.body["error"].is_string(), "{response:?}");
+}
+
+#[tokio::test]
+async fn a_database_that_fails_is_answered_with_503() {
+    let app = App::start().await;
+    let drop_table = raw_sql("DROP TABLE comment");
+    let pool = app.service.store().pool();
+    drop_table.execute(pool).await.expect("it is dropped");
+    for response in [
+        app.get("/v1/subjects/7/comments").await,
+        app.post(&new_comment(1)).await,
+    ] {
+        assert_unavailable(&response);
+        let body = response.body.to_string();
+        assert!(!body.contains("table"), "SQL in a response: {body}");
+    }
+    // A comment that was not accepted is not shown to its author either.
+    assert_eq!(app.service.api().own.recent(1, 7).await, []);
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_answered_with_503() {
+    let app = App::start().await;
+    app.database.open.send_replace(false);
+    tokio::time::pause(); // no limit takes time
+    let response = app.get("/v1/subjects/7/comments");
+    let response = tokio::time::timeout(Duration::from_secs(60), response);
+    assert_unavailable(&response.await.expect("it is answered"));
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server and postgres"]
+async fn a_page_is_deleted_if_the_commit_of_a_comment_is_not_confirmed() {
+    let redis = Redis::start().expect("it starts");
+    let index = reading::index(&redis.url()).await;
+    let server = Postgres::start().expect("it starts");
+    let store = Store::connect(&server.url()).await.expect("it is ready");
+    let slow_commit = raw_sql(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON comment
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait();",
+    );
+    slow_commit.execute(store.pool()).await.expect("it is created");
+    let reads = reads::Config {
+        local_cache: None,
+        singleflight: true,
+        max_queries: NonZero::<u32>::MIN,
+        max_waiting: 10,
+    };
+    let source = Arc::new(store.clone());
+    let reads = Reads::new(source, Some(index.clone()), &reads);
+    reads.page(7, None, 9).await.expect("it is read");
+    assert!(matches!(index.page(7, None, 9).await, Lookup::Hit(_)));
+
+    let refresh = Refresh::new(Some(index.clone()), reads, Bus::default());
+    let writes = Writes::Direct(Direct::new(store.clone(), refresh));
+    let comment = reading::comment(1);
+    let write = tokio::spawn(async move { writes.publish(&comment).await });
+    until("it commits", async || {
+        let commits = "SELECT COUNT(*) FROM pg_stat_activity
+            WHERE query = 'COMMIT' AND state = 'active'";
+        let commits = sqlx::query_scalar(commits).fetch_one(store.pool());
+        let commits: i64 = commits.await.expect("it is ready");
+        commits == 1
+    })
+    .await;
+    drop(server);
+    let written = write.await.expect("no panic");
+    assert!(matches!(written, Err(WriteError::Unavailable(_))), "{written:?}");
+    assert!(matches!(index.page(7, None, 9).await, Lookup::Miss(_)));
 }
 
 #[tokio::test]

@@ -153,7 +153,11 @@ impl Tasks {
                     let _ = batch[index].value.reason.set(reason);
                     answer.send(Event::Rejected(index));
                 }
-                Ok(Err(InsertError::Unavailable(_))) | Err(_) => {}
+                // The batch is inserted again.
+                Ok(Err(
+                    InsertError::Unavailable(_) | InsertError::Unconfirmed(_),
+                ))
+                | Err(_) => {}
             }
         });
     }
