@@ -358,6 +358,42 @@ async fn own_comments_are_of_one_author_and_subject_and_bounded() {
 }
 
 #[tokio::test]
+async fn own_comments_are_forgotten_after_their_time_to_live() {
+    let ttl = Duration::from_millis(50);
+    let config = own::Config { ttl, capacity: 1000, per_author: 3 };
+    let own = Own::new(None, config);
+    own.remember(&comment(1)).await;
+    until("it is forgotten", async || own.recent(1, SUBJECT).await.is_empty())
+        .await;
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn a_subscription_that_is_silent_forgets_everything() {
+    let redis = Redis::start().expect("it starts");
+    let proxy = Proxy::new(&redis.socket()).await;
+    let client = redis::Client::open(&*proxy.url).unwrap();
+    let (sender, forgotten) = tokio::sync::watch::channel(0);
+    let listener = invalidation::listen(client, move |change| {
+        assert_eq!(change, Change::Everything);
+        sender.send_modify(|n| *n += 1);
+    });
+    let _listener = AbortOnDropHandle::new(tokio::spawn(listener));
+    let is_forgotten = async |times| {
+        let mut forgotten = forgotten.clone();
+        let again = forgotten.wait_for(|n| *n == times);
+        let again = tokio::time::timeout(Duration::from_secs(10), again);
+        let again = again.await.expect("it forgets everything").map(drop);
+        again.expect("it listens");
+    };
+    is_forgotten(1).await; // it has subscribed
+    proxy.silence(); // the connection stays open
+    is_forgotten(2).await;
+    proxy.lead_to(&redis.socket());
+    is_forgotten(3).await; // it has subscribed again
+}
+
+#[tokio::test]
 #[ignore = "needs redis-server"]
 async fn other_processes_know_own_comments_from_redis() {
     let redis = Redis::start().expect("it starts");
