@@ -10,11 +10,14 @@
 //! | 400 | The request is not valid. |
 //! | 413 | The body is larger than 64 KiB, or the text is too long. |
 //! | 429 | Too many comments wait. `Retry-After` says when to send it again. |
-//! | 503 | The service cannot answer now. Send a comment again with the same id. |
+//! | 503 | The service cannot answer now. A comment with an id can be sent again. |
 //!
-//! A client may choose the `id` of a comment, so that a retry is harmless: of
-//! two comments with one id, only the first is stored. The author stands for the
-//! user that an authentication in front of this service has found.
+//! A client that retries chooses the `id` of its comment: of two comments with
+//! one id, only the first is stored, and both are answered with 202. All clients
+//! are trusted here. A public API would take a key of the client, and derive the
+//! id from it and the author, so that no client can take an id of another one.
+//! The author stands for the user that an authentication in front of this service
+//! has found.
 
 use std::error::Error;
 use std::fmt::Write as _;

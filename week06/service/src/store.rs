@@ -7,7 +7,9 @@
 //! and adds only the rows that were really inserted to the counters. A batch is
 //! sorted by subject, which keeps the order of arrival within each subject. All
 //! transactions lock rows in this order, so two jobs with overlapping batches
-//! wait for each other, and do not deadlock.
+//! wait for each other, and do not deadlock. Only comments of one subject that
+//! are in another order, such as retries, can deadlock. Then Postgres refuses one
+//! of the batches, and the job inserts it again.
 //!
 //! **Guarantee.** After [`insert`](Store::insert) has returned `Ok`, each comment
 //! of the batch is in the table once, and its subject's counter has counted it

@@ -7,7 +7,9 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row as _, raw_sql};
 
 use crate::comment::Comment;
 
-/// A writer waits for another one, and readers do not wait for a writer.
+/// A writer waits for another one, and readers do not wait for a writer. After a
+/// power failure, the last transactions can be missing. If no other copy of them
+/// exists, use `synchronous = FULL`, which waits for the disk in each commit.
 pub(super) const SQLITE_SETUP: &str = "PRAGMA busy_timeout = 5000;
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = NORMAL;";
