@@ -94,11 +94,17 @@ pub struct Report {
     pub refused_commits: u64,
 }
 
-/// A stop has taken longer than its limit. Records may be written and not
-/// committed, so they are written again.
+/// The job has not stopped gracefully. Records may be written and not committed,
+/// so they are written again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the job did not stop in time")]
-pub struct StopTimedOut;
+pub enum StopFailed {
+    /// The stop has taken longer than its limit.
+    #[error("the job did not stop in time")]
+    TimedOut,
+    /// The thread that polls has ended before the stop.
+    #[error("the thread of the job has panicked")]
+    Panicked,
+}
 
 /// What the thread receives.
 #[derive(Debug)]
@@ -184,20 +190,18 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// Returns an error if this takes longer than `limit`. The job ends as soon
-    /// as it can then, without writing more.
+    /// Returns an error if the job's thread has panicked, or if this takes longer
+    /// than `limit`. The job ends as soon as it can then.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, the job ends at once.
-    pub async fn stop(
-        mut self,
-        limit: Duration,
-    ) -> Result<Report, StopTimedOut> {
+    pub async fn stop(mut self, limit: Duration) -> Result<Report, StopFailed> {
         self.send(Input::Stop);
         match tokio::time::timeout(limit, &mut self.ended).await {
-            Ok(_ended) => Ok(self.report()),
-            Err(_elapsed) => Err(StopTimedOut),
+            Ok(Ok(())) => Ok(self.report()),
+            Ok(Err(_dropped)) => Err(StopFailed::Panicked),
+            Err(_elapsed) => Err(StopFailed::TimedOut),
         }
     }
 

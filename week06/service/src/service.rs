@@ -15,7 +15,7 @@ use week03::drain::{Server, Stopped};
 use crate::http::{self, Api};
 use crate::index::Index;
 use crate::invalidation::{self, Bus};
-use crate::job::{Report, Runner, StopTimedOut};
+use crate::job::{Report, Runner, StopFailed};
 use crate::own::Own;
 use crate::reads::{Reads, Source};
 use crate::redis_client::RedisClient;
@@ -103,7 +103,7 @@ pub enum StopError {
     Writes(#[from] WritesPending),
     /// The job was ended. It has not committed what it has read.
     #[error(transparent)]
-    Job(#[from] StopTimedOut),
+    Job(#[from] StopFailed),
     /// The database has not answered a query, whose connection stays open.
     #[error("a connection to the database is still in use")]
     Database,

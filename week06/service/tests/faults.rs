@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use week06_service::backlog::{self, Backlog};
 use week06_service::broker;
 use week06_service::comment::{Comment, MAX_CHARS};
-use week06_service::job::{AfterWrite, Report, Runner};
+use week06_service::job::{AfterWrite, Report, Runner, StopFailed};
 use week06_service::producer::{Config, Producer, PublishError};
 use week06_service::store::Store;
 
@@ -459,6 +459,17 @@ async fn a_graceful_stop_commits_the_batch_that_is_being_written() {
         "not all that was written is committed"
     );
     assert!(written < 1000, "a stopped job has read all");
+}
+
+#[tokio::test]
+async fn a_stop_reports_a_panic_of_the_job() {
+    let broker = broker(1);
+    let (store, _, _dir) = sqlite().await;
+    let config = job_config(broker.bootstrap(), 50);
+    let job = Runner::start(&config, store, None).unwrap();
+    job.stall(Duration::MAX); // no instant is so late
+    let stopped = job.stop(10 * SECOND).await;
+    assert_eq!(stopped, Err(StopFailed::Panicked));
 }
 
 #[tokio::test(flavor = "multi_thread")]
