@@ -29,8 +29,8 @@
 //!   polled then: reads return clones of it, and no upstream is asked, as long
 //!   as less than `keep` has passed. This holds for errors, too, and for readers
 //!   on several threads.
-//! - *Memory.* When a flight has ended, the node has no results of flights that
-//!   ended more than `2 × keep` ago.
+//! - *Memory.* When a result has been kept, the node has no results of flights
+//!   that ended more than `2 × keep` ago.
 //! - *Unavailable parents.* A parent that has returned `Unavailable` or has not
 //!   answered in time is unavailable: no flight begins to ask it while less
 //!   than `retry_after` has passed since. Then only one flight asks it, the

@@ -6,17 +6,20 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinSet, unconstrained, yield_now};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, advance, sleep, sleep_until};
 use week06::tiers::{Answer, Config, Failed, Node, Upstream, rank};
 
 use Kind::{Broken, Missing, NoAnswer, Panicked, Panics, Unavailable, Value};
 
-/// `keep`, `attempt_timeout`, `deadline` and `retry_after` in milliseconds.
+/// `keep`, `attempt_timeout`, `deadline` and `retry_after` in milliseconds. An
+/// odd one is a nanosecond less: no event is between.
 type Settings = [u64; 4];
 const SETTINGS: Settings = [1_000, 200, 2_005, 5_000];
 const NEVER: u64 = u64::MAX;
+/// Too long for an `Instant`, and not the maximum.
+const AGES: u64 = NEVER - 1;
 const DAY: u64 = 86_400_000;
 const ORIGIN: usize = 999;
 const KINDS: [Kind; 7] =
@@ -72,7 +75,7 @@ mod merging {
 
     #[tokio::test(start_paused = true)]
     async fn a_result_is_kept_until_keep_has_passed_since_its_flight() {
-        for keep in [0, 1, 2, 1_000, DAY, NEVER] {
+        for keep in [0, 1, 2, 1_000, DAY, AGES, NEVER] {
             for (kind, after) in plans([0, 31, NEVER]) {
                 let mut pair = Pair::new([keep, 200, 455, 0], 1);
                 pair.plan_all(kind, after);
@@ -99,6 +102,12 @@ mod merging {
         pair.check().await;
         drop(unpolled);
         pair.read("other", 1).await;
+        let unpolled = node.get("key");
+        pair.pass(1_000).await;
+        pair.read("key", 1).await;
+        pair.pass(60).await;
+        let expected = &pair.kept["key"].1;
+        assert_eq!(unpolled.await, *expected, "a read of now: seen, expected");
     }
 
     #[tokio::test(start_paused = true)]
@@ -122,37 +131,48 @@ mod merging {
     fn readers_on_several_threads_ask_once_for_a_key() {
         let mut builder = Builder::new_multi_thread();
         let runtime = builder.worker_threads(4).enable_time().build().unwrap();
-        let pair = runtime.block_on(async { Pair::new([NEVER; 4], 0) });
-        let readers = [(); 8].map(|()| {
-            let node = pair.node.clone();
-            runtime.spawn(async move {
-                for key in 0..30_000 {
-                    let seen = node.get(&key.to_string()).await;
-                    assert!(matches!(seen, Ok(Some(_))), "{seen:?}");
+        for kind in [Value, Missing, Broken] {
+            let pair = runtime.block_on(async { Pair::new([NEVER; 4], 0) });
+            pair.plan_all(kind, 0);
+            let read = || {
+                let node = pair.node.clone();
+                runtime.spawn(async move {
+                    for key in 0..12_000 {
+                        _ = node.get(&key.to_string()).await;
+                    }
+                })
+            };
+            // The last reader finds all results.
+            for readers in [8, 1] {
+                let readers: Vec<_> = (0..readers).map(|_| read()).collect();
+                for reader in readers {
+                    runtime.block_on(reader).unwrap();
                 }
-            })
-        });
-        for reader in readers {
-            runtime.block_on(reader).unwrap();
+            }
+            let asked = pair.world.asked.lock().unwrap().len();
+            assert_eq!(asked, 12_000, "queries ({kind:?}): seen, expected");
         }
-        let asked = pair.world.asked.lock().unwrap().len();
-        assert_eq!(asked, 30_000, "queries for 30,000 keys: seen, expected");
     }
 
     #[tokio::test(start_paused = true)]
     async fn results_are_removed_after_twice_the_time_they_are_kept() {
-        let keep = 1_500;
-        let mut pair = Pair::new([keep, 200, 2_005, 0], 1);
-        for key in (0..3_500).chain([3_600 + 2 * keep]) {
-            pair.pass(key - pair.now).await;
-            pair.read(&key.to_string(), 1).await;
-            let most = if key > 3_500 { 1 } else { key.min(2 * keep) + 1 };
-            let alive = pair.world.count(1) as u64;
-            assert!(alive <= most, "{alive} results in memory, of {most} new");
-            // The others are kept, and not asked for.
-            if key < 3_500 && key % 7 == 0 {
-                let kept = key.saturating_sub(keep - 1 - key % 2 * 1_000);
-                pair.read(&kept.to_string(), 1).await;
+        for keep in [0, 20, 1_500] {
+            let mut pair = Pair::new([keep, 200, 2_005, 0], 1);
+            let last = 2 * keep + 500;
+            for key in (0..last).chain([last + 2 * keep + 100]) {
+                let kind = if key % 2 == 0 { Value } else { Broken };
+                pair.world.plan(0, kind, 0);
+                pair.pass(key - pair.now).await;
+                pair.read(&key.to_string(), 1).await;
+                let most = if key > last { 1 } else { key.min(2 * keep) + 1 };
+                let alive = pair.world.count(1) as u64;
+                let of = "results in memory, of";
+                assert!(alive <= most, "{alive} {of} {most} for {keep} ms");
+                // The others are kept, and not asked for.
+                if key < last && key % 7 == 0 {
+                    let kept = key.saturating_sub(key * 31 % keep.max(1));
+                    pair.read(&kept.to_string(), 1).await;
+                }
             }
         }
     }
@@ -181,7 +201,7 @@ mod failover {
 
     #[tokio::test(start_paused = true)]
     async fn all_attempts_together_end_at_the_deadline() {
-        for deadline in [1, 199, 201, 399, 401, 599, 601, 1_999, NEVER] {
+        for deadline in [1, 199, 201, 399, 401, 599, 601, 1_999, AGES, NEVER] {
             for (kind, after) in [(Value, 0), (Value, 300), (Unavailable, 151)]
             {
                 let mut pair = Pair::new([0, 200, deadline, NEVER], 3);
@@ -238,7 +258,7 @@ mod recovery {
 
     #[tokio::test(start_paused = true)]
     async fn an_unavailable_parent_is_asked_again_after_retry_after() {
-        for retry_after in [0, 1, 2, 5_000, DAY, NEVER] {
+        for retry_after in [0, 1, 2, 5_000, DAY, AGES, NEVER] {
             for (kind, after) in plans([0, 31, NEVER]) {
                 let mut pair = Pair::new([0, 200, 2_005, retry_after], 1);
                 for up in [false, false, true, true, false, true] {
@@ -321,16 +341,17 @@ mod recovery {
 
     #[test]
     fn readers_in_another_runtime_get_unavailable_at_a_shutdown() {
-        let runtime = || Builder::new_current_thread().enable_time().build();
-        let (old, new) = (runtime().unwrap(), runtime().unwrap());
-        let pair = old.block_on(async { Pair::new([NEVER; 4], 2) });
-        pair.plan_all(Value, NEVER);
+        let (old, new) = (paused(), paused());
+        let settings = [DAY, NEVER, NEVER, NEVER];
+        let pair = old.block_on(async { Pair::new(settings, 2) });
         let node = pair.node.clone();
         let read = |node: Node<Hop>| -> Read {
             Box::pin(async move { node.get("key").await })
         };
         let mut readers = [read(node.clone()), read(node)];
         old.block_on(async {
+            _ = pair.node.get("kept").await;
+            pair.plan_all(Value, NEVER);
             assert_eq!(readers.each_mut().map(poll), [None, None]);
             settle().await;
         });
@@ -339,10 +360,18 @@ mod recovery {
         let expected = [(); 2].map(|()| Some(Err(Failed::Unavailable)));
         assert_eq!(seen, expected, "seen, expected");
         pair.plan_all(Value, 0);
-        let Ok(Some((seen, _))) = new.block_on(pair.node.get("key")) else {
-            panic!("the next read did not get the value of a parent");
-        };
-        assert_eq!(seen.1, ranked("key", 2)[0], "the parent: seen, expected");
+        new.block_on(async {
+            for key in ["kept", "key"] {
+                _ = pair.node.get(key).await;
+            }
+            advance(Duration::from_millis(2 * DAY)).await;
+            _ = pair.node.get("kept").await;
+        });
+        let asked = pair.world.asked.lock().unwrap().clone();
+        let seen: Vec<_> = asked.iter().map(|q| (q.1, &*q.2)).collect();
+        let expected = ["kept", "key", "key", "kept"];
+        let expected = expected.map(|key| (ranked(key, 2)[0], key));
+        assert_eq!(seen, expected, "queries: seen, expected");
     }
 
     #[tokio::test(start_paused = true)]
@@ -389,7 +418,8 @@ enum Kind { Value, Missing, Broken, NoAnswer, Panicked, Unavailable, Panics }
 
 /// When which upstream is asked for which key.
 type Query = (u64, usize, String);
-type Seen = Result<Option<(Query, Arc<()>)>, Failed<Query>>;
+type Counted = (Query, Arc<()>);
+type Seen = Result<Option<Counted>, Failed<Counted>>;
 type Read = Pin<Box<dyn Future<Output = Seen>>>;
 
 /// The upstreams, and the queries that they have got.
@@ -398,7 +428,7 @@ struct World {
     start: Instant,
     plans: Arc<Mutex<HashMap<usize, (Kind, u64)>>>,
     asked: Arc<Mutex<Vec<Query>>>,
-    /// Cloned for each attempt that is open, and for each value.
+    /// Cloned for each attempt that is open, and for each value or error.
     counts: Arc<[Arc<()>; 2]>,
 }
 
@@ -445,7 +475,7 @@ impl World {
         Self { start: Instant::now(), plans, asked, counts }
     }
 
-    /// Returns the number of open attempts (0), or of values (1).
+    /// Returns the number of open attempts (0), or of results (1).
     fn count(&self, of: usize) -> usize {
         Arc::strong_count(&self.counts[of]) - 1
     }
@@ -456,8 +486,8 @@ impl World {
 }
 
 impl Upstream for Hop {
-    type Value = (Query, Arc<()>);
-    type Error = Query;
+    type Value = Counted;
+    type Error = Counted;
 
     async fn get(&self, key: &str) -> Answer<Self> {
         let Self(id, World { start, plans, asked, counts }) = self;
@@ -481,7 +511,7 @@ fn result(kind: Kind, query: Query, alive: &Arc<()>) -> Seen {
     match kind {
         Value => Ok(Some((query, Arc::clone(alive)))),
         Missing => Ok(None),
-        Broken => Err(Failed::Origin(query)),
+        Broken => Err(Failed::Origin((query, Arc::clone(alive)))),
         NoAnswer => Err(Failed::NoAnswer),
         Panicked => Err(Failed::Panicked("at a parent".to_owned())),
         Unavailable => Err(Failed::Unavailable),
@@ -495,9 +525,12 @@ fn plans<const N: usize>(after: [u64; N]) -> Vec<(Kind, u64)> {
 }
 
 fn config(settings: Settings) -> Config {
-    let [keep, attempt_timeout, deadline, retry_after] = settings.map(|ms| {
-        if ms == NEVER { Duration::MAX } else { Duration::from_millis(ms) }
-    });
+    let [keep, attempt_timeout, deadline, retry_after] =
+        settings.map(|ms| match ms {
+            NEVER => Duration::MAX,
+            AGES => Duration::from_secs(1 << 63),
+            _ => Duration::from_millis(ms) - Duration::from_nanos(ms % 2),
+        });
     Config { keep, attempt_timeout, deadline, retry_after }
 }
 
@@ -525,6 +558,12 @@ fn poll(future: &mut Read) -> Option<Seen> {
         Poll::Ready(seen) => Some(seen),
         Poll::Pending => None,
     }
+}
+
+/// A runtime in which time passes only on request.
+fn paused() -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_time().start_paused(true).build().unwrap()
 }
 
 /// Lets all tasks run, without a change of the time.
