@@ -5,9 +5,10 @@
 //! - *Heat.* The first poll of the future that `get` returns records the key in
 //!   the `HotKeys`, with `now`, once. A future that is not polled does nothing.
 //! - *Loading.* A call that finds no usable entry joins the load of an equal key
-//!   that is running. If there is none, it starts one, with its own `load`. Each
-//!   call that waits gets the result: the value, `None`, `Failed::Error`, or
-//!   `Failed::Panicked`, as `Group::run` of `singleflight` does it.
+//!   that is running. If there is none, it starts one, which begins with the call
+//!   of its own `load`. Each call that waits gets the result: the value, `None`,
+//!   `Failed::Error`, or `Failed::Panicked`, as `Group::run` of `singleflight`
+//!   does it.
 //! - *Storing.* When a load ends with a value or with `None`, this is stored as
 //!   the entry of the key if the key is hot at that moment. If the key is not
 //!   hot, its old entry is removed. So `None` is stored only for hot keys, too.
@@ -20,8 +21,8 @@
 //!   microsecond. No `Duration` panics or overflows, up to `Duration::MAX`.
 //! - *Fresh.* An entry is fresh as long as its age is less than its time to live.
 //!   The first poll returns it, whether the key is hot or not. While a fresh
-//!   entry is stored, no load begins, also for a call that has looked for the
-//!   entry before it was stored.
+//!   entry is stored, no load begins, not even for a call that looked for the
+//!   entry just before it was stored.
 //! - *Stale.* A value (not `None`) that is no longer fresh is stale as long as
 //!   its age is less than its time to live plus `stale_for`. If the key is hot
 //!   with the record of this call, the first poll returns the stale value, and
@@ -30,17 +31,18 @@
 //!   all futures are dropped. If it fails, the value stays, and the next call
 //!   starts a load again. If the key is not hot, the call waits for a load, as
 //!   if there were no entry.
-//! - *Invalidation.* `invalidate` removes the entry of the key. A load of the key
-//!   that has begun before stores nothing and removes nothing. A `get` that is
-//!   first polled after it does not join this load. The calls that wait for the
-//!   load get its result. All this holds for this key only: however many other
-//!   keys are invalidated, also with equal hashes, its loads are stored.
+//! - *Invalidation.* `invalidate` removes the entry of the key. If a load of the
+//!   key has begun before, it stores nothing and removes nothing, also if another
+//!   load has stored an entry since. A `get` that is first polled after
+//!   `invalidate` does not join this load. The calls that wait for it get its
+//!   result. All this holds for this key only: however many other keys are
+//!   invalidated, also with equal hashes, its loads are stored.
 //! - *Dropping.* If all calls that wait for a load are dropped, and no call has
 //!   got a stale value for it, the load is cancelled as by `Group::run`, and
 //!   stores nothing.
 //! - *Capacity.* There are at most `capacity + capacity / 16` entries: the shards
-//!   of `quick_cache` are rounded up. As long as at most a quarter of `capacity`
-//!   (rounded up) has been used, no entry is removed to make room.
+//!   of `quick_cache` are rounded up. As long as no more keys than a quarter of
+//!   `capacity` (rounded up) have been stored, no entry is removed to make room.
 //! - *Memory.* When no load runs, nothing is kept but these entries and the
 //!   `HotKeys`: nothing of a load that has ended, or of a key that was
 //!   invalidated.

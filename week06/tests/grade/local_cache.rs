@@ -1,3 +1,5 @@
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::future::{Ready, pending};
 use std::hash::{Hash, Hasher};
@@ -17,6 +19,7 @@ use week06::singleflight::Failed;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MICRO: Duration = Duration::from_micros(1);
+const NANO: Duration = Duration::from_nanos(1);
 const CENTURY: Duration = Duration::from_secs(3_155_760_000);
 const SIZES: [usize; 5] = [1, 2, 17, 130, 1_500];
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -53,33 +56,34 @@ mod store {
             world.get(7, *START, 0.5);
             world.check().await;
         }
-        // The function can panic before there is a future.
-        let world = World::new(config(), [1, 1, 9]);
-        let load = || -> Ready<Outcome> { panic!("on purpose") };
-        let seen = world.cache.get(&world.key(7), *START, 0.5, load).await;
-        assert_eq!(seen, Err(Failed::Panicked("on purpose".to_owned())));
+        let mut world = World::new(config(), [99, 1, 9]);
+        for end in ENDS {
+            world.panic_at_once(7).await;
+            world.load_at(7, end, *START).await;
+        }
     }
 
     #[tokio::test]
     async fn entries_are_bounded_by_the_capacity_and_not_evicted_too_soon() {
-        let ends = [Found, Missing];
-        for (n, end) in
-            [1, 2, 9, 130, 1_500].map(|n| ends.map(|e| (n, e))).as_flattened()
+        let kinds = [[Found; 2], [Missing; 2], [Found, Missing]];
+        for (n, ends) in [1, 2, 9, 130, 1_500]
+            .map(|n| kinds.map(|ends| (n, ends)))
+            .as_flattened()
         {
             let capacity = NonZero::new(*n).unwrap();
             let mut world =
                 World::new(Config { capacity, ..config() }, [1, 1, 8]);
             for _ in 0..2 {
-                for key in 0..n.div_ceil(8) {
-                    world.load_at(key, *end, *START).await;
+                for key in 0..n.div_ceil(4) {
+                    world.load_at(key, ends[key % 2], *START).await;
                 }
             }
             for key in 10_000..10_000 + 2 * n + 40 {
-                world.load_at(key, *end, *START).await;
+                world.load_at(key, ends[key % 2], *START).await;
                 world.entries.clear();
             }
-            // The sketch has at most 16 keys.
-            let (kept, most) = (world.keys(), n + n / 16 + 16);
+            let of_sketch = world.hot.hot(*START).len();
+            let (kept, most) = (world.keys() - of_sketch, n + n / 16);
             assert!(kept <= most, "{kept} keys, expected: {most} at most");
         }
     }
@@ -91,16 +95,18 @@ mod expiry {
     #[tokio::test]
     async fn a_time_to_live_has_jitter_and_begins_with_its_loads_first_call() {
         let mut random = fastrand::Rng::with_seed(2026);
-        for i in 0..416 {
-            // Each combination of extremes, then a millisecond to a year.
+        for i in 0..616 {
+            // Each combination of extremes, then a millisecond to a year, or to
+            // 300 billion years.
+            let digits = [10.5, 22.0][i / 2 % 2];
             let mut time = |n| match [Duration::ZERO, Duration::MAX, SECOND] {
                 extremes if i < 216 => extremes[i / n % 3],
-                _ => SECOND.mul_f64(10_f64.powf(random.f64() * 10.5 - 3.0)),
+                _ => SECOND.mul_f64(10_f64.powf(random.f64() * digits - 3.0)),
             };
             let [ttl, negative_ttl, stale_for] = [1, 3, 9].map(&mut time);
             let [jitter, rand] = match [0.0, 1.0 - f64::EPSILON] {
                 rand if i < 216 => [(i / 27 % 2) as f64, rand[i / 54 % 2]],
-                _ => [random.f64(), random.f64()],
+                _ => [random.f64(), [random.f64(), 0.0][i % 2]],
             };
             let times = [ttl, negative_ttl, stale_for];
             let mut world = World::new(of_times(times, jitter), [1, 1, 9]);
@@ -112,7 +118,8 @@ mod expiry {
             let ttl = world.entries[&7].2;
             let ends = [Some(ttl), ttl.checked_add(stale_for)];
             for end in ends.into_iter().flatten().filter(|d| *d < CENTURY / 2) {
-                for now in [end.saturating_sub(MICRO), end + MICRO] {
+                let error = if jitter * rand == 0.0 { NANO } else { MICRO };
+                for now in [end.saturating_sub(error), end + error] {
                     world.get(7, *START + now, 0.5);
                     world.end_all(Fails).await;
                     // A clock may be late.
@@ -227,6 +234,24 @@ mod invalidate {
                 }
             }
         }
+        // The key has cooled when the load ends.
+        for (old, new) in ENDS.iter().flat_map(|o| ENDS.map(|n| (*o, n))) {
+            let times = [Duration::MAX; 3];
+            let mut world = World::new(of_times(times, 0.0), [2, 2, 9]);
+            let first = world.get(7, *START, 0.5);
+            world.check().await;
+            world.invalidate(7);
+            let next = world.get(7, *START, 0.5);
+            world.check().await;
+            world.end(next, new);
+            world.check().await;
+            world.get(8, *START + 16 * SECOND, 0.5);
+            world.check().await;
+            world.end(first, old);
+            world.check().await;
+            world.get(7, *START, 0.5);
+            world.check().await;
+        }
     }
 
     #[tokio::test]
@@ -288,6 +313,9 @@ mod invalidate {
                 Some(end) => world.end_all(*end).await,
                 None => world.leave(call),
             }
+            if key % 100 == 0 {
+                world.panic_at_once(2_000 + key).await;
+            }
             world.invalidate(key + 1);
         }
         world.check().await;
@@ -295,12 +323,31 @@ mod invalidate {
         assert!(kept <= 2, "{kept} keys, expected: at most 2, of the sketch");
         let kept = Arc::strong_count(&world.alive) - 1;
         assert_eq!(kept, 0, "values, errors and functions kept");
+
+        // With the first loads of a hot key, tables grow.
+        let mut world = World::new(config(), [1, 1, 9]);
+        let mut bytes = Vec::with_capacity(2);
+        for loads in [0..300, 300..1_500] {
+            for i in loads {
+                // Refreshes that succeed or fail, and the load of a caller.
+                let now = *START + i * 12 * SECOND;
+                world.load_at(7, [Found, Fails][i as usize % 2], now).await;
+                if i % 5 == 0 {
+                    world.invalidate(7);
+                    world.load_at(7, Missing, now).await;
+                }
+            }
+            world.invalidate(7);
+            bytes.push(BYTES.get());
+        }
+        let more = bytes[1] - bytes[0];
+        assert!(more < 1_000, "{more} bytes more after 1,200 loads of a key");
     }
 
     #[tokio::test]
     async fn any_sequence_of_calls_matches_the_model() {
         let mut random = fastrand::Rng::with_seed(2026);
-        for i in 0..400 {
+        for i in 0..800 {
             let times = [9 * SECOND, 4 * SECOND, 7 * SECOND];
             let times = times.map(|time| {
                 [time, Duration::ZERO, time, Duration::MAX][random.usize(..4)]
@@ -309,7 +356,8 @@ mod invalidate {
             let hot = [[1, 1, 9], [2, 1, 9], [3, 2, 9]][i % 3];
             let (mut world, mut now) = (World::new(config, hot), *START);
             for _ in 0..random.usize(..50) {
-                let (key, end) = (random.usize(..3), ENDS[random.usize(..4)]);
+                let key = random.usize(..1 + i / 3 % 3);
+                let end = ENDS[random.usize(..4)];
                 let load = random.choice(world.flights.keys().copied());
                 let call = random.choice(world.calls.keys().copied());
                 match (random.u8(..12), load, call) {
@@ -327,6 +375,32 @@ mod invalidate {
                 world.check().await;
             }
         }
+    }
+}
+
+thread_local! {
+    /// How many bytes this thread has allocated and not freed.
+    static BYTES: Cell<isize> = const { Cell::new(0) };
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Counting;
+
+// SAFETY: `System` does all the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // No panic: an allocator may not unwind.
+        BYTES.set(BYTES.get().wrapping_add_unsigned(layout.size()));
+        // SAFETY: the caller keeps the contract, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        BYTES.set(BYTES.get().wrapping_sub_unsigned(layout.size()));
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
     }
 }
 
@@ -578,6 +652,15 @@ impl World {
     async fn load_at(&mut self, key: usize, end: End, now: Instant) {
         self.get(key, now, 0.0);
         self.end_all(end).await;
+    }
+
+    /// Calls `get` with a function that panics before there is a future. No
+    /// value of the key may be stored or loading.
+    async fn panic_at_once(&mut self, key: usize) {
+        self.hot.record(&key, *START);
+        let load = || -> Ready<Outcome> { panic!("on purpose") };
+        let seen = self.cache.get(&self.key(key), *START, 0.5, load).await;
+        assert_eq!(seen, Err(Failed::Panicked("on purpose".to_owned())));
     }
 
     fn expect(&self, id: usize) {
