@@ -1,0 +1,3 @@
+//! The cost of an id, against ferroid and snowflaked.
+
+fn main() {}

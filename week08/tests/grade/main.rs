@@ -1,0 +1,1 @@
+//! The graders of week 8: each test checks one rule of an exercise.

@@ -1,0 +1,10 @@
+//! Compiles the same sources a second time, against model checkers: loom runs
+//! threads, and shuttle runs tasks, in many orders. A plain `cargo test` runs
+//! both.
+
+#![allow(unused_imports, reason = "an answer uses only some of them")]
+
+mod common;
+mod model_checked;
+
+mod models {}
