@@ -2,7 +2,12 @@
 //!
 //! | Exercise | Topic | Question |
 //! |----------|-------|----------|
+//! | [`slab_classes`] | Slab classes: memcached's memory | memcached stores values of any size for months without fragmenting. Into which chunk does an item go, and how many bytes are wasted? |
+//! | [`segment`] | ID segments: a double buffer | How does a process hand out ten million unique ids a second, and what happens while the database is away? |
 
 #![forbid(unsafe_code)]
+
+pub mod segment;
+pub mod slab_classes;
 
 mod model_checked;

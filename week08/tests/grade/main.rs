@@ -1,1 +1,4 @@
 //! The graders of week 8: each test checks one rule of an exercise.
+
+mod segment;
+mod slab_classes;

@@ -31,7 +31,7 @@ mod table {
             let rows = rows.map(|(n, size)| class(n, size, MIB / size));
             check_table(config, &rows.collect::<Vec<_>>());
         });
-        assert_eq!(tables.count(), 72, "recorded tables (left)");
+        assert_eq!(tables.count(), 78, "recorded tables (left)");
     }
 
     #[test]

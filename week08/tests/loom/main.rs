@@ -7,4 +7,9 @@
 mod common;
 mod model_checked;
 
-mod models {}
+#[path = "../../src/segment.rs"]
+pub mod segment;
+
+mod models {
+    mod segment;
+}
