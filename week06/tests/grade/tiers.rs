@@ -138,7 +138,17 @@ mod merging {
                 let node = pair.node.clone();
                 runtime.spawn(async move {
                     for key in 0..12_000 {
-                        _ = node.get(&key.to_string()).await;
+                        let seen = node.get(&key.to_string()).await;
+                        let is_right = match &seen {
+                            Ok(Some(_)) => kind == Value,
+                            Ok(None) => kind == Missing,
+                            Err(failed) => {
+                                let is_origin =
+                                    matches!(failed, Failed::Origin(_));
+                                is_origin && kind == Broken
+                            }
+                        };
+                        assert!(is_right, "{seen:?}, expected {kind:?}");
                     }
                 })
             };
@@ -170,7 +180,8 @@ mod merging {
                 assert!(alive <= most, "{alive} {of} {most} for {keep} ms");
                 // The others are kept, and not asked for.
                 if key < last && key % 7 == 0 {
-                    let kept = key.saturating_sub(key * 31 % keep.max(1));
+                    let age = keep.saturating_sub(1 + key % 2 * 1_000);
+                    let kept = key.saturating_sub(age);
                     pair.read(&kept.to_string(), 1).await;
                 }
             }
@@ -362,7 +373,8 @@ mod recovery {
         pair.plan_all(Value, 0);
         new.block_on(async {
             for key in ["kept", "key"] {
-                _ = pair.node.get(key).await;
+                let seen = pair.node.get(key).await;
+                assert!(matches!(seen, Ok(Some(_))), "{seen:?} for {key}");
             }
             advance(Duration::from_millis(2 * DAY)).await;
             _ = pair.node.get("kept").await;
@@ -560,7 +572,7 @@ fn poll(future: &mut Read) -> Option<Seen> {
     }
 }
 
-/// A runtime in which time passes only on request.
+/// Returns a runtime with a paused time.
 fn paused() -> Runtime {
     let mut builder = Builder::new_current_thread();
     builder.enable_time().start_paused(true).build().unwrap()
