@@ -5,26 +5,29 @@
 //!
 //! `Spreader`
 //!
-//! - Each `route` records its subject once in a `HotKeys` of `Config::hot`,
-//!   which is created at the `now` of `new`. The subject is *hot* if
-//!   `HotKeys::record` returns true for this record.
-//! - A record is *unprocessed* from its `route` until the first `done` with its
-//!   `Route`, or with a clone of it. `done` is called in any order. A second
-//!   `done` of a record changes nothing, whatever was routed in between.
+//! - `new` creates a `HotKeys` with the settings `Config::hot` and the start
+//!   `now`. Each call of `route` records its subject there once. The subject
+//!   is *hot* if `HotKeys::record` returns true for this record.
+//! - A record is *unprocessed* from its `route` until the first `done` with
+//!   its `Route`, or with a clone of it. Records are done in any order. A
+//!   second `done` of a record changes nothing, whichever records were routed
+//!   in between.
 //! - If the author has an unprocessed record of this subject, then `route`
-//!   returns the sub-key of that record. This holds if the subject has become
-//!   hot or has cooled since, and if `ways` has changed.
-//! - If the author has none, the sub-key is 0 for a subject that is not hot, and
-//!   `sub_key(author, ways)` for a hot one. `sub_key` is given. `set_ways` sets
-//!   `ways` for the calls of `route` that follow.
-//! - Subjects, and authors, are the same if they are equal (`==`). Equal hashes
-//!   or bytes are not enough. Records of one subject do not influence another.
-//! - A `Route` has the subject and the author that were passed, not others that
-//!   are equal to them.
+//!   returns the sub-key of that record. This holds even if the subject has
+//!   become hot or has cooled since then, or if `ways` has changed.
+//! - If the author has no such record, the sub-key is 0 for a subject that is
+//!   not hot, and `sub_key(author, ways)` for a hot one. `sub_key` is given.
+//!   `set_ways` sets `ways` for the calls of `route` that follow.
+//! - Two subjects are the same if they are equal (`==`), and so are two
+//!   authors. Equal hashes or bytes are not enough. Records of one subject do
+//!   not influence another.
+//! - A `Route` has the subject and the author that were passed to this call,
+//!   not stored ones that are equal to them.
 //! - For each unprocessed record, at most two clones of its author and two of
 //!   its subject are stored. The `HotKeys` stores subjects, too. A record that
-//!   is done leaves nothing behind: the output of `{:?}` does not grow with the
-//!   number of records that are done, also while another is unprocessed.
+//!   is done leaves nothing behind: the output of `{:?}` does not grow with
+//!   the number of records that are done, even while another record is
+//!   unprocessed.
 //! - The time of `route` and `done` does not depend, on average, on the number
 //!   of unprocessed records.
 //!
@@ -32,18 +35,19 @@
 //!
 //! - Any threads may call `add` and `take`, while any number of batches are
 //!   open. Any thread may own a batch, which may live longer than its counters.
-//! - `take` takes the sums of all increments since the last `take`, and of all
-//!   batches that were given back since. Two calls never take the same
-//!   increment.
+//! - `take` takes the sums of all increments since the last `take`, and the
+//!   sums of all batches that were given back since then. Two calls never take
+//!   the same increment.
 //! - `entries` returns each subject once, with its sum, in ascending order of
-//!   subjects (`Ord`). A sum of zero is left out. A sum is exact: no sequence of
-//!   increments overflows or saturates it.
+//!   subjects (`Ord`). A sum of zero is left out. A sum is exact: no sequence
+//!   of increments overflows or saturates it.
 //! - A batch that is dropped without `commit` gives its sums back, also if a
 //!   panic or a cancelled future drops it. A batch that is committed does not.
-//! - At most one clone of each subject is stored, however many increments it
-//!   has, and none after `take`, except those in the entries of open batches.
+//! - At most one clone of each subject is stored, however many increments the
+//!   subject has. After `take`, no clones are stored, except those in the
+//!   entries of open batches.
 //!
-//! Help: `HashMap::entry` inserts or finds an element, and removes it again.
+//! Help: `HashMap::entry` inserts or finds an element, and can also remove it.
 //! `std::mem::take` moves a value out of a lock. `sub_key` is given below.
 
 use std::hash::Hash;

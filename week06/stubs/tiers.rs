@@ -8,50 +8,53 @@
 //!
 //! - *Order.* `rank` returns the index of each name once, the highest `score`
 //!   first. `score` is given. The order of equal scores is free.
-//! - *Reading.* A read returns the result that is kept for the key. If there is
-//!   none, it joins the flight of the key, and if there is none, it starts one.
-//!   A flight asks upstreams. All its readers get its result. Flights of
-//!   different keys do not wait for each other. A future of `get` that is not
-//!   polled does nothing.
-//! - *Attempts.* A flight asks one upstream at a time: the parents in the order
-//!   of `rank`, then the origin. It asks the next one only if an upstream
-//!   returns `Unavailable`, or if a parent has not answered at the time
-//!   `attempt_timeout` after it was asked. Then this attempt is dropped.
+//! - *Reading.* A read returns the result that is kept for the key. If no
+//!   result is kept, the read joins the flight of the key, or starts one if no
+//!   flight is running. A flight asks upstreams. All its readers get its
+//!   result. Flights of different keys do not wait for each other. A future of
+//!   `get` that is not polled does nothing.
+//! - *Attempts.* A flight asks one upstream at a time: the parents in the
+//!   order of `rank`, then the origin. It asks the next one only in two cases:
+//!   the upstream returns `Unavailable`, or the upstream is a parent and has
+//!   not answered when `attempt_timeout` has passed since it was asked. In the
+//!   second case, the attempt is dropped.
 //! - Everything else that an upstream returns is an answer and ends the flight:
 //!   a value, `None`, an error of the origin, and a `NoAnswer` or `Panicked`
 //!   that comes from a node.
-//! - `attempt_timeout` does not hold for the origin. If the origin returns
+//! - `attempt_timeout` does not apply to the origin. If the origin returns
 //!   `Unavailable`, the result is `NoAnswer`.
 //! - *Deadline.* At the time `deadline` after its start, a flight without a
-//!   result drops its attempt and ends with `NoAnswer`. The parent that it was
-//!   asking does not become unavailable by this.
-//! - *Keep.* The result of a flight is kept from its end, also if no reader is
-//!   polled then: reads return clones of it, and no upstream is asked, as long
-//!   as less than `keep` has passed. This holds for errors, too, and for readers
-//!   on several threads.
-//! - *Memory.* When a result has been kept, the node has no results of flights
-//!   that ended more than `2 × keep` ago.
-//! - *Unavailable parents.* A parent that has returned `Unavailable` or has not
-//!   answered in time is unavailable: no flight begins to ask it while less
-//!   than `retry_after` has passed since. Then only one flight asks it, the
-//!   probe. Other flights pass it by while less than `retry_after` has passed
-//!   since the start of the probe. Any answer of the parent, also to an earlier
-//!   attempt, makes it available. After a probe that ends without a result, the
-//!   next one is at the time `retry_after` after its start.
-//! - *Leaving.* A flight goes on as long as one of its readers waits. With two or
-//!   more readers, it goes on although none of them is polled. When the last one
-//!   is dropped, the attempt is dropped soon, nothing is kept, and the next read
-//!   starts a new flight.
+//!   result drops its attempt and ends with `NoAnswer`. The deadline of a
+//!   flight does not make a parent unavailable.
+//! - *Keep.* The result of a flight is kept from the end of the flight, even
+//!   if no reader is polled then. While less than `keep` has passed since that
+//!   end, reads return clones of the result, and no upstream is asked. This
+//!   holds for errors, too, and for readers on several threads.
+//! - *Memory.* After the result of a flight has been stored, the node has no
+//!   results of flights that ended more than `2 × keep` ago.
+//! - *Unavailable parents.* A parent that has returned `Unavailable`, or has
+//!   not answered within `attempt_timeout`, is unavailable: no flight begins
+//!   to ask it while less than `retry_after` has passed since then. After
+//!   that, only one flight asks it. This attempt is the *probe*. Other flights
+//!   skip the parent while less than `retry_after` has passed since the start
+//!   of the probe. Any answer of the parent, also to an earlier attempt, makes
+//!   it available. If a probe ends without a result, the next probe is due
+//!   when `retry_after` has passed since the start of that probe.
+//! - *Leaving.* A flight goes on as long as one of its readers waits. A flight
+//!   with two or more readers goes on even if none of them is polled. When the
+//!   last reader is dropped, the attempt is dropped soon, nothing is kept, and
+//!   the next read starts a new flight.
 //! - *Panics and shutdown.* If an upstream panics, the readers get `Panicked`
-//!   with its message. If the runtime of a flight with two or more readers shuts
-//!   down, its readers in other runtimes get `Unavailable`. No other upstream is
-//!   asked, nothing is kept, and no parent becomes unavailable by this.
+//!   with its message. If the runtime of a flight with two or more readers
+//!   shuts down, its readers in other runtimes get `Unavailable`. In both
+//!   cases, no other upstream is asked, nothing is kept, and no parent becomes
+//!   unavailable.
 //! - All settings may be as large as `Duration::MAX`, and `keep` and
 //!   `retry_after` may be zero. A clone of a node shares everything. The time
 //!   is that of `tokio::time`, which tests pause.
 //!
-//! Help: `Group` has the rules of week 6's first exercise. Its flight is a task,
-//! which ends when the last reader leaves.
+//! Help: `Group` has the rules of week 6's first exercise. Its flight is a
+//! task, which ends when the last reader leaves.
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
