@@ -10,34 +10,40 @@
 //!   spare range, and a tenth of the current range, rounded up, has been
 //!   returned. In a new buffer, it is due at once. `claim_refill` returns true
 //!   if a refill is due. The caller then has the claim, until it calls
-//!   `give_up`, or `put` with a good range. Others call neither.
+//!   `give_up`, or `put` with a good range. A caller without the claim calls
+//!   neither of them.
 //! - `put` stores a range as the spare. It refuses a range that is empty (also
 //!   one whose start is above its end), that begins below the end of a range
-//!   which was put before, or that ends above `i64::MAX`. Then it returns
-//!   `BadRange` with the range, and changes nothing. A range may have any size.
-//! - These rules hold for concurrent threads, and the ids that one thread gets
-//!   increase. Loom runs your `DoubleBuffer` in the last rung (group of tests).
-//!   So take its atomics and locks from `crate::model_checked::loom_atomics`.
+//!   which was put before, or that ends above `i64::MAX`. When it refuses a
+//!   range, it returns `BadRange` with the range, and changes nothing. A range
+//!   may have any size.
+//! - These rules hold for concurrent threads, and each thread gets its ids in
+//!   increasing order. Loom runs your `DoubleBuffer` in the last rung (group
+//!   of tests). So take its atomics and locks from
+//!   `crate::model_checked::loom_atomics`.
 //! - *Step.* `adapt` doubles the step if the ids have lasted less than 15
 //!   minutes, halves it (rounded down) if they have lasted more than 30, and
 //!   keeps it otherwise. The result is at most `max_step` and at least
-//!   `min_step`, which wins if it is larger. Nothing overflows.
-//! - *Segments.* The call of `next` that makes a refill due starts it, as a task
-//!   in the background. So `next` returns an id at once if there is one,
-//!   whatever the store does, and each id of the leased ranges is returned once,
-//!   also if other calls are dropped after any poll.
-//! - A refill asks the store for a range. If that fails (see `Failed`), it asks
-//!   again after `backoff`, with the same step, until a range is good. The calls
-//!   of `next` do not ask the store, so at most one lease runs at a time.
-//! - The first lease has the step `min_step`. Each later refill adapts the step
-//!   to the time from the end of the latest good lease to the begin of the
-//!   refill: the time of an outage does not count.
-//! - If there is no id, `next` waits up to `max_wait`. Every waiting call gets an
-//!   id as soon as there is one for it. If there is none in time, `next` returns
-//!   `Exhausted`. Its cause is the failure of the latest lease that has ended,
-//!   or `None` if that one was good, or if none has ended.
-//! - If the runtime of a refill shuts down, the next call starts a new refill in
-//!   its own runtime. A call that is waiting in another runtime does so, too.
+//!   `min_step`. If `min_step` is the larger of the two, the result is
+//!   `min_step`. Nothing overflows.
+//! - *Segments.* The call of `next` that makes a refill due starts the refill,
+//!   as a task in the background. So `next` returns an id at once if there is
+//!   one, whatever the store does. Each id of the leased ranges is returned
+//!   once, even if other calls are dropped after any poll.
+//! - A refill asks the store for a range. If the lease fails (see `Failed`),
+//!   the refill asks again after `backoff`, with the same step, until a range
+//!   is good. The calls of `next` do not ask the store, so at most one lease
+//!   runs at a time.
+//! - The first lease has the step `min_step`. Each later refill adapts the
+//!   step to the time from the end of the latest good lease to the start of
+//!   that refill. So the time of an outage does not count.
+//! - If there is no id, `next` waits up to `max_wait`. Every waiting call gets
+//!   an id as soon as there is one for it. If there is no id in time, `next`
+//!   returns `Exhausted`. Its `cause` is the failure of the latest lease that
+//!   has ended. It is `None` if that lease was good, or if no lease has ended.
+//! - If the runtime of a refill shuts down, the next call starts a new refill
+//!   in its own runtime. A call that is already waiting in another runtime
+//!   does the same.
 //! - When `Segments` is dropped, its refill ends soon, and drops the store.
 //!
 //! Given: the claim as a guard, `take`, and `lease_range`, which asks the store

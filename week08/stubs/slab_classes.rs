@@ -1,22 +1,24 @@
 //! Slab classes: the memory of memcached. Your turn.
 //!
-//! These rules are graded, and nothing else. They are those of memcached 1.6.18
-//! on 64 bits, except that `new` refuses two settings with which the server
+//! These rules are graded, and nothing else. They describe memcached 1.6.18 on
+//! 64 bits, except that `new` refuses two settings with which the server
 //! crashes: NaN, and a small `chunk_max`.
 //!
 //! - A page has 1 MiB. It is cut into chunks of one size, as many as fit.
 //! - `new` refuses a growth factor that is not greater than 1 (NaN is not), a
-//!   `min_space` of 0, a `max_item` outside 1 KiB to 1 GiB (both are allowed),
-//!   and a `chunk_max` that is not a power of two from 512 bytes to 1 MiB, or
-//!   of which `max_item` is not a multiple. The error has the value that was
-//!   refused. If several are bad, it is about any one of them. All other
-//!   settings are accepted, also infinity and `usize::MAX`.
-//! - The first size is 48 + `min_space`. A size gets a class if it is less than
-//!   `chunk_max / growth_factor` (an `f64`) and if fewer than 62 classes exist.
-//!   Then it is rounded up to a multiple of 8: this is the chunk size of the
-//!   class. The next size is this chunk size times the growth factor, without
-//!   its fraction. If a size gets no class, one more class, the last, has
-//!   chunks of `chunk_max`.
+//!   `min_space` of 0, and a `max_item` outside 1 KiB to 1 GiB (both limits
+//!   are allowed). It also refuses a `chunk_max` that is not a power of two
+//!   from 512 bytes to 1 MiB, or that does not divide `max_item`. The error
+//!   has the value that was refused. If several settings are bad, the error is
+//!   about any one of them. All other settings are accepted, also infinity and
+//!   `usize::MAX`.
+//! - The first size is 48 + `min_space`. A size gets a class if it is less
+//!   than `chunk_max / growth_factor` (an `f64`) and if fewer than 62 classes
+//!   exist. Then it is rounded up to a multiple of 8: this is the chunk size
+//!   of the class. The next size is this chunk size times the growth factor,
+//!   without its fraction. The first size that gets no class ends the table.
+//!   Then one more class is added, the last one. Its chunks have `chunk_max`
+//!   bytes.
 //! - Classes are numbered from 1. Two of them may have the same chunk size.
 //! - The size of an item is the sum of: 48 bytes of header, the key, 1 byte
 //!   that ends the key, 4 bytes of flags if they are not 0, 8 bytes of cas if
@@ -24,22 +26,24 @@
 //!   `usize::MAX`, the size is `usize::MAX`. This holds for any length of the
 //!   key.
 //! - `class_of` returns the first class whose chunks are not smaller than the
-//!   size, or the last class if there is none. It returns `None` if the size is
-//!   0 or above `max_item`.
+//!   size, or the last class if no class has such chunks. It returns `None` if
+//!   the size is 0 or above `max_item`.
 //! - `chunks_of` returns `None` if the key is empty or longer than 250 bytes,
 //!   or if the item's size is above `max_item`. An item of at most `chunk_max`
-//!   bytes uses one chunk, of its class.
-//! - A larger item is *chained*. Its first chunk has no byte of the value: its
-//!   class is that of an item size without value and `\r\n`, plus 48. Then
-//!   value and `\r\n` are cut into parts of `chunk_max - 48` bytes; the last
-//!   part may be smaller, but is not empty. Each part uses a chunk of the class
-//!   of its length plus 48. `chunks_of` returns the classes in this order.
-//! - `waste` returns the sum of the chunk sizes less the item's size, or `None`
-//!   if `chunks_of` does.
-//! - `largest_value` returns the largest length of a value with which the item
-//!   goes into the class by `class_of`, whatever `item.value_len` is. It
-//!   returns `None` if there is no such length, if there is no class of this
-//!   number, or if the key is empty or longer than 250 bytes.
+//!   bytes uses one chunk, of the class that `class_of` returns for its size.
+//! - A larger item is *chained*. Its first chunk has no byte of the value. The
+//!   class of this chunk is that of the item's size without value and `\r\n`,
+//!   plus 48. Then value and `\r\n` are cut into parts of `chunk_max - 48`
+//!   bytes; the last part may be smaller, but is not empty. Each part uses a
+//!   chunk of the class for the part's length plus 48. `chunks_of` returns the
+//!   classes in this order.
+//! - `waste` returns the sum of the chunk sizes less the item's size, or
+//!   `None` if `chunks_of` returns `None`.
+//! - `largest_value` ignores `item.value_len`. It returns the largest length
+//!   of a value that puts the item into the class with this number: `class_of`
+//!   returns that class for the item's size. It returns `None` if there is no
+//!   such length, if no class has this number, or if the key is empty or
+//!   longer than 250 bytes.
 //! - No call panics, overflows or runs for ever, with any arguments.
 //!
 //! Help: `usize::next_multiple_of`, `slice::partition_point`.
