@@ -11,8 +11,8 @@
 //! - *Reading.* A read returns the result that is kept for the key. If no
 //!   result is kept, the read joins the flight of the key, or starts one if no
 //!   flight is running. A flight asks upstreams. All its readers get its
-//!   result. Flights of different keys do not wait for each other. A future of
-//!   `get` that is not polled does nothing.
+//!   result. Flights of different keys do not wait for each other. Before its
+//!   first poll, a future of `get` neither joins nor starts a flight.
 //! - *Attempts.* A flight asks one upstream at a time: the parents in the
 //!   order of `rank`, then the origin. It asks the next one only in two cases:
 //!   the upstream returns `Unavailable`, or the upstream is a parent and has
