@@ -2,61 +2,66 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - *Heat.* The first poll of the future that `get` returns records the key in
-//!   the `HotKeys`, with `now`, once. A future that is not polled does nothing.
-//! - *Loading.* A call that finds no usable entry joins the load of an equal key
-//!   that is running. If there is none, it starts one, which begins with the call
-//!   of its own `load`. Each call that waits gets the result: the value, `None`,
-//!   `Failed::Error`, or `Failed::Panicked`, as `Group::run` of `singleflight`
-//!   does it.
-//! - *Storing.* When a load ends with a value or with `None`, this is stored as
-//!   the entry of the key if the key is hot at that moment. If the key is not
-//!   hot, its old entry is removed. So `None` is stored only for hot keys, too.
-//!   An error and a panic change nothing.
+//! - *Heat.* A call of `get` records its key in the `HotKeys` once, with `now`,
+//!   in the first poll of its future. A future that is not polled does nothing.
+//! - *Loading.* If a call finds no usable entry (see *Fresh* and *Stale*), and
+//!   a load of an equal key is running, the call joins this load. If no such
+//!   load is running, the call starts one. This load begins with the call of
+//!   its own `load`. Each call that waits for a load gets the result of the
+//!   load, as from `Group::run` of `singleflight`: the value, `None`,
+//!   `Failed::Error`, or `Failed::Panicked`.
+//! - *Storing.* When a load ends with a value or with `None`, this result is
+//!   stored as the entry of the key, if the key is hot at that moment. If the
+//!   key is not hot, its old entry is removed. So `None`, too, is stored only
+//!   for hot keys. An error and a panic change nothing.
 //! - *Age.* The age of an entry counts from the `now` of the call that has
 //!   started the load. If the `now` of a call is earlier, the age is zero.
-//! - *Time to live.* This is `ttl × (1 − jitter × rand)`, with the `rand` of the
-//!   call that has started the load. For `None`, `negative_ttl` takes the place
-//!   of `ttl`. It is exact if `jitter × rand` is 0, and otherwise exact to the
-//!   microsecond. No `Duration` panics or overflows, up to `Duration::MAX`.
-//! - *Fresh.* An entry is fresh as long as its age is less than its time to live.
-//!   The first poll returns it, whether the key is hot or not. While a fresh
-//!   entry is stored, no load begins, not even for a call that looked for the
-//!   entry just before it was stored.
+//! - *Time to live.* The time to live of an entry is
+//!   `ttl × (1 − jitter × rand)`, with the `rand` of the call that has started
+//!   the load. For `None`, `negative_ttl` takes the place of `ttl`. The result
+//!   is exact if `jitter × rand` is 0, and otherwise exact to the microsecond.
+//!   No `Duration` up to `Duration::MAX` causes a panic or an overflow.
+//! - *Fresh.* An entry is fresh as long as its age is less than its time to
+//!   live. The first poll of a call returns a fresh entry, whether the key is
+//!   hot or not. While a fresh entry is stored, no load of its key begins. This
+//!   holds also for a call that looked for the entry just before it was stored.
 //! - *Stale.* A value (not `None`) that is no longer fresh is stale as long as
 //!   its age is less than its time to live plus `stale_for`. If the key is hot
-//!   with the record of this call, the first poll returns the stale value, and
-//!   a load of the key runs in the background: the one that is running, or one
-//!   that begins, with the arguments of this call. It runs to its end, even if
-//!   all futures are dropped. If it fails, the value stays, and the next call
-//!   starts a load again. If the key is not hot, the call waits for a load, as
-//!   if there were no entry.
-//! - *Invalidation.* `invalidate` removes the entry of the key. If a load of the
-//!   key has begun before, it stores nothing and removes nothing, also if another
-//!   load has stored an entry since. A `get` that is first polled after
-//!   `invalidate` does not join this load. The calls that wait for it get its
-//!   result. All this holds for this key only: however many other keys are
-//!   invalidated, also with equal hashes, its loads are stored.
-//! - *Dropping.* If all calls that wait for a load are dropped, and no call has
-//!   got a stale value for it, the load is cancelled as by `Group::run`, and
-//!   stores nothing.
-//! - *Capacity.* There are at most `capacity + capacity / 16` entries: the shards
-//!   of `quick_cache` are rounded up. As long as no more keys than a quarter of
-//!   `capacity` (rounded up) have been stored, no entry is removed to make room.
-//! - *Memory.* When no load runs, nothing is kept but these entries and the
-//!   `HotKeys`: nothing of a load that has ended, or of a key that was
+//!   after this call has recorded it, the first poll returns the stale value,
+//!   and a load of the key runs in the background. This is the load that is
+//!   running already, or else a new load with the arguments of this call. It
+//!   runs to its end, even if all futures are dropped. If it fails, the value
+//!   stays, and the next call starts a load again. If the key is not hot, the
+//!   call waits for a load, as if there were no entry.
+//! - *Invalidation.* `invalidate` removes the entry of the key. A load of the
+//!   key that has begun earlier is an old load. An old load stores nothing and
+//!   removes nothing, even if another load has stored an entry since. A `get`
+//!   that is first polled after `invalidate` does not join an old load. The
+//!   calls that wait for an old load get its result. All this holds for this
+//!   key only. However many other keys are invalidated, even keys with equal
+//!   hashes, the loads of this key are stored.
+//! - *Dropping.* A load is cancelled as by `Group::run`, and stores nothing, if
+//!   all calls that wait for it are dropped, and it is not the load in the
+//!   background (see *Stale*) of a call that has got a stale value.
+//! - *Capacity.* There are at most `capacity + capacity / 16` entries: the
+//!   shards of `quick_cache` are rounded up. As long as the number of keys that
+//!   have been stored is at most a quarter of `capacity` (rounded up), no entry
+//!   is removed to make room.
+//! - *Memory.* When no load runs, only these entries and the `HotKeys` are
+//!   kept. Nothing is kept of a load that has ended, or of a key that was
 //!   invalidated.
 //! - All these rules hold for concurrent tasks: the last rung (group of tests)
-//!   runs your file under shuttle. It does not see the locks of `std` and the
-//!   tasks of tokio. So import them from `crate::model_checked::shuttle_tasks`:
-//!   `Mutex`, `Arc`, `Weak`, `spawn`, `AbortHandle`, `JoinHandle`, and of
-//!   `tokio::sync` `Notify`, `OnceCell`, `Semaphore`, `oneshot` and `watch`. If
-//!   two loads of a key run at once, because one of them was cancelled or
-//!   invalidated before it began, only the later one has to be stored.
+//!   runs your file under shuttle, a model checker. Shuttle does not see the
+//!   locks of `std` and the tasks of tokio. So import their replacements from
+//!   `crate::model_checked::shuttle_tasks`. It has `Mutex`, `Arc`, `Weak`,
+//!   `spawn`, `AbortHandle` and `JoinHandle`, and, for those of `tokio::sync`,
+//!   `Notify`, `OnceCell`, `Semaphore`, `oneshot` and `watch`. Two loads of a
+//!   key can run at once, if one of them was cancelled or invalidated before it
+//!   began. Then only the later load has to be stored.
 //!
-//! Help: `quick_cache::sync::Cache` has `get`, `insert` and `remove`, and no
-//! times. `Group::run` merges loads, and `Group::forget` makes the next call
-//! start a new one.
+//! Help: `quick_cache::sync::Cache` has `get`, `insert` and `remove`, but its
+//! entries do not expire. `Group::run` merges loads, and `Group::forget` makes
+//! the next call start a new load.
 
 use std::hash::Hash;
 use std::marker::PhantomData;
@@ -87,7 +92,8 @@ pub struct Config {
     pub jitter: f64,
     /// The longest time for which a key counts as missing at the source.
     pub negative_ttl: Duration,
-    /// For how much longer a value is returned while it is renewed.
+    /// The time for which an expired value is still returned, while it is
+    /// renewed.
     pub stale_for: Duration,
 }
 
@@ -140,8 +146,9 @@ where
     /// # Cancel safety
     ///
     /// The first poll returns a stored value, or joins or starts a load.
-    /// Dropping the future leaves the load, which is cancelled if no other call
-    /// waits for it. A refresh in the background is not cancelled.
+    /// If the future is dropped, its call no longer waits for the load. The
+    /// load is cancelled if no other call waits for it. A refresh in the
+    /// background is not cancelled.
     #[expect(clippy::unused_async, reason = "you will need it")]
     pub async fn get<F, Fut>(
         &self,

@@ -2,63 +2,71 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - *Assignments.* `Assigned` starts an assignment of a partition. It ends with
-//!   `Revoked`, `Lost`, or the next `Assigned` of the same partition.
-//! - *Reading.* `Polled` reads a record, unless its partition is not assigned,
-//!   its offset is below `next`, this or a later offset was already read in the
-//!   same assignment, or the job was stopped. Such a record is ignored. Offsets
-//!   can have gaps.
-//! - *Waiting.* A record that was read waits, in the order of reading. When its
-//!   assignment ends, a waiting record is forgotten.
-//! - *In flight.* At most one write or dead letter is in flight: it was started
-//!   and has no answer yet. Its records do not wait. They stay in flight when
-//!   their assignment ends.
-//! - *Batches.* If nothing is in flight, a write is due when `max_batch` records
-//!   wait, when the first one was read `linger` ago, or when the job was
-//!   stopped. It takes the records that wait longest, at most `max_batch`, but
-//!   no rejected record and no record behind one.
+//! - *Assignments.* `Assigned` starts an assignment of a partition. It ends
+//!   with `Revoked`, `Lost`, or the next `Assigned` of the same partition.
+//! - *Reading.* A record that comes with `Polled` is ignored if its partition
+//!   is not assigned, if its offset is below the `next` of the assignment, if
+//!   this or a later offset was already read in the same assignment, or if the
+//!   job was stopped. Otherwise, the job reads the record. Offsets can have
+//!   gaps.
+//! - *Waiting.* After a record was read, it waits. The waiting records are in
+//!   the order of reading. A waiting record is forgotten when its assignment
+//!   ends.
+//! - *In flight.* A write or a dead letter is in flight from its start until
+//!   its answer. At any time, at most one write or dead letter is in flight.
+//!   Its records do not wait. They stay in flight when their assignment ends.
+//! - *Batches.* If nothing is in flight, a write is due when `max_batch`
+//!   records wait, when the first waiting record was read `linger` ago, or when
+//!   the job was stopped. The write takes the records that wait longest, at
+//!   most `max_batch`. It stops before the first rejected record (see
+//!   *Poison*), and takes no record behind that one.
 //! - *Failures.* After `WriteFailed`, `Rejected` or `DeadLetterFailed`, the
-//!   records wait again, before all others, in the same order, and with the same
-//!   time of reading. A record whose assignment has ended is forgotten instead.
-//!   After `WriteFailed` and `DeadLetterFailed`, no write and no dead letter is
-//!   due before `retry_after` has passed.
-//! - *Poison.* `Rejected(index)` says which record of the batch the database
-//!   never accepts. As soon as this record is the first that waits, and nothing
-//!   is in flight, a dead letter with it is due.
+//!   records that were in flight wait again. They come before all other waiting
+//!   records, in the same order, and keep their time of reading. But if the
+//!   assignment of such a record has ended, the record is forgotten. After
+//!   `WriteFailed` and `DeadLetterFailed`, no write and no dead letter is due
+//!   before `retry_after` has passed.
+//! - *Poison.* `Rejected(index)` says that the database never accepts the
+//!   record at this index of the batch: it is a rejected record. As soon as a
+//!   rejected record is the first waiting record, and nothing is in flight, a
+//!   dead letter with this record is due.
 //! - *Processed.* After `Written` or `DeadLettered`, the records that were in
 //!   flight are processed. The offset to commit of an assignment is the offset
-//!   of its last processed record, plus 1. Before the first, there is none.
-//! - *Commits.* If no commit is in flight, a commit is due when there is an
-//!   assignment whose offset to commit the broker has not yet accepted. It has
-//!   the offset to commit of each such assignment, and no other. `Committed`
+//!   of its last processed record, plus 1. As long as the assignment has no
+//!   processed record, it has no offset to commit.
+//! - *Commits.* If no commit is in flight, a commit is due when an assignment
+//!   has an offset to commit that the broker has not yet accepted. The commit
+//!   has this offset for each such assignment, and no other offset. `Committed`
 //!   says that the broker has accepted these offsets. After `CommitFailed`, no
 //!   commit is due before `retry_after` has passed. The next commit has the
-//!   offsets to commit at its own time, not those of the failed one.
-//! - *Rebalance.* An answer to a write or a commit changes nothing for a later
-//!   assignment of the partition. `Revoked` returns a `LastCommit` if there is
-//!   an offset to commit that the broker has not yet accepted, even if a commit
-//!   is in flight. `Lost` returns none.
+//!   offsets to commit of the time at which it starts, not the offsets of the
+//!   failed commit.
+//! - *Rebalance.* If an assignment ends while a write or a commit is in flight,
+//!   the answer changes nothing for a later assignment of the same partition.
+//!   `Revoked` returns a `LastCommit` if the assignment has an offset to commit
+//!   that the broker has not yet accepted, even if a commit is in flight.
+//!   `Lost` returns no `LastCommit`.
 //! - *Back-pressure.* `Pause` is returned when the number of records that wait
-//!   or are in flight reaches `max_waiting`, and `Resume` when it falls to half
-//!   of it (rounded down). If it is paused after an `Assigned`, there is another
-//!   `Pause`.
+//!   or are in flight reaches `max_waiting`. `Resume` is returned when this
+//!   number falls to half of `max_waiting` (rounded down). If the job is still
+//!   paused after an `Assigned`, another `Pause` is returned.
 //! - *Time.* Each effect is returned in the first step in which it is due,
 //!   whatever the event is. A time that an `Instant` cannot represent never
 //!   comes. `wake_at` is the earliest time at which a `Tick` has an effect, if
-//!   no other event comes before it.
-//! - *Stop.* After `Stop`, the job writes what waits, and commits.
-//!   `is_finished` is true if it was stopped, no record waits or is in flight,
-//!   and the broker has accepted all offsets to commit.
-//! - The job stores a record at most twice, and only as long as it waits or is
-//!   in flight.
-//! - The order of the effects of a step is free, and so is the order of the
-//!   partitions in a commit.
-//! - Your file can rely on this: `now` never goes back, each effect gets its
-//!   answer once, an index is in its batch, and offsets are less than
-//!   `Offset::MAX`.
+//!   no other event comes before this `Tick`.
+//! - *Stop.* After `Stop`, the job writes the waiting records, and commits.
+//!   `is_finished` is true if the job was stopped, no record waits or is in
+//!   flight, and the broker has accepted all offsets to commit.
+//! - The job stores at most two copies of a record, and only as long as the
+//!   record waits or is in flight.
+//! - The effects of a step can be in any order, and so can the partitions in a
+//!   commit.
+//! - Your file can rely on this: `now` never goes back, each effect that needs
+//!   an answer gets it once, the index of a `Rejected` is in the batch, and
+//!   offsets are less than `Offset::MAX`.
 //!
-//! `step`, `write_at` (when is a write due?) and `pause_or_resume` are given. For
-//! the first rung (group of tests), `commit` can return `None`.
+//! `step`, `write_at` (when is a write due?) and `pause_or_resume` are given.
+//! For the first rung (group of tests), `commit` can return `None`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::replace;
@@ -78,18 +86,18 @@ pub struct Record<T> {
     pub partition: Partition,
     /// The record's position. Numbers can be missing between two records.
     pub offset: Offset,
-    /// The message. It is cloned for each write, so it is best an `Arc`.
+    /// The message. Each write clones it, so an `Arc` is a good choice.
     pub value: T,
 }
 
 /// The settings of a [`Job`].
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    /// The number of records that are written together at most.
+    /// The largest number of records in one write.
     pub max_batch: NonZero<usize>,
-    /// The time for which a record waits for others, so that a batch is full.
+    /// The longest time for which a record waits for others to fill its batch.
     pub linger: Duration,
-    /// With this number of waiting records, polling pauses.
+    /// When this number of records wait or are in flight, fetching pauses.
     pub max_waiting: NonZero<usize>,
     /// The time between a failure and the next try.
     pub retry_after: Duration,
@@ -110,13 +118,13 @@ pub enum Event<T> {
     /// job still owns it.
     Revoked(Partition),
     /// The job has lost a partition some time ago, for instance because it did
-    /// not poll for too long. Another member may have read on.
+    /// not poll for too long. Another member may have read from it since.
     Lost(Partition),
     /// A record was read.
     Polled(Record<T>),
     /// The batch is in the database.
     Written,
-    /// The batch is not in the database, or nobody knows. A later try can
+    /// The batch is not in the database, or this is unknown. A later try can
     /// succeed.
     WriteFailed,
     /// Nothing of the batch is in the database, because the database never
@@ -124,15 +132,15 @@ pub enum Event<T> {
     Rejected(usize),
     /// The dead letter is in its topic.
     DeadLettered,
-    /// The dead letter is not in its topic, or nobody knows.
+    /// The dead letter is not in its topic, or this is unknown.
     DeadLetterFailed,
     /// The broker has accepted the commit.
     Committed,
-    /// The broker has refused the commit, or nobody knows.
+    /// The broker has refused the commit, or this is unknown.
     CommitFailed,
-    /// It is [`wake_at`](Job::wake_at).
+    /// The time [`wake_at`](Job::wake_at) has come.
     Tick,
-    /// The process shuts down: write what waits, and read no more.
+    /// The process shuts down: write the waiting records, and read no more.
     Stop,
 }
 
@@ -145,13 +153,14 @@ pub enum Effect<T> {
     /// Send this record to the dead-letter topic. Answer with `DeadLettered` or
     /// `DeadLetterFailed`.
     DeadLetter(Record<T>),
-    /// Commit these offsets, each the next one to read. Answer with `Committed`
-    /// or `CommitFailed`.
+    /// Commit these offsets. Each is the next offset to read of its partition.
+    /// Answer with `Committed` or `CommitFailed`.
     Commit(Vec<(Partition, Offset)>),
-    /// Commit this offset before the partition is given back. No answer.
+    /// Commit this offset before the partition is given back. This effect gets
+    /// no answer.
     LastCommit(Partition, Offset),
-    /// Fetch no records of any partition that is assigned now, but keep polling:
-    /// a member that does not poll loses its partitions.
+    /// Stop fetching from all partitions that are assigned now. But keep
+    /// polling: a member that does not poll loses its partitions.
     Pause,
     /// Fetch records of all partitions again.
     Resume,
@@ -168,13 +177,13 @@ pub struct Job<T> {
     waiting: VecDeque<Waiting<T>>,
     /// The batch or the dead letter that has no answer yet.
     in_flight: Vec<Waiting<T>>,
-    /// When a write or dead letter has failed last.
+    /// The time of the last failure of a write or a dead letter.
     write_failed: Option<Instant>,
     /// The commit that has no answer yet.
     committing: Vec<(Partition, Assignment)>,
-    /// When the last commit failed, if none has started since.
+    /// The time at which the last commit failed, if none has started since.
     commit_failed: Option<Instant>,
-    /// The number of assignments at the last `Pause`, until a `Resume`.
+    /// The number of assignments at the last `Pause`. `None` after a `Resume`.
     paused_at: Option<u64>,
     stopping: bool,
 }
@@ -185,7 +194,7 @@ struct Assignment {
     id: u64,
     /// The next offset to read.
     next: Offset,
-    /// All records below are processed.
+    /// All records below this offset are processed.
     done: Offset,
     /// The broker has accepted this offset.
     committed: Offset,
@@ -312,7 +321,8 @@ impl<T: Clone> Job<T> {
         }
     }
 
-    /// Returns when the next try after a failure is. `None` is never.
+    /// Returns the time of the next try after a failure, or `None` if it never
+    /// comes.
     fn retry_at(&self, failed: Instant) -> Option<Instant> {
         failed.checked_add(self.config.retry_after)
     }
@@ -327,8 +337,8 @@ impl<T: Clone> Job<T> {
         todo!("which offset can be committed now?")
     }
 
-    /// Returns the records in flight to the front of the queue, without those of
-    /// an earlier assignment.
+    /// Moves the records in flight back to the front of the queue, but forgets
+    /// the records of an assignment that has ended.
     fn put_back(&mut self) {
         todo!("in which order do they come back, and which do not?")
     }
