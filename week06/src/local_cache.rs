@@ -93,7 +93,8 @@ pub struct Config {
     pub jitter: f64,
     /// The longest time for which a key counts as missing at the source.
     pub negative_ttl: Duration,
-    /// For how much longer a value is returned while it is renewed.
+    /// The time for which an expired value is still returned, while it is
+    /// renewed.
     pub stale_for: Duration,
 }
 
@@ -161,8 +162,9 @@ where
     /// # Cancel safety
     ///
     /// The first poll returns a stored value, or joins or starts a load.
-    /// Dropping the future leaves the load, which is cancelled if no other call
-    /// waits for it. A refresh in the background is not cancelled.
+    /// If the future is dropped, its call no longer waits for the load. The
+    /// load is cancelled if no other call waits for it. A refresh in the
+    /// background is not cancelled.
     pub async fn get<F, Fut>(
         &self,
         key: &K,

@@ -65,18 +65,18 @@ pub struct Record<T> {
     pub partition: Partition,
     /// The record's position. Numbers can be missing between two records.
     pub offset: Offset,
-    /// The message. It is cloned for each write, so it is best an `Arc`.
+    /// The message. Each write clones it, so an `Arc` is a good choice.
     pub value: T,
 }
 
 /// The settings of a [`Job`].
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    /// The number of records that are written together at most.
+    /// The largest number of records in one write.
     pub max_batch: NonZero<usize>,
-    /// The time for which a record waits for others, so that a batch is full.
+    /// The longest time for which a record waits for others to fill its batch.
     pub linger: Duration,
-    /// With this number of waiting records, polling pauses.
+    /// When this number of records wait or are in flight, fetching pauses.
     pub max_waiting: NonZero<usize>,
     /// The time between a failure and the next try.
     pub retry_after: Duration,
@@ -97,13 +97,13 @@ pub enum Event<T> {
     /// job still owns it.
     Revoked(Partition),
     /// The job has lost a partition some time ago, for instance because it did
-    /// not poll for too long. Another member may have read on.
+    /// not poll for too long. Another member may have read from it since.
     Lost(Partition),
     /// A record was read.
     Polled(Record<T>),
     /// The batch is in the database.
     Written,
-    /// The batch is not in the database, or nobody knows. A later try can
+    /// The batch is not in the database, or this is unknown. A later try can
     /// succeed.
     WriteFailed,
     /// Nothing of the batch is in the database, because the database never
@@ -111,15 +111,15 @@ pub enum Event<T> {
     Rejected(usize),
     /// The dead letter is in its topic.
     DeadLettered,
-    /// The dead letter is not in its topic, or nobody knows.
+    /// The dead letter is not in its topic, or this is unknown.
     DeadLetterFailed,
     /// The broker has accepted the commit.
     Committed,
-    /// The broker has refused the commit, or nobody knows.
+    /// The broker has refused the commit, or this is unknown.
     CommitFailed,
-    /// It is [`wake_at`](Job::wake_at).
+    /// The time [`wake_at`](Job::wake_at) has come.
     Tick,
-    /// The process shuts down: write what waits, and read no more.
+    /// The process shuts down: write the waiting records, and read no more.
     Stop,
 }
 
@@ -132,13 +132,14 @@ pub enum Effect<T> {
     /// Send this record to the dead-letter topic. Answer with `DeadLettered` or
     /// `DeadLetterFailed`.
     DeadLetter(Record<T>),
-    /// Commit these offsets, each the next one to read. Answer with `Committed`
-    /// or `CommitFailed`.
+    /// Commit these offsets. Each is the next offset to read of its partition.
+    /// Answer with `Committed` or `CommitFailed`.
     Commit(Vec<(Partition, Offset)>),
-    /// Commit this offset before the partition is given back. No answer.
+    /// Commit this offset before the partition is given back. This effect gets
+    /// no answer.
     LastCommit(Partition, Offset),
-    /// Fetch no records of any partition that is assigned now, but keep polling:
-    /// a member that does not poll loses its partitions.
+    /// Stop fetching from all partitions that are assigned now. But keep
+    /// polling: a member that does not poll loses its partitions.
     Pause,
     /// Fetch records of all partitions again.
     Resume,
@@ -155,13 +156,13 @@ pub struct Job<T> {
     waiting: VecDeque<Waiting<T>>,
     /// The batch or the dead letter that has no answer yet.
     in_flight: Vec<Waiting<T>>,
-    /// When a write or dead letter has failed last.
+    /// The time of the last failure of a write or a dead letter.
     write_failed: Option<Instant>,
     /// The commit that has no answer yet.
     committing: Vec<(Partition, Assignment)>,
-    /// When the last commit failed, if none has started since.
+    /// The time at which the last commit failed, if none has started since.
     commit_failed: Option<Instant>,
-    /// The number of assignments at the last `Pause`, until a `Resume`.
+    /// The number of assignments at the last `Pause`. `None` after a `Resume`.
     paused_at: Option<u64>,
     stopping: bool,
 }
@@ -172,7 +173,7 @@ struct Assignment {
     id: u64,
     /// The next offset to read.
     next: Offset,
-    /// All records below are processed.
+    /// All records below this offset are processed.
     done: Offset,
     /// The broker has accepted this offset.
     committed: Offset,
@@ -313,7 +314,8 @@ impl<T: Clone> Job<T> {
         }
     }
 
-    /// Returns when the next try after a failure is. `None` is never.
+    /// Returns the time of the next try after a failure, or `None` if it never
+    /// comes.
     fn retry_at(&self, failed: Instant) -> Option<Instant> {
         failed.checked_add(self.config.retry_after)
     }
@@ -342,8 +344,8 @@ impl<T: Clone> Job<T> {
         }
     }
 
-    /// Returns the records in flight to the front of the queue, without those of
-    /// an earlier assignment.
+    /// Moves the records in flight back to the front of the queue, but forgets
+    /// the records of an assignment that has ended.
     fn put_back(&mut self) {
         for waiting in take(&mut self.in_flight).into_iter().rev() {
             let partition = waiting.record.partition;
