@@ -282,6 +282,12 @@ mod recovery {
                 }
             }
         }
+        let mut pair = Pair::new([0, 200, 2_005, 5_000], 130);
+        pair.plan_all(Unavailable, 0);
+        for key in ["first", "second"] {
+            pair.read(key, 1).await;
+        }
+        pair.check().await;
     }
 
     #[tokio::test(start_paused = true)]
