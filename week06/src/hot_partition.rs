@@ -3,7 +3,7 @@
 //! *Question.* Comments are partitioned by subject, so one celebrity floods one
 //! partition and one consumer. How is a subject spread over several partitions
 //! without breaking the order that readers rely on, and how does it go back?
-//! And how do a thousand increments of its counter become one?
+//! How are a thousand increments of its counter merged into one write?
 //!
 //! *Idea.* A hot subject gets a **sub-key** for each hash of an author, as only
 //! the records of one author must stay in order. The sub-key changes when the

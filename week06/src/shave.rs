@@ -82,7 +82,7 @@ pub struct Config {
     pub retry_after: Duration,
 }
 
-/// What has happened.
+/// An event that a job handles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<T> {
     /// The group has given a partition to this job. `next` is its committed

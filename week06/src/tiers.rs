@@ -67,7 +67,7 @@ use crate::singleflight::{self, Group};
 
 /// A node that is asked for keys: the origin, or a parent.
 pub trait Upstream: Send + Sync + 'static {
-    /// What is stored under a key.
+    /// The value of a key.
     type Value: Clone + Send + Sync + 'static;
     /// An error of the origin.
     type Error: Clone + Send + Sync + 'static;

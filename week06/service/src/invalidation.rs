@@ -16,12 +16,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::index::CHANNEL;
 
-/// What has changed.
+/// A message to the caches of all processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// The comments of this subject.
+    /// The comments of this subject have changed.
     Subject(u64),
-    /// Nobody knows: messages may have been missed.
+    /// Any subject may have changed, because messages may have been missed.
     Everything,
 }
 

@@ -23,7 +23,7 @@ use crate::store::{InsertError, Inserted, Store};
 pub(super) struct Message {
     /// `None` if the bytes do not decode.
     comment: Option<Arc<Comment>>,
-    /// Of a record that decodes, they are not needed.
+    /// The bytes of a record that does not decode. Otherwise it is empty.
     undecoded: Vec<u8>,
     /// Why the record is a dead letter.
     reason: OnceLock<String>,
