@@ -221,6 +221,32 @@ fn lock(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
 }
 
 #[cfg(test)]
+impl Backlog {
+    /// Creates a backlog that has measured no waiting record just now.
+    pub(crate) fn measured_as_empty(high: u64) -> Self {
+        let measured = Measured { lag: 0, written: 0, at: Instant::now() };
+        let gate = Gate {
+            high,
+            low: 0,
+            stale_after: Duration::MAX,
+            is_closed: false,
+            measured: Some(measured),
+            sent: 0,
+            speed: 0.0,
+        };
+        Self { gate: Arc::new(Mutex::new(gate)) }
+    }
+
+    /// Measures the same again. No record counts as sent since.
+    pub(crate) fn measure_again(&self) {
+        let mut gate = lock(&self.gate);
+        let sent = gate.sent;
+        let at = Instant::now();
+        gate.update(Measured { lag: 0, written: 0, at }, sent);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

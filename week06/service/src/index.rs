@@ -319,3 +319,50 @@ fn decode(reply: Vec<Value>, subject: u64) -> Option<Lookup> {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use lab::servers::Redis;
+    use redis::AsyncCommands as _;
+
+    use super::*;
+    use crate::redis_client;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    #[ignore = "needs redis-server"]
+    async fn a_refresh_after_a_failed_one_deletes_the_page() {
+        let server = Redis::start().expect("it starts");
+        let (url, timeout) = (server.url(), SECOND);
+        let config = redis_client::Config { url, timeout };
+        let redis = RedisClient::new(&config).expect("the URL is valid");
+        redis.connected().await;
+        let config = Config {
+            size: 5,
+            ttl: 100 * SECOND,
+            empty_ttl: 10 * SECOND,
+            lease_ttl: 5 * SECOND,
+        };
+        let index = Index::new(redis, config);
+        let comment = |id| Comment {
+            id,
+            subject: 7,
+            author: 1,
+            text: "hi".to_owned(),
+            created_ms: id,
+        };
+        let Lookup::Miss(lease) = index.page(7, None, 3).await else {
+            panic!("expected a miss");
+        };
+        assert!(index.fill(7, &lease, &[comment(1)]).await);
+        // The refresh with comment 2 fails: the page lacks it.
+        index.shared.missed.insert(7);
+        index.refresh(7, &[&comment(3)], true).await;
+        let client = redis::Client::open(server.url()).expect("it is valid");
+        let mut connection =
+            client.get_multiplexed_async_connection().await.expect("it works");
+        let keys: Vec<String> = connection.keys("*").await.expect("it works");
+        assert_eq!(keys, [""; 0], "a page with comments 1 and 3");
+    }
+}

@@ -150,23 +150,7 @@ impl Runner {
             inputs.clone(),
             Arc::clone(&counters),
         )?;
-        let poll_ms = config.max_poll_interval.as_millis().to_string();
-        let prefetched = config.batch.max_waiting.to_string();
-        let shell = Shell::new(config, tasks);
-        let consumer: BaseConsumer<Shell> = ClientConfig::new()
-            .set("bootstrap.servers", &config.brokers)
-            .set("reconnect.backoff.max.ms", RECONNECT_MS)
-            .set("group.id", &config.group)
-            // The broker moves single partitions, and accepts commits meanwhile.
-            .set("group.protocol", "consumer")
-            .set("enable.auto.commit", "false")
-            .set("auto.offset.reset", "earliest")
-            .set("max.poll.interval.ms", poll_ms)
-            // Of each partition, so that a pause of the job is one of the client,
-            // too. By default, it notices a second later that it is over.
-            .set("queued.min.messages", prefetched)
-            .set("fetch.queue.backoff.ms", "5")
-            .create_with_context(shell)?;
+        let consumer = consumer(config, Shell::new(config, tasks))?;
         let consumer = Arc::new(consumer);
         Shell::subscribe(&consumer)?;
         let (end, ended) = oneshot::channel();
@@ -222,6 +206,24 @@ impl Drop for Runner {
     fn drop(&mut self) {
         self.send(Input::Abort);
     }
+}
+
+fn consumer(config: &Config, shell: Shell) -> KafkaResult<BaseConsumer<Shell>> {
+    let poll_ms = config.max_poll_interval.as_millis().to_string();
+    ClientConfig::new()
+        .set("bootstrap.servers", &config.brokers)
+        .set("reconnect.backoff.max.ms", RECONNECT_MS)
+        .set("group.id", &config.group)
+        // The broker moves single partitions, and accepts commits meanwhile.
+        .set("group.protocol", "consumer")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("max.poll.interval.ms", poll_ms)
+        // Of each partition, so that a pause of the job is one of the client,
+        // too. By default, it notices a second later that it is over.
+        .set("queued.min.messages", config.batch.max_waiting.to_string())
+        .set("fetch.queue.backoff.ms", "5")
+        .create_with_context(shell)
 }
 
 /// Polls until the job is finished or aborted.

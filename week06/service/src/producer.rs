@@ -172,3 +172,47 @@ fn publish_error(error: KafkaError) -> PublishError {
         _ => PublishError::Unavailable(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn records_without_an_acknowledgment_count_as_waiting() {
+        let config = Config {
+            brokers: "127.0.0.1:1".to_owned(), // no broker answers
+            topic: "comments".to_owned(),
+            timeout: Duration::from_secs(60),
+        };
+        let backlog = Backlog::measured_as_empty(10);
+        let producer = Producer::new(&config, Some(backlog.clone())).unwrap();
+        let comment = Comment {
+            id: 1,
+            subject: 7,
+            author: 1,
+            text: "hi".to_owned(),
+            created_ms: 0,
+        };
+        let publish = || {
+            let publish = pin!(producer.publish(&comment));
+            let mut context = Context::from_waker(Waker::noop());
+            let outcome = publish.poll(&mut context);
+            // No broker has the record, so it is not part of the lag.
+            backlog.measure_again();
+            outcome
+        };
+        assert!(publish().is_pending(), "10 may wait");
+        let refused = (0..11).find_map(|_| match publish() {
+            Poll::Ready(outcome) => Some(outcome),
+            Poll::Pending => None,
+        });
+        assert!(
+            matches!(refused, Some(Err(PublishError::Overloaded { .. }))),
+            "11 records are in flight, and 10 may wait: {refused:?}"
+        );
+    }
+}

@@ -122,6 +122,30 @@ mod order {
     }
 
     #[test]
+    fn the_time_of_a_call_is_the_same_with_few_and_many_records() {
+        let mut spreader = new([1, 2, 2], 8);
+        // The shortest of 40 times, since the machine has other work, too.
+        let mut shortest = |unprocessed: usize| {
+            let routes = route_many(&mut spreader, unprocessed);
+            let (first, last) = routes.split_at(unprocessed / 2);
+            let times = last.chunks(50).take(40).map(|some| {
+                let start = Instant::now();
+                some.iter().for_each(|route| spreader.done(route));
+                start.elapsed()
+            });
+            let shortest = times.min().unwrap();
+            first.iter().chain(last).for_each(|route| spreader.done(route));
+            shortest
+        };
+        let [few, many] = [5_000, 300_000].map(&mut shortest);
+        assert!(
+            many < 8 * few,
+            "50 records of 300,000 are done in {many:?}, and of 5,000 in \
+             {few:?}: expected less than 8 times as much"
+        );
+    }
+
+    #[test]
     fn many_unprocessed_records_do_not_slow_down_a_call() {
         for route in ROUTES {
             let mut spreader = new([1, 2, 2], 8);

@@ -1,8 +1,10 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -314,6 +316,49 @@ mod recovery {
                     pair.read(&key.to_string(), 1).await;
                     pair.pass(101).await;
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn only_one_of_two_threads_probes_an_unavailable_parent() {
+        let runtime = paused();
+        let nodes: Vec<_> = runtime.block_on(async {
+            let new = |_| Pair::new([0, 9_000, 9_000, 2_000], 1);
+            let nodes: Vec<_> = (0..4_000).map(new).collect();
+            for Pair { world, node, .. } in &nodes {
+                world.plan(0, Unavailable, 0);
+                node.get("first").await.unwrap();
+                world.plan(0, Value, NEVER);
+            }
+            nodes.into_iter().map(|pair| (pair.world, pair.node)).collect()
+        });
+        for expected in 1..=15 {
+            // The probes before are dropped, so the next ones are due.
+            runtime.block_on(advance(Duration::from_secs(2)));
+            let arrived = AtomicUsize::new(0);
+            let read_all = |key| {
+                let _guard = runtime.enter();
+                for (round, (_, node)) in nodes.iter().enumerate() {
+                    let node = node.clone();
+                    let read = async move { node.get(key).await };
+                    let mut read: Read = Box::pin(unconstrained(read));
+                    arrived.fetch_add(1, Relaxed);
+                    while arrived.load(Relaxed) < 2 * round + 2 {
+                        thread::yield_now();
+                    }
+                    poll(&mut read);
+                }
+            };
+            thread::scope(|scope| {
+                scope.spawn(|| read_all("second"));
+                scope.spawn(|| read_all("third"));
+            });
+            for (world, _) in &nodes {
+                let asked = world.asked.lock().unwrap();
+                let asked = asked.iter().filter(|query| query.1 == 0).count();
+                let probes = asked - 1;
+                assert_eq!(probes, expected, "probes: seen, expected");
             }
         }
     }

@@ -284,3 +284,80 @@ fn committed(
         consumer.committed_offsets(partitions.clone(), COMMITTED_WAIT).ok()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZero;
+    use std::sync::mpsc::sync_channel;
+
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
+    use tokio::runtime::Handle;
+
+    use super::super::{Config, consumer};
+    use super::*;
+    use crate::store::Store;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn records_below_the_committed_offset_are_not_written_again() {
+        let brokers = MockCluster::new(1).unwrap();
+        brokers.create_topic("comments", 2, 1).unwrap();
+        let max_waiting = NonZero::new(10).unwrap();
+        let config = Config {
+            brokers: brokers.bootstrap_servers(),
+            group: "job".to_owned(),
+            topic: "comments".to_owned(),
+            dead_letters: "dead".to_owned(),
+            batch: shave::Config {
+                max_batch: max_waiting,
+                linger: SECOND,
+                max_waiting,
+                retry_after: SECOND,
+            },
+            max_poll_interval: 60 * SECOND,
+            write_timeout: SECOND,
+        };
+        let mut offsets = TopicPartitionList::new();
+        let next = Offset::Offset(5);
+        offsets.add_partition_offset("comments", 0, next).unwrap();
+        let earlier: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &config.brokers)
+            .set("group.id", &config.group)
+            .create()
+            .unwrap();
+        earlier.commit(&offsets, CommitMode::Sync).unwrap();
+
+        let dir = tempfile::tempdir().unwrap();
+        let url =
+            format!("sqlite:{}", dir.path().join("comments.db").display());
+        let store = Store::connect(&url).await.unwrap();
+        let (inputs, _received) = sync_channel(10);
+        let runtime = Handle::current();
+        let counters = Arc::default();
+        let tasks = Tasks::new(&config, runtime, store, None, inputs, counters);
+        let shell = Shell::new(&config, tasks.unwrap());
+        let consumer = consumer(&config, shell).unwrap();
+        let mut assigned = TopicPartitionList::new();
+        assigned.add_partition("comments", 0);
+        assigned.add_partition("comments", 1);
+        let shell = consumer.context();
+        shell.post_rebalance(&consumer, &Rebalance::Assign(&assigned));
+
+        let polled = |partition, offset| {
+            let value = Arc::new(Message::decode(b"{}"));
+            Event::Polled(Record { partition, offset, value })
+        };
+        let is_waiting = || shell.wake_at().is_some();
+        shell.step(&consumer, polled(0, 0));
+        shell.step(&consumer, polled(0, 4));
+        assert!(!is_waiting(), "offsets 0 and 4 are below the committed 5");
+        shell.step(&consumer, polled(0, 5));
+        assert!(is_waiting(), "offset 5 is the first to be written");
+        shell.step(&consumer, Event::Revoked(0));
+        assert!(!is_waiting(), "the partition was revoked");
+        shell.step(&consumer, polled(1, 0));
+        assert!(is_waiting(), "nothing was committed of partition 1");
+    }
+}
