@@ -1,4 +1,5 @@
 //! The graders of week 8: each test checks one rule of an exercise.
 
+mod lease;
 mod segment;
 mod slab_classes;
