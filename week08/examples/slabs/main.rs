@@ -7,11 +7,23 @@
 //!
 //! It takes some seconds. If memcached is installed, it stores a part of the
 //! values there, and compares the chunks.
+//!
+//! ```console
+//! $ cargo run --release -p week08 --example slabs -- --cache
+//! ```
+//!
+//! With `--cache`, it serves the cache of [`week08::slab_lru`] to a client of
+//! memcached, and compares its hit ratio with that of memcached, before and
+//! after a scan. It takes a minute.
+
+mod scan;
+mod server;
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
+use clap::Parser;
 use lab::guess;
 use lab::servers::{Memcached, StartError};
 use week08::slab_classes::{Class, Classes, Config, Item};
@@ -27,7 +39,17 @@ const FACTORS: [f64; 7] = [1.02, 1.05, 1.08, 1.15, 1.25, 1.5, 2.0];
 /// The factor that the reader guesses about.
 const FINE: f64 = 1.05;
 
+#[derive(Parser)]
+struct Arguments {
+    /// Compare the hit ratios of this cache and of memcached
+    #[arg(long)]
+    cache: bool,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
+    if Arguments::parse().cache {
+        return scan::compare();
+    }
     let values = values();
     println!(
         "{VALUES} values: half of them have less than 600 bytes, some have \
@@ -71,6 +93,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             outcome => outcome?,
         }
     }
+    println!("\nThe option `--cache` compares evictions.");
     Ok(())
 }
 
