@@ -3,3 +3,4 @@
 mod lease;
 mod segment;
 mod slab_classes;
+mod slab_lru;
