@@ -43,13 +43,15 @@
 //!   panics, the local entry is removed all the same.
 //! - `on_invalidation` removes the local entry of its key. A `get` whose first
 //!   poll came before that does not store its result in the local level any
-//!   more. This may affect other keys, but at most one in ten. Without an
-//!   invalidation, each concurrent `get` of a key may store its result.
+//!   more. This may affect other keys, but at most one in ten. Otherwise, each
+//!   `get` that has called a level stores its result, also if another `get` of
+//!   the key runs at the same time.
 //! - *Channel.* `channel_lost` and `channel_restored` remove all local entries,
 //!   and a `get` whose first poll came before does not store its result in the
 //!   local level. While the channel is lost, `local_ttl` counts as the smaller
 //!   of `local_ttl` and `unsynced_ttl`. A new cache begins with a lost channel.
-//! - All this holds on several threads.
+//! - All this holds on several threads. The last rung (group of tests) runs two
+//!   caches with a real `redis-server`.
 //!
 //! That a `get` stores an old result in the **remote** level after an
 //! invalidation is allowed: `lease` is about that.

@@ -354,7 +354,7 @@ mod invalidation {
         let write = async |value| {
             // The next reads are misses. Meanwhile, the row changes.
             levels.on_invalidation("book");
-            (0..value % 128).for_each(|_| std::hint::spin_loop());
+            (0..value % 128 * 8).for_each(|_| std::hint::spin_loop());
             row.0.store(value, SeqCst);
             levels.on_invalidation("book");
             for _ in 0..3 {
@@ -365,11 +365,25 @@ mod invalidation {
             }
             None
         };
+        runtime().block_on(async {
+            // On one thread first: a fill that has read the row.
+            let mut fill = Box::pin(levels.get("book", 0.0));
+            let _ = poll_times(1, &mut fill);
+            row.0.store(1, SeqCst);
+            levels.on_invalidation("book");
+            drop(fill.await);
+            assert_eq!(
+                levels.get("book", 0.0).await,
+                Ok(Some(Price(1))),
+                "the value (left), expected (right), after a fill that had \
+                 read 0 before 1 was written and invalidated"
+            );
+        });
         std::thread::scope(|scope| {
             scope.spawn(reader);
             scope.spawn(reader);
             let old = runtime().block_on(async {
-                for value in 1..10_000 {
+                for value in 2..10_000 {
                     if let Some(seen) = write(value).await {
                         return Some((value, seen));
                     }
@@ -709,7 +723,9 @@ impl Origin for Row {
     type Error = Broken;
 
     async fn load(&self, _: &str) -> Result<Option<Price>, Broken> {
-        Ok(Some(Price(self.0.load(SeqCst))))
+        let value = self.0.load(SeqCst);
+        wait(Duration::ZERO).await;
+        Ok(Some(Price(value)))
     }
 }
 
@@ -901,7 +917,7 @@ impl World {
         row: Option<u32>,
         seen: Result<Option<Price>, GetError<Broken>>,
     ) {
-        let calls = self.lock().calls.clone();
+        let calls = &self.lock().calls;
         let latest = &calls[calls.len().saturating_sub(10)..];
         assert_eq!(
             seen,
