@@ -19,9 +19,7 @@ use std::time::Duration;
 use clap::Parser;
 use fastbloom::AtomicBloomFilter;
 use lab::guess;
-use tokio::sync::mpsc::{
-    UnboundedReceiver, UnboundedSender, unbounded_channel,
-};
+use tokio::sync::mpsc::{Receiver, Sender, channel as queue};
 use tokio::time::{Instant, sleep};
 use week08::levels::{Config, Levels, Origin, Remote, Stored, Value};
 
@@ -264,12 +262,12 @@ fn products() -> AtomicBloomFilter {
 
 /// Makes the process get messages.
 fn subscribe(world: &Arc<Mutex<World>>, index: usize, levels: &Process) {
-    let (sender, receiver) = unbounded_channel();
+    let (sender, receiver) = queue(10);
     lock(world).subscribers[index] = Some(sender);
     tokio::spawn(handle(receiver, Arc::clone(levels)));
 }
 
-async fn handle(mut messages: UnboundedReceiver<String>, levels: Process) {
+async fn handle(mut messages: Receiver<String>, levels: Process) {
     while let Some(key) = messages.recv().await {
         sleep(WAY).await;
         levels.on_invalidation(&key);
@@ -298,7 +296,7 @@ impl Value for Price {
 struct World {
     price: Price,
     entries: HashMap<String, (Vec<u8>, Instant)>,
-    subscribers: Vec<Option<UnboundedSender<String>>>,
+    subscribers: Vec<Option<Sender<String>>>,
 }
 
 struct Database(Arc<Mutex<World>>);
@@ -354,7 +352,7 @@ impl Remote for Redis {
         sleep(WAY).await;
         for subscriber in lock(&self.0).subscribers.iter().flatten() {
             // A process that has ended has no receiver.
-            let _ = subscriber.send(key.to_owned());
+            let _ = subscriber.try_send(key.to_owned());
         }
         sleep(WAY).await;
         Ok(())

@@ -26,7 +26,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 const KEYS: [&str; 3] = ["book", "", "日本 %\n"];
 
-mod levels {
+mod reads {
     use super::*;
 
     #[test]
@@ -194,7 +194,7 @@ mod invalidation {
                 world.write("book", Some(2));
                 let mut invalidate = Box::pin(levels.invalidate("book"));
                 let polls = polls + 1;
-                drop(poll_times(polls, &mut invalidate));
+                let _ = poll_times(polls, &mut invalidate);
                 if refills == 1 {
                     // This may copy the old value from the remote level.
                     levels.channel_restored(filter(&["book"]));
@@ -464,7 +464,7 @@ mod failures {
                 }
                 world.lock().plans[panics].outcome = Outcome::Panic;
                 let mut read = Box::pin(catch(levels.get("book", 0.0)));
-                drop(poll_times(polls + 1, &mut read));
+                let _ = poll_times(polls + 1, &mut read);
                 drop(read);
                 world.lock().plans[panics].outcome = Outcome::Ok;
                 for _ in 0..2 {
@@ -889,8 +889,8 @@ impl World {
         let calls = &self.lock().calls;
         let latest = &calls[calls.len().saturating_sub(10)..];
         assert_eq!(
-            seen,
-            Ok(row.map(Price)),
+            seen.map(|value| value.map(|price| price.0)),
+            Ok(row),
             "`get` of {key:?} (left), expected (right); the latest calls: \
              {latest:?}"
         );
@@ -960,7 +960,6 @@ impl Model {
     ) -> Result<Option<Stored>, RemoteError<Broken>> {
         let plan = self.state.plans[call.kind()];
         let limit = if call.kind() == LOAD { 1_000 * SECOND } else { TIMEOUT };
-        self.state.calls.push(call.clone());
         let (took, result) = match plan.outcome {
             Outcome::Ok if plan.before < limit => {
                 let at = self.now + plan.before;
@@ -970,6 +969,7 @@ impl Model {
             Outcome::Error => (plan.before, Err(RemoteError::Failed(Broken))),
             _ => (limit, Ok(None)),
         };
+        self.state.calls.push(call);
         self.now += took.min(limit);
         if took < limit { result } else { Err(RemoteError::TimedOut) }
     }

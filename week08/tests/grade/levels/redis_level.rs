@@ -1,5 +1,6 @@
 //! The remote level in Redis, with pub/sub as the channel.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use fastbloom::AtomicBloomFilter;
@@ -7,7 +8,7 @@ use redis::aio::{ConnectionManager, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, Value,
 };
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, channel as queue};
 use tokio::time::{sleep, timeout};
 use week08::levels::{Levels, Origin, Remote, Stored};
 
@@ -60,8 +61,7 @@ impl Remote for RedisLevel {
             return Ok(()); // Redis refuses it.
         }
         let set = redis::Cmd::pset_ex(self.key(key), bytes, ms);
-        let set = set.query_async(&mut self.connection.clone()).await;
-        set
+        set.query_async(&mut self.connection.clone()).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), RedisError> {
@@ -107,14 +107,24 @@ pub(crate) async fn follow<O: Origin>(
     }
 }
 
-type Pushes = UnboundedReceiver<PushInfo>;
+type Pushes = Receiver<PushInfo>;
 
 async fn subscribe(
     client: &Client,
     channel: &str,
 ) -> Result<(MultiplexedConnection, Pushes), RedisError> {
-    let (sender, pushes) = unbounded_channel();
-    let config = AsyncConnectionConfig::new().set_push_sender(sender);
+    let (sender, pushes) = queue(10_000);
+    let sender = Mutex::new(Some(sender));
+    let config = AsyncConnectionConfig::new().set_push_sender(move |push| {
+        let mut sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = sender.as_ref().map(|sender| sender.try_send(push));
+        if !matches!(sent, Some(Ok(()))) {
+            // The queue is full, and a message is lost. Without a sender, the
+            // queue ends, and counts as a broken connection.
+            *sender = None;
+        }
+        Ok::<(), redis::aio::SendError>(())
+    });
     let mut connection =
         client.get_multiplexed_async_connection_with_config(&config).await?;
     // Returns when the server has confirmed it.
