@@ -1,6 +1,7 @@
 //! The graders of week 8: each test checks one rule of an exercise.
 
 mod lease;
+mod levels;
 mod segment;
 mod slab_classes;
 mod slab_lru;
