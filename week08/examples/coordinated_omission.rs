@@ -149,6 +149,7 @@ fn figure() -> Result<String, Box<dyn Error>> {
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 20))
         .margin(14)
+        .margin_right(28)
         .x_label_area_size(42)
         .y_label_area_size(64)
         .build_cartesian_2d(0.0..5.0, 0.0..1_200.0)?;
