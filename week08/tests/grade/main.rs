@@ -2,6 +2,7 @@
 
 mod lease;
 mod levels;
+mod percentiles;
 mod segment;
 mod slab_classes;
 mod slab_lru;
