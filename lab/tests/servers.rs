@@ -89,6 +89,16 @@ fn two_postgres_servers_share_no_data() {
 }
 
 #[test]
+#[ignore = "needs postgres"]
+fn postgres_has_its_settings_and_psql_returns_rows_or_the_error() {
+    let server = Postgres::start_with(&["wal_level=logical"]).unwrap();
+    let rows = server.psql("SHOW wal_level; SELECT 1, NULL, 'a b'").unwrap();
+    assert_eq!(rows, "logical\n1||a b\n");
+    let error = server.psql("SELECT 1; SELECT nothing").unwrap_err();
+    assert!(error.to_string().contains("\"nothing\""), "{error}");
+}
+
+#[test]
 #[ignore = "needs redis-server"]
 fn redis_leaves_no_process_or_directory_after_a_drop_or_a_panic() {
     let server = Redis::start().unwrap();

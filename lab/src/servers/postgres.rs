@@ -1,10 +1,11 @@
-use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
+use std::{fs, thread};
 
 use super::program::POSTGRES;
 use super::watched_process::{User, WatchedProcess, temp_dir, unused_dir};
@@ -39,9 +40,10 @@ tar -cf template.tar -C data .
 
 /// Unpacks the archive, and replaces the shell with Postgres.
 const START: &str = r#"
-mkdir -m 700 data && tar -xf "$2" -C data && exec "$1" -D data \
-    -c listen_addresses= -c unix_socket_directories="$PWD" \
-    -c fsync=off -c synchronous_commit=off -c full_page_writes=off
+postgres=$1
+mkdir -m 700 data && tar -xf "$2" -C data && shift 2 && exec "$postgres" \
+    -D data -c listen_addresses= -c unix_socket_directories="$PWD" \
+    -c fsync=off -c synchronous_commit=off -c full_page_writes=off "$@"
 "#;
 
 /// The signals that stop a server at once.
@@ -57,10 +59,15 @@ const STOP_SIGNALS: &str = "TERM QUIT";
 impl Postgres {
     /// Starts a server, and returns when it is ready.
     pub fn start() -> Result<Self, StartError> {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with these settings, such as `wal_level=logical`.
+    pub fn start_with(settings: &[&str]) -> Result<Self, StartError> {
         let file = installed()?;
         let user = user()?;
         let template = template(&file, user)?;
-        let command = [
+        let mut command = vec![
             "sh".as_ref(),
             "-c".as_ref(),
             START.as_ref(),
@@ -68,6 +75,9 @@ impl Postgres {
             file.as_os_str(),
             template.as_os_str(),
         ];
+        for setting in settings {
+            command.extend(["-c".as_ref(), OsStr::new(setting)]);
+        }
         let mut server = WatchedProcess::spawn(
             unused_dir(),
             Some(user),
@@ -94,6 +104,38 @@ impl Postgres {
     /// Returns the path of the socket that the server listens on.
     pub fn socket(&self) -> PathBuf {
         socket(self.socket_dir())
+    }
+
+    /// Runs the SQL commands of `script` in `psql`, and returns what they
+    /// print: a line for each row, with `|` between the columns.
+    ///
+    /// # Errors
+    ///
+    /// When `psql` cannot be started, or a command fails. The error has the
+    /// message of `psql`.
+    pub fn psql(&self, script: &str) -> io::Result<String> {
+        let postgres = POSTGRES.find().ok_or(ErrorKind::NotFound)?;
+        let mut psql = Command::new(postgres.with_file_name("psql"))
+            .args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
+            .arg(self.socket_dir())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stdin = psql.stdin.take().ok_or(ErrorKind::BrokenPipe)?;
+        // `psql` may print before it has read the whole script.
+        let (sent, output) = thread::scope(|scope| {
+            let sent = scope.spawn(move || stdin.write_all(script.as_bytes()));
+            let output = psql.wait_with_output();
+            (sent.join().unwrap_or(Err(ErrorKind::Other.into())), output)
+        });
+        let output = output?;
+        if !output.status.success() {
+            let message = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(message.into_owned()));
+        }
+        sent?;
+        String::from_utf8(output.stdout).map_err(io::Error::other)
     }
 }
 
@@ -199,7 +241,7 @@ fn is_ready(dir: &Path, _ended: Option<ExitStatus>) -> bool {
         stream.write_all(&TERMINATE)?;
         let mut response = Vec::new();
         stream.read_to_end(&mut response)?;
-        std::io::Result::Ok(response.first() == Some(&AUTHENTICATION))
+        io::Result::Ok(response.first() == Some(&AUTHENTICATION))
     };
     connect().unwrap_or(false)
 }

@@ -3,6 +3,7 @@
 mod lease;
 mod levels;
 mod percentiles;
+mod pgoutput;
 mod segment;
 mod slab_classes;
 mod slab_lru;
