@@ -1,0 +1,205 @@
+//! Redis memory: how many bytes a key costs. Your turn.
+//!
+//! These rules are graded, and nothing else.
+//!
+//! `INFO`:
+//! - A field is a line `name:value`. The name ends at the first colon of the
+//!   line. Lines end with `\n` or `\r\n`, which is not a part of the value.
+//!   Other lines and other fields are ignored, and the order is free. A field
+//!   that you need occurs at most once.
+//! - If there is a `valkey_version`, the server is a Valkey of this version.
+//!   (Its `redis_version` is that of a compatible Redis.) Otherwise it is a
+//!   Redis, and `redis_version` is its version.
+//! - `mem_allocator` and `used_memory` are also needed. `Missing` has the name
+//!   of a missing field; if no version is there, the name is `redis_version`.
+//!   `UsedMemory` has the value if it is not a decimal number from 0 to
+//!   `u64::MAX`. If several fields are bad, any error of one of them is right.
+//!
+//! Measurement:
+//! - `bytes_per_key` is (after - before) / keys. The difference is exact. It
+//!   may be negative, and then the result is. Without keys it is `NoKeys`.
+//!
+//! Servers:
+//! - `Redis70` is the model of Redis 7.0 with the allocator `jemalloc-5.3.0`,
+//!   and `Valkey91` that of Valkey 9.1 with `libc`. The first two numbers of
+//!   the version, separated by dots, decide: `7.0.15` and `7.0` are a 7.0, but
+//!   `7.01.2` is not. Each other server is refused with its properties.
+//!
+//! Allocation (graded for requests from 1 byte to 1 TiB):
+//! - `Redis70`, jemalloc: up to 8 bytes, 8. Up to 128 bytes, the next multiple
+//!   of 16. From there on, each doubling has four size classes: 160, 192, 224,
+//!   256, 320, 384, 448, 512, 640 and so on. The request gets the first class
+//!   that is not smaller.
+//! - `Valkey91`, glibc: add 8 bytes (glibc's header), round up to a multiple
+//!   of 16, but to 32 at least, and subtract the 8 bytes again.
+//!
+//! `bytes` is the sum of allocations. Each is rounded up as above, by itself:
+//! - An embedded value takes 3 bytes more than its length, and one for NUL.
+//! - `Redis70`, for each key: an entry of 24 bytes; the key, of `sds_size`
+//!   bytes; and the object. If the value has at most 44 bytes, the object has
+//!   16 bytes and contains the embedded value. If it is longer, the object has
+//!   16 bytes, and the value is another allocation of `sds_size` bytes.
+//! - `Redis70`, once: the table, of 8 bytes a slot. The number of slots is the
+//!   smallest power of two that is at least 4 and at least the number of keys.
+//! - `Valkey91`, for each key: an object that contains the key, which takes 1
+//!   byte more than `sds_size`. It has 8 bytes in front, and contains the
+//!   embedded value, which takes 8 bytes at least. If such an object would
+//!   have more than 128 bytes, the value is not embedded: the object has 16
+//!   bytes in front, and 8 more if the key has 128 bytes or more, and the
+//!   value is another allocation of `sds_size` bytes.
+//! - `Valkey91`, once: the table, of 64 bytes a bucket. A bucket has 7 places.
+//!   The number of buckets is the smallest power of two (1 is one) that gives
+//!   more places than keys. There are also `child_buckets` child buckets: each
+//!   is an allocation of 64 bytes.
+//! - 0 keys need 0 bytes. If `is_covered` returns false, `bytes` returns
+//!   `None`. No call panics or overflows.
+//!
+//! Help: `str::lines`, `split_once`, `next_multiple_of`, `next_power_of_two`.
+//! The last three functions of this file are given.
+
+use thiserror::Error;
+
+/// The longest key and the longest value that the model is for.
+pub const MAX_LEN: u64 = 32_767;
+
+/// The largest number of keys that the model is for.
+pub const MAX_KEYS: u64 = 1 << 32;
+
+/// What the model needs from the output of `INFO`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// The server.
+    pub server: Server,
+    /// The bytes that the server has allocated (`used_memory`).
+    pub used_memory: u64,
+}
+
+/// The properties of a server on which the memory of a key depends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// The program.
+    pub product: Product,
+    /// Its version, such as `7.0.15`.
+    pub version: String,
+    /// Its allocator, such as `jemalloc-5.3.0`.
+    pub allocator: String,
+}
+
+/// A program that has `INFO`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Product {
+    /// Redis.
+    Redis,
+    /// Valkey.
+    Valkey,
+}
+
+/// The memory of a server before and after keys were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measurement {
+    /// `used_memory` before.
+    pub before: u64,
+    /// `used_memory` after.
+    pub after: u64,
+    /// The keys that were added: the difference of `DBSIZE`.
+    pub keys: u64,
+}
+
+/// Predicts the memory of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// Redis 7.0 with the jemalloc 5.3.0 of the system.
+    Redis70,
+    /// Valkey 9.1 with the malloc of glibc.
+    Valkey91,
+}
+
+/// The reason why [`Info::parse`] failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InfoError {
+    /// A field is missing.
+    #[error("INFO has no field {0}")]
+    Missing(&'static str),
+    /// `used_memory` is not a `u64`.
+    #[error("used_memory is {0:?}, which is not a number of bytes")]
+    UsedMemory(String),
+}
+
+/// No keys were added, so a key has no price.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("no keys were added")]
+pub struct NoKeys;
+
+/// No model is known for this server.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("no model for {:?} {} with {}", .0.product, .0.version, .0.allocator)]
+pub struct Unsupported(pub Server);
+
+impl Info {
+    /// Reads the output of `INFO`.
+    pub fn parse(_text: &str) -> Result<Self, InfoError> {
+        todo!("where does the name of a field end?")
+    }
+}
+
+impl Measurement {
+    /// Returns the bytes of a key, which are negative if memory was freed.
+    pub fn bytes_per_key(&self) -> Result<f64, NoKeys> {
+        todo!("which type holds the difference of two `u64`?")
+    }
+}
+
+impl Model {
+    /// Returns the model of the server.
+    pub fn for_server(_server: &Server) -> Result<Self, Unsupported> {
+        todo!("for which servers has it been measured?")
+    }
+
+    /// Returns the bytes that the allocator uses for a request of `bytes`.
+    pub fn allocated(self, _bytes: u64) -> u64 {
+        todo!("which multiple is the next size class?")
+    }
+
+    /// Returns the bytes that `keys` keys need, or `None` if the model is not
+    /// for such a number or such lengths.
+    pub fn bytes(
+        self,
+        _keys: u64,
+        _key_len: u64,
+        _value_len: u64,
+    ) -> Option<u64> {
+        todo!("which allocations does each key need, and which all together?")
+    }
+}
+
+/// Returns whether the model is for such a number and such lengths.
+#[allow(dead_code, reason = "you will use it")]
+fn is_covered(keys: u64, key_len: u64, value_len: u64) -> bool {
+    keys <= MAX_KEYS && (1..=MAX_LEN).contains(&key_len) && value_len <= MAX_LEN
+}
+
+/// Returns the size of a string (an sds): its header, its bytes and NUL.
+pub fn sds_size(len: u64) -> u64 {
+    let header = match len {
+        0..32 => 1,
+        32..256 => 3,
+        256..65_536 => 5,
+        65_536..0x1_0000_0000 => 9,
+        _ => 17,
+    };
+    header + len + 1
+}
+
+/// Returns the expected number of Valkey's child buckets, for uniform hashes.
+pub fn child_buckets(keys: u64, buckets: u64) -> u64 {
+    let mean = keys as f64 / buckets as f64;
+    // The probability that a bucket has `n` keys (Poisson).
+    let mut probability = (-mean).exp();
+    let mut children = 0.0;
+    for n in 1..100_u32 {
+        probability *= mean / f64::from(n);
+        // A bucket holds 7 keys, or 6 and a pointer to a child.
+        children += probability * f64::from(n.saturating_sub(2) / 6);
+    }
+    (children * buckets as f64).round() as u64
+}
