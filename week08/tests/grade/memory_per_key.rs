@@ -39,7 +39,7 @@ mod info {
                 "# Memory,,used_memory,used_memory_rss:77,a:used_memory:6,:5,\
                  used_memory_human:1.00M,mem_allocator_x:y,xused_memory:3,\
                  used_memory_peak:u64:9,Used_memory:5,redis_version_x:1,\
-                 valkey_versions:8,server_name:valkey,é:ü,::,used_memory_:8,\
+                 valkey_versions:8,é:ü,::,used_memory_:8,\
                  mem_allocator:{allocator},used_memory:{used_memory}"
             );
             let (product, own) = match is_valkey {
@@ -48,6 +48,7 @@ mod info {
             };
             let compatible = is_valkey.then_some("redis_version:7.2.4");
             let lines = text.split(',').chain([&*own]).chain(compatible);
+            let lines = lines.chain(has_crlf.then_some("server_name:valkey"));
             let mut lines: Vec<_> = order.iter().zip(lines).collect();
             lines.sort();
             let lines: Vec<_> = lines.iter().map(|line| line.1).collect();
