@@ -5,6 +5,7 @@
 //! | [`slab_classes`] | Slab classes: memcached's memory | memcached stores values of any size for months without fragmenting. Into which chunk does an item go, and how many bytes are wasted? |
 //! | [`slab_lru`] | Segmented LRU: slab eviction | How does memcached evict so that a scan of cold keys does not push out the hot set? |
 //! | [`percentiles`] | Percentiles: coordinated omission | The benchmark says that p99 is 2 ms, and users wait a second. How does a load generator measure what users feel? |
+//! | [`memory_per_key`] | Redis memory: bytes per key | How many bytes does a key cost in Redis, and how is that measured? |
 //! | [`levels`] | Cache levels: process, Redis | A price is changed, and one of twelve processes sells at the old price for an hour. How do the levels of a cache agree? |
 //! | [`lease`] | Stale refill: cache leases | A slow reader stores the old value after the delete: how is that prevented? |
 //! | [`segment`] | ID segments: a double buffer | How does a process hand out ten million unique ids a second, and what happens while the database is away? |
@@ -15,6 +16,7 @@
 pub mod arena;
 pub mod lease;
 pub mod levels;
+pub mod memory_per_key;
 pub mod percentiles;
 pub mod pgoutput;
 pub mod replication;

@@ -2,6 +2,7 @@
 
 mod lease;
 mod levels;
+mod memory_per_key;
 mod percentiles;
 mod pgoutput;
 mod segment;
