@@ -9,6 +9,7 @@
 //! | [`levels`] | Cache levels: process, Redis | A price is changed, and one of twelve processes sells at the old price for an hour. How do the levels of a cache agree? |
 //! | [`lease`] | Stale refill: cache leases | A slow reader stores the old value after the delete: how is that prevented? |
 //! | [`segment`] | ID segments: a double buffer | How does a process hand out ten million unique ids a second, and what happens while the database is away? |
+//! | [`snowflake`] | Snowflake ids: leased worker ids | Two pods start with the same worker id, or the clock steps back 3 ms: how does no id repeat? |
 //! | [`pgoutput`] | pgoutput: decode logical replication | PostgreSQL streams each committed change as bytes. How are they decoded, and what is surprising about them? |
 
 #![forbid(unsafe_code)]
@@ -23,5 +24,6 @@ pub mod replication;
 pub mod segment;
 pub mod slab_classes;
 pub mod slab_lru;
+pub mod snowflake;
 
 mod model_checked;

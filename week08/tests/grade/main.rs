@@ -8,3 +8,4 @@ mod pgoutput;
 mod segment;
 mod slab_classes;
 mod slab_lru;
+mod snowflake;

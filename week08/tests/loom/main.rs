@@ -9,7 +9,10 @@ mod model_checked;
 
 #[path = "../../src/segment.rs"]
 pub mod segment;
+#[path = "../../src/snowflake.rs"]
+pub mod snowflake;
 
 mod models {
     mod segment;
+    mod snowflake;
 }
