@@ -59,7 +59,7 @@ pub(crate) fn overhead() -> String {
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
         .label_font(("sans-serif", 14))
-        .position(SeriesLabelPosition::UpperRight)
+        .position(SeriesLabelPosition::UpperLeft)
         .draw()
         .expect("a string grows");
     drop(chart);

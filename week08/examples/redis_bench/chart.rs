@@ -69,6 +69,30 @@ pub(crate) fn write(
     Ok(charts.len())
 }
 
+/// Draws the throughput of `redis_bench` from the rows of a CSV file.
+pub(crate) fn of_csv(csv: &str) -> anyhow::Result<String> {
+    let mut lines: Vec<Line> = Vec::new();
+    for row in csv.lines().skip(1) {
+        let fields: Vec<_> = row.split(',').collect();
+        let [tool, command, bytes, depth, _, median, min, max, ..] = fields[..]
+        else {
+            anyhow::bail!("a row has too few fields: {row}");
+        };
+        if tool != "redis_bench" {
+            continue;
+        }
+        let name = format!("{command}, P = {depth}");
+        let point =
+            (bytes.parse()?, [median.parse()?, min.parse()?, max.parse()?]);
+        match lines.iter_mut().find(|line| line.name == name) {
+            Some(line) => line.points.push(point),
+            None => lines.push(Line { name, points: vec![point] }),
+        }
+    }
+    let title = "redis_bench: throughput by value size";
+    svg(title, "requests per second", &lines)
+}
+
 fn latencies(measured: &[&Measured]) -> Vec<Line> {
     let line = |(index, (name, _)): (usize, &(&str, f64))| {
         let points = measured.iter().filter_map(|one| {
@@ -170,6 +194,16 @@ mod tests {
         for text in ["GET: latency", "milliseconds", "p50", "p99"] {
             assert!(svg.contains(text), "{text} is missing in {svg}");
         }
+    }
+
+    #[test]
+    fn a_chart_of_a_file_has_a_line_for_each_command_and_depth() {
+        let csv = "header\nredis_bench,GET,10,1,3,200,150,250,x\n\
+                   redis-benchmark,GET,10,2,3,200,150,250,x\n\
+                   redis_bench,SET,10,16,3,200,150,250,x\n";
+        let svg = of_csv(csv).expect("the file is valid");
+        assert!(svg.contains("GET, P = 1") && svg.contains("SET, P = 16"));
+        assert!(!svg.contains("P = 2"), "a line of the other tool");
     }
 
     #[test]

@@ -98,7 +98,13 @@ struct Options {
     /// Write charts into this directory.
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
+    /// Only print a chart of the run that the notes show.
+    #[arg(long, value_parser = ["throughput"])]
+    figure: Option<String>,
 }
+
+/// The run that the notes show.
+const RECORDED: &str = include_str!("recorded.csv");
 
 fn size(max: u64) -> impl clap::builder::TypedValueParser<Value = usize> {
     clap::value_parser!(u64).range(1..=max).map(|size| size as usize)
@@ -113,6 +119,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
+    if options.figure.is_some() {
+        print!("{}", chart::of_csv(RECORDED)?);
+        return Ok(());
+    }
     // One thread: the other processors are the server's.
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(compare(&options))
