@@ -4,30 +4,34 @@
 //!
 //! - *Levels.* `get` looks in the local level, then asks the remote one, then
 //!   the origin, and returns the first result. A result is a value, or `None`
-//!   for an absent key: absent keys are stored in both levels, too. A level
-//!   below is not asked if there is a result.
+//!   for an absent key: absent keys are stored in both levels, too. `Ok(None)`
+//!   of the remote `get` is no result: there is no entry. If a level has a
+//!   result, the levels below it are not asked.
 //! - *Fill.* A result of the origin is stored in the remote level, by `set`, and
 //!   then in the local one. A result of the remote level is stored in the local
-//!   one. `get` makes its calls one after the other, as in this list, and
-//!   returns when the last one has ended. It makes no other calls. Concurrent
-//!   calls of `get` may each make their own, or share them.
+//!   one. `get` makes its calls one after the other, in the order of these
+//!   rules, and returns when the last one has ended. It makes no other calls.
+//!   Concurrent calls of `get` may each make their own, or share them.
 //! - *Life.* The life of a result of the origin is `remote_ttl`, or
 //!   `negative_ttl` if the key is absent, with jitter. It counts from the moment
 //!   when `load` was **called**. `set` gets the rest that is left when `set` is
 //!   called, and is not called if nothing is left.
+//! - The life of a result of the remote level is `Stored::ttl`, without jitter.
+//!   It counts from the moment when the remote `get` was called.
 //! - The life of a local entry is `local_ttl`, with jitter, but at most the life
-//!   of the result that it is a copy of. Both count from the same moment. The
-//!   life of a result of the remote level is `Stored::ttl`, from the moment when
-//!   the remote `get` was called. An entry whose age has reached its life is
-//!   not returned. Each life may be `Duration::ZERO` or `Duration::MAX`.
-//! - *Jitter.* A time with jitter is `time - time × jitter × rand`.
+//!   of the result that it is a copy of. It counts from the same moment as the
+//!   life of this result. An entry whose age has reached its life is not
+//!   returned. Each life may be `Duration::ZERO` or `Duration::MAX`.
+//! - *Jitter.* A time with jitter is `time - time × jitter × rand`, with
+//!   `Config::jitter` and the `rand` that `get` was given.
 //! - *Remote failures.* A call of `Remote` fails if it returns an error, or if
 //!   it takes longer than `remote_timeout`: then it is dropped. If the remote
 //!   `get` fails, the load is limited: at most `loads_without_remote` such loads
-//!   run at once. One that would be too many returns `GetError::Refused` at
-//!   once. A load no longer counts when it ends by a result, error or panic, or
-//!   is dropped. After a remote `get` that has failed, there is no `set`. A
-//!   failure of `set`, or of the `delete` in the next rule, does not matter.
+//!   run at once. If the load would be one too many, `load` is not called, and
+//!   `get` returns `GetError::Refused` at once. A load no longer counts when it
+//!   ends by a result, error or panic, or is dropped. After a remote `get` that
+//!   has failed, there is no `set`. If `set`, or the `delete` in the next rule,
+//!   fails, `get` goes on as if it had not.
 //! - *Bad entries.* If the bytes of a remote entry cannot be decoded, the entry
 //!   is deleted (`Remote::delete`), and counts as missing.
 //! - *Origin failures.* If `load` fails, `get` returns `GetError::Origin`, and
@@ -39,17 +43,19 @@
 //! - *Invalidation.* `invalidate` calls the remote `delete`. Then it does what
 //!   `on_invalidation` does. Then it calls `publish`, so that other processes
 //!   call `on_invalidation`. It does all three even if calls fail, and returns
-//!   the first failure. If its future is dropped in the first call, or this call
+//!   the first failure. If its future is dropped during `delete`, or `delete`
 //!   panics, the local entry is removed all the same.
-//! - `on_invalidation` removes the local entry of its key. A `get` whose first
-//!   poll came before that does not store its result in the local level any
-//!   more. This may affect other keys, but at most one in ten. Otherwise, each
-//!   `get` that has called a level stores its result, also if another `get` of
-//!   the key runs at the same time.
-//! - *Channel.* `channel_lost` and `channel_restored` remove all local entries,
-//!   and a `get` whose first poll came before does not store its result in the
-//!   local level. While the channel is lost, `local_ttl` counts as the smaller
-//!   of `local_ttl` and `unsynced_ttl`. A new cache begins with a lost channel.
+//! - `on_invalidation` removes the local entry of its key. A `get` of this key
+//!   whose first poll came before that does not store its result in the local
+//!   level any more. The same may happen to each `get` of another key, but to
+//!   those of at most one key in ten. In all other cases, a `get` that has got
+//!   a result from a level below stores it in the local level, also if another
+//!   `get` of the key runs at the same time.
+//! - *Channel.* `channel_lost` and `channel_restored` remove all local entries.
+//!   A `get` whose first poll came before that does not store its result in the
+//!   local level any more. While the channel is lost, `local_ttl` counts as the
+//!   smaller of `local_ttl` and `unsynced_ttl`. A new cache begins with a lost
+//!   channel.
 //! - All this holds on several threads. The last rung (group of tests) runs two
 //!   caches with a real `redis-server`.
 //!
