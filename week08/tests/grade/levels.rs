@@ -44,10 +44,11 @@ mod reads {
                     assert_eq!(
                         seen.len(),
                         calls,
-                        "calls (left), expected (right), for the row {row:?}: \
-                         `get`, load and `set` in the first read, none in the \
-                         second, `get` in the third, after the channel was \
-                         restored, and none in the fourth; calls: {seen:?}"
+                        "the number of calls until now (left), expected \
+                         (right), for the row {row:?}. The first read calls \
+                         `get`, `load` and `set`, the second calls nothing, \
+                         the third, after `channel_restored`, calls `get`, \
+                         and the fourth calls nothing. Calls: {seen:?}"
                     );
                 }
             }
@@ -112,7 +113,15 @@ mod invalidation {
                 if !is_read {
                     drop(read.await);
                 }
-                assert_eq!(written, Some(Ok(())), "`invalidate`");
+                assert_eq!(
+                    written,
+                    Some(Ok(())),
+                    "the result of `invalidate` (left), expected (right)"
+                );
+                let ends = [
+                    "the reader to its end, then the invalidation",
+                    "the invalidation to its end, then the reader",
+                ];
                 for (i, process) in levels.iter().enumerate() {
                     let seen = process.get("book", 0.0).await;
                     assert_eq!(
@@ -122,7 +131,9 @@ mod invalidation {
                          after {old:?} was changed to {new:?} and process 0 \
                          has called `invalidate`. A reader in process \
                          {reader} was polled {a} times, then the invalidation \
-                         {b} times, then the reader {c} times. Calls: {:?}",
+                         {b} times, then the reader {c} times, then {}, \
+                         unless they had ended before. Calls: {:?}",
+                        ends[end],
                         world.lock().calls
                     );
                 }
@@ -143,7 +154,12 @@ mod invalidation {
                 world.lock().calls.clear();
                 world.lock().plans[DELETE].outcome = delete;
                 world.lock().plans[PUBLISH].outcome = publish;
-                let seen = catch(levels.invalidate("book")).await;
+                let steps =
+                    format!("`delete`: {delete:?}, `publish`: {publish:?}");
+                let call = catch(levels.invalidate("book"));
+                let Ok(seen) = timeout(NEVER, call).await else {
+                    panic!("`invalidate` never returns, with {steps}");
+                };
                 let expected = [delete, publish].map(|outcome| match outcome {
                     Outcome::Ok => Some(Ok(())),
                     Outcome::Error => Some(Err(RemoteError::Failed(Broken))),
@@ -151,14 +167,13 @@ mod invalidation {
                     Outcome::Panic => None,
                 });
                 let [first, second] = expected.clone();
-                let steps =
-                    format!("`delete`: {delete:?}, `publish`: {publish:?}");
                 if delete != Outcome::Panic && publish != Outcome::Panic {
                     let expected = first.unwrap().and(second.unwrap());
                     assert_eq!(
                         seen,
                         Some(expected),
-                        "`invalidate` (left), expected (right), with {steps}"
+                        "the result of `invalidate` (left), expected (right): \
+                         the first failure, if any, with {steps}"
                     );
                 }
                 if delete != Outcome::Panic {
@@ -176,8 +191,8 @@ mod invalidation {
                 assert_eq!(
                     seen,
                     Ok(Some(Price(2))),
-                    "the value (left), expected (right): the local entry is \
-                     removed in any case, with {steps}"
+                    "`get` after `invalidate` (left), expected (right): \
+                     `invalidate` removes the local entry, with {steps}"
                 );
             });
         }
@@ -202,7 +217,15 @@ mod invalidation {
                 }
                 drop(invalidate);
                 world.lock().remote.clear();
-                world.expect("book", Some(2), levels.get("book", 0.0).await);
+                let meanwhile = ["", "; meanwhile, another `get` was called"];
+                let seen = levels.get("book", 0.0).await;
+                assert_eq!(
+                    seen,
+                    Ok(Some(Price(2))),
+                    "`get` (left), expected (right), after `invalidate` was \
+                     polled {polls} times at most, and then dropped{}",
+                    meanwhile[refills]
+                );
             });
         }
     }
@@ -221,6 +244,7 @@ mod invalidation {
                 }
                 let mut fill = Box::pin(levels.get("book", 0.0));
                 let mut seen = poll_times(polls + 1, &mut fill);
+                let had_ended = seen.is_some();
                 world.write("book", Some(2));
                 match event {
                     0 => drop(levels.invalidate("book").await),
@@ -238,7 +262,7 @@ mod invalidation {
                     "`on_invalidation`",
                     "`channel_lost`",
                     "`channel_restored`",
-                    "256 times `on_invalidation`",
+                    "256 calls of `on_invalidation`",
                     "`channel_lost` and `channel_restored`",
                 ];
                 if second == 1 {
@@ -260,10 +284,11 @@ mod invalidation {
                 assert_eq!(
                     seen,
                     Ok(Some(Price(2))),
-                    "the value (left), expected (right): a fill that was \
-                     polled {} times before {} has stored its value after it",
-                    polls + 1,
-                    names[event]
+                    "`get` (left), expected (right): another `get` began \
+                     before {}, ended {} it, and its old result is in the \
+                     local level",
+                    names[event],
+                    if had_ended { "before" } else { "after" }
                 );
             });
         }
@@ -298,8 +323,9 @@ mod invalidation {
             let missed = calls.iter().filter(|c| c.kind() == GET).count();
             assert!(
                 missed <= 150,
-                "{missed} of 1,500 keys are not stored, each of which had two \
-                 fills when another key was invalidated: expected at most 150"
+                "{missed} of 1,500 keys are not in the local level. Two `get`s \
+                 of each key were running when another key was invalidated: \
+                 expected at most 150"
             );
         });
     }
@@ -344,8 +370,9 @@ mod invalidation {
             assert_eq!(
                 levels.get("book", 0.0).await,
                 Ok(Some(Price(1))),
-                "the value (left), expected (right), after a fill that had \
-                 read 0 before 1 was written and invalidated"
+                "`get` after `on_invalidation` (left), expected (right): \
+                 another `get` had loaded 0 before 1 was written, and ended \
+                 after `on_invalidation`"
             );
         });
         std::thread::scope(|scope| {
@@ -362,9 +389,9 @@ mod invalidation {
             done.store(true, SeqCst);
             assert_eq!(
                 old, None,
-                "a value that was written and invalidated, and what was read \
-                 after that (left), expected (right), with two other threads \
-                 that read"
+                "a value that was written, and the different result of a \
+                 `get` after its `on_invalidation` (left), expected no such \
+                 result (right), while two other threads call `get`"
             );
         });
     }
@@ -400,8 +427,9 @@ mod failures {
                         assert_eq!(
                             poll_times(3, fill),
                             None,
-                            "a load of {limit}, which is the limit, in round \
-                             {round} (left), expected (right): it runs"
+                            "a read in round {round} (left), expected \
+                             (right): its load runs, since {limit} loads may \
+                             run without the remote level, and no more do"
                         );
                     }
                     world.lock().calls.clear();
@@ -409,12 +437,17 @@ mod failures {
                     assert_eq!(
                         seen,
                         Err(GetError::Refused),
-                        "a read (left), expected (right), while {limit} loads \
-                         run without the remote level, which is the limit"
+                        "a read (left), expected (right), whose remote `get` \
+                         fails, with `loads_without_remote: {limit}`, while \
+                         {limit} such loads run"
                     );
                     let calls = world.lock().calls.clone();
                     let get = Call::Get(keys[limit].clone());
-                    assert_eq!(calls, [get], "calls of a refused read");
+                    assert_eq!(
+                        calls,
+                        [get],
+                        "the calls of a refused read (left), expected (right)"
+                    );
                     // Each way in which a load ends gives its permit back.
                     world.lock().plans[LOAD].outcome = match end {
                         1 => Outcome::Error,
@@ -428,15 +461,21 @@ mod failures {
                     };
                     for fill in fills {
                         if end < 3 {
-                            assert_eq!(fill.await, expected, "a read's result");
+                            assert_eq!(
+                                fill.await,
+                                expected,
+                                "a read whose remote `get` has failed (left), \
+                                 expected (right), or `None` for a panic"
+                            );
                         }
                     }
                     let calls = world.lock().calls.clone();
                     let is_get = |c: &Call| c.kind() == GET;
                     assert!(
                         calls.iter().all(is_get),
-                        "calls after `get` has failed: {calls:?}, expected no \
-                         `set`"
+                        "calls from the refused read to the end of all loads: \
+                         {calls:?}, expected no `set` after a remote `get` \
+                         that has failed"
                     );
                     levels.channel_restored(filter(&keys));
                 }
@@ -468,10 +507,18 @@ mod failures {
                 drop(read);
                 world.lock().plans[panics].outcome = Outcome::Ok;
                 for _ in 0..2 {
-                    world.expect(
-                        "book",
-                        Some(1),
-                        levels.get("book", 0.0).await,
+                    let seen = levels.get("book", 0.0).await;
+                    assert_eq!(
+                        seen,
+                        Ok(Some(Price(1))),
+                        "`get` (left), expected (right), after another `get`, \
+                         in which {} would panic, was polled {} times at \
+                         most, and then dropped. Bad entry: {}, the remote \
+                         `get` fails: {}",
+                        CALLS[panics],
+                        polls + 1,
+                        bad == 1,
+                        fails == 1
                     );
                 }
             });
@@ -522,6 +569,8 @@ mod channel {
 mod redis {
     use super::redis_level::{RedisLevel, follow};
     use super::*;
+
+    const LEFT: &str = "the result (left), expected (right)";
 
     /// Two processes with one Redis, and the rows.
     async fn with_redis<F: Future<Output = ()>>(
@@ -580,12 +629,16 @@ mod redis {
             with_redis(url, async |[a, b], row| {
                 for value in 2..50 {
                     let old = Ok(Some(Price(value - 1)));
-                    assert_eq!(a.get("book", 0.0).await, old);
-                    assert_eq!(b.get("book", 0.0).await, old);
+                    for process in [&a, &b] {
+                        let seen = process.get("book", 0.0).await;
+                        assert_eq!(seen, old, "before a change: {LEFT}");
+                    }
                     row.0.store(value, SeqCst);
-                    assert_eq!(a.invalidate("book").await, Ok(()));
+                    let invalidated = a.invalidate("book").await;
+                    assert_eq!(invalidated, Ok(()), "`invalidate`: {LEFT}");
                     let new = Ok(Some(Price(value)));
-                    assert_eq!(a.get("book", 0.0).await, new);
+                    let seen = a.get("book", 0.0).await;
+                    assert_eq!(seen, new, "after `invalidate`: {LEFT}");
                     until("process b has the old price", async || {
                         b.get("book", 0.0).await == new
                     })
@@ -606,8 +659,10 @@ mod redis {
             with_redis(url, async |[a, b], row| {
                 for value in 2..5 {
                     let old = Ok(Some(Price(value - 1)));
-                    assert_eq!(b.get("book", 0.0).await, old);
-                    assert_eq!(a.get("book", 0.0).await, old);
+                    for process in [&b, &a] {
+                        let seen = process.get("book", 0.0).await;
+                        assert_eq!(seen, old, "before a change: {LEFT}");
+                    }
                     // Both lose their messages, and the row changes.
                     let mut kill = ::redis::cmd("CLIENT");
                     kill.arg("KILL").arg("TYPE").arg("pubsub");
@@ -646,6 +701,9 @@ const SET: usize = 1;
 const DELETE: usize = 2;
 const PUBLISH: usize = 3;
 const LOAD: usize = 4;
+const CALLS: [&str; 5] = ["`get`", "`set`", "`delete`", "`publish`", "`load`"];
+/// No call takes so long.
+const NEVER: Duration = Duration::from_secs(10_000);
 
 fn config() -> Config {
     Config {
@@ -1093,9 +1151,9 @@ fn check_schedules(cases: usize, kinds: &[usize], delays: &[[u64; 2]]) {
         run(async {
             let world = World::new(3, &[]);
             let plan = Plan { before, after, outcome: Outcome::Ok };
-            let before = [0, 5, 200][load] * SECOND;
+            let load = [0, 5, 200][load] * SECOND;
             world.lock().plans = [plan; 5];
-            world.lock().plans[LOAD] = Plan { before, ..plan };
+            world.lock().plans[LOAD] = Plan { before: load, ..plan };
             let unsynced_ttl = [2, 100][capped] * SECOND;
             let mut config =
                 Config { unsynced_ttl, loads_without_remote, ..config() };
@@ -1110,7 +1168,10 @@ fn check_schedules(cases: usize, kinds: &[usize], delays: &[[u64; 2]]) {
             let (state, now) = (world.lock().clone(), Instant::now());
             let processes = vec![Process::default(); 3];
             let mut model = Model { config, state, now, processes };
+            let mut channels = "lost at first, and `channel_restored` gets \
+                                the keys of the rows that are not `None`";
             if kinds == READS {
+                channels = "restored at first, with all keys";
                 for (process, levels) in model.processes.iter_mut().zip(&levels)
                 {
                     process.keys = Some(KEYS.map(String::from).into());
@@ -1126,14 +1187,14 @@ fn check_schedules(cases: usize, kinds: &[usize], delays: &[[u64; 2]]) {
                 let name = match kinds[kind] {
                     0 => {
                         let rand = x as f64 / 8.0;
-                        seen = debug(levels[p].get(key, rand).await);
+                        seen = returned(levels[p].get(key, rand)).await;
                         expected = debug(model.get(p, key, rand));
                         format!("process {p}: `get({key:?}, {rand})`")
                     }
                     1 => {
                         world.write(key, row);
                         model.state.rows.insert(key.to_owned(), row);
-                        format!("the row of {key:?} is {row:?}")
+                        format!("the row of {key:?} changes to {row:?}")
                     }
                     2 => {
                         let step = Duration::from_millis(STEPS[x]);
@@ -1146,15 +1207,17 @@ fn check_schedules(cases: usize, kinds: &[usize], delays: &[[u64; 2]]) {
                         let entry = (bytes[x].to_vec(), Some(end));
                         model.state.remote.insert(key.into(), entry.clone());
                         world.lock().remote.insert(key.into(), entry);
-                        format!("the entry of {key:?} is {:?}", bytes[x])
+                        let bytes = bytes[x];
+                        format!("the remote entry of {key:?} is now {bytes:?}")
                     }
                     4 => {
                         world.write(key, row);
                         model.state.rows.insert(key.to_owned(), row);
-                        seen = debug(levels[p].invalidate(key).await);
+                        seen = returned(levels[p].invalidate(key)).await;
                         expected = debug(model.invalidate(p, key));
                         format!(
-                            "process {p}: row {row:?}, `invalidate({key:?})`"
+                            "the row of {key:?} changes to {row:?}, process \
+                             {p}: `invalidate({key:?})`"
                         )
                     }
                     5 => {
@@ -1164,7 +1227,7 @@ fn check_schedules(cases: usize, kinds: &[usize], delays: &[[u64; 2]]) {
                             model.forget(p, &key);
                         }
                         world.deliver_to(p, &levels[p]);
-                        format!("process {p} handles its messages")
+                        format!("process {p}: `on_invalidation` per message")
                     }
                     6 => {
                         world.lock().messages[p] = None;
@@ -1192,7 +1255,8 @@ fn check_schedules(cases: usize, kinds: &[usize], delays: &[[u64; 2]]) {
                         let outcome = [Outcome::Ok, Outcome::Error, hang][k];
                         world.lock().plans[kind].outcome = outcome;
                         model.state.plans[kind].outcome = outcome;
-                        format!("calls of kind {kind}: {outcome:?}")
+                        let call = CALLS[kind];
+                        format!("from now on, {call} ends by {outcome:?}")
                     }
                     _ => {
                         for state in [&mut model.state, &mut world.lock()] {
@@ -1200,7 +1264,7 @@ fn check_schedules(cases: usize, kinds: &[usize], delays: &[[u64; 2]]) {
                                 plan.outcome = Outcome::Ok;
                             }
                         }
-                        "all calls are good again".to_owned()
+                        "from now on, all calls end by Ok".to_owned()
                     }
                 };
                 names.push(name);
@@ -1211,8 +1275,12 @@ fn check_schedules(cases: usize, kinds: &[usize], delays: &[[u64; 2]]) {
                 assert_eq!(
                     seen,
                     expected,
-                    "result, calls and time (left), expected (right), with \
-                     {config:?}, delays {before:?} and {after:?}, after {}",
+                    "a step's result, its calls, and the time since the start \
+                     (left), expected (right). The channels are {channels}. \
+                     {}. Remote calls take {before:?} until their \
+                     effect and {after:?} after it, `load` takes {load:?} and \
+                     {after:?}. The step is the last one of this list: {}",
+                    debug(config).replace(&debug(Duration::MAX), "MAX"),
                     names.join("; ")
                 );
             }
@@ -1222,6 +1290,11 @@ fn check_schedules(cases: usize, kinds: &[usize], delays: &[[u64; 2]]) {
 
 fn debug(value: impl Debug) -> String {
     format!("{value:?}")
+}
+
+/// Returns the result of `call` as text.
+async fn returned(call: impl Future<Output: Debug>) -> String {
+    timeout(NEVER, call).await.map_or("it never returns".to_owned(), debug)
 }
 
 /// Returns the digits of a number with these bases.
@@ -1239,7 +1312,7 @@ fn run(test: impl Future<Output = ()>) {
     let runtime = runtime.enable_time().start_paused(true).build();
     runtime.unwrap().block_on(async {
         let test = timeout(1_000_000 * SECOND, test).await;
-        test.expect("a call never returns");
+        test.expect("a call of `get` or `invalidate` never returns");
     });
 }
 
