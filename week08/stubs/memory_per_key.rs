@@ -4,16 +4,21 @@
 //!
 //! `INFO`:
 //! - A field is a line `name:value`. The name ends at the first colon of the
-//!   line. Lines end with `\n` or `\r\n`, which is not a part of the value.
-//!   Other lines and other fields are ignored, and the order is free. A field
+//!   line, and the value is the whole rest: it may be empty, and spaces are
+//!   parts of names and values. A line ends with `\n` or `\r\n`, which is not a
+//!   part of the value. Both may occur in one text, and the last line may have
+//!   no end. A `\r` elsewhere is a part of the line.
+//! - Other lines and other fields are ignored, and the order is free. A field
 //!   that you need occurs at most once.
-//! - If there is a `valkey_version`, the server is a Valkey of this version.
-//!   (Its `redis_version` is that of a compatible Redis.) Otherwise it is a
-//!   Redis, and `redis_version` is its version.
+//! - If there is a `valkey_version`, the server is a Valkey of this version. It
+//!   may have a `redis_version` too, that of a compatible Redis. Otherwise the
+//!   server is a Redis, and `redis_version` is its version.
 //! - `mem_allocator` and `used_memory` are also needed. `Missing` has the name
 //!   of a missing field; if no version is there, the name is `redis_version`.
-//!   `UsedMemory` has the value if it is not a decimal number from 0 to
-//!   `u64::MAX`. If several fields are bad, any error of one of them is right.
+//!   `UsedMemory` has the value of `used_memory` if this is not a decimal
+//!   number from 0 to `u64::MAX`. Zeros in front are allowed, and a plus sign
+//!   is not graded. If several fields are bad, any error of one of them is
+//!   right.
 //!
 //! Measurement:
 //! - `bytes_per_key` is (after - before) / keys. The difference is exact. It
@@ -21,9 +26,10 @@
 //!
 //! Servers:
 //! - `Redis70` is the model of Redis 7.0 with the allocator `jemalloc-5.3.0`,
-//!   and `Valkey91` that of Valkey 9.1 with `libc`. The first two numbers of
-//!   the version, separated by dots, decide: `7.0.15` and `7.0` are a 7.0, but
-//!   `7.01.2` is not. Each other server is refused with its properties.
+//!   and `Valkey91` that of Valkey 9.1 with `libc`. Split the version at its
+//!   dots, and compare the first two parts as text: `7.0.15` and `7.0` are a
+//!   7.0, but `7.01.2` and `7.0-rc1` are not. The name of the allocator is
+//!   compared as a whole. Each other server is refused with its properties.
 //!
 //! Allocation (graded for requests from 1 byte to 1 TiB):
 //! - `Redis70`, jemalloc: up to 8 bytes, 8. Up to 128 bytes, the next multiple
@@ -34,25 +40,27 @@
 //!   of 16, but to 32 at least, and subtract the 8 bytes again.
 //!
 //! `bytes` is the sum of allocations. Each is rounded up as above, by itself:
-//! - An embedded value takes 3 bytes more than its length, and one for NUL.
+//! - An embedded value has no allocation of its own. In the object, it takes 4
+//!   bytes more than its length: 3 for a header and one for NUL.
 //! - `Redis70`, for each key: an entry of 24 bytes; the key, of `sds_size`
 //!   bytes; and the object. If the value has at most 44 bytes, the object has
-//!   16 bytes and contains the embedded value. If it is longer, the object has
-//!   16 bytes, and the value is another allocation of `sds_size` bytes.
+//!   16 bytes and those of the embedded value. If the value is longer, the
+//!   object has 16 bytes, and the value is another allocation, of `sds_size`
+//!   bytes.
 //! - `Redis70`, once: the table, of 8 bytes a slot. The number of slots is the
 //!   smallest power of two that is at least 4 and at least the number of keys.
-//! - `Valkey91`, for each key: an object that contains the key, which takes 1
-//!   byte more than `sds_size`. It has 8 bytes in front, and contains the
-//!   embedded value, which takes 8 bytes at least. If such an object would
-//!   have more than 128 bytes, the value is not embedded: the object has 16
-//!   bytes in front, and 8 more if the key has 128 bytes or more, and the
-//!   value is another allocation of `sds_size` bytes.
+//! - `Valkey91`, for each key: an object. It has 8 bytes in front; the key,
+//!   which takes 1 byte more than its `sds_size`; and the embedded value, which
+//!   takes 8 bytes at least. If their sum, before it is rounded up, is more
+//!   than 128 bytes, the value is not embedded: the object has 16 bytes in
+//!   front, or 24 if `key_len` is at least 128, and the key as before; and the
+//!   value is another allocation, of `sds_size` bytes.
 //! - `Valkey91`, once: the table, of 64 bytes a bucket. A bucket has 7 places.
 //!   The number of buckets is the smallest power of two (1 is one) that gives
 //!   more places than keys. There are also `child_buckets` child buckets: each
 //!   is an allocation of 64 bytes.
-//! - 0 keys need 0 bytes. If `is_covered` returns false, `bytes` returns
-//!   `None`. No call panics or overflows.
+//! - If `is_covered` returns false, `bytes` returns `None`, for 0 keys too.
+//!   Otherwise 0 keys need 0 bytes. No call of `bytes` panics or overflows.
 //!
 //! Help: `str::lines`, `split_once`, `next_multiple_of`, `next_power_of_two`.
 //! The last three functions of this file are given.

@@ -12,6 +12,9 @@ use week08::memory_per_key::{Measurement, Model, NoKeys, Product, Server};
 mod info {
     use super::*;
 
+    /// A value. It may be empty, and `\r` is a part of it.
+    const WORD: &str = "[ 0-9a-zA-Zé.:#=\r-]{0,12}";
+
     #[test]
     fn recorded_info_gives_product_version_allocator_and_used_memory() {
         let redis = include_str!("memory_per_key/redis-7.0.15.info");
@@ -30,29 +33,44 @@ mod info {
 
     #[test]
     fn fields_are_found_by_whole_names_in_any_order() {
-        let word = "[0-9a-z.:#=-]{1,12}";
         let used = prop_oneof![any::<u64>(), Just(u64::MAX), 0..9_u64];
-        let random = (word, word, used, any::<(bool, bool, [u32; 32])>());
-        for_all(1_000, random, |(version, allocator, used_memory, flags)| {
-            let (is_valkey, has_crlf, order) = flags;
+        let used = (used, 0..25_usize);
+        let used =
+            used.prop_map(|(used, width)| (used, format!("{used:0width$}")));
+        let random = (WORD, WORD, used, any::<([bool; 3], [u32; 32])>());
+        for_all(2_000, random, |(version, allocator, used, (flags, order))| {
+            let [is_valkey, has_compatible, has_name] = flags;
+            let (used_memory, used) = used;
             let text = format!(
                 "# Memory,,used_memory,used_memory_rss:77,a:used_memory:6,:5,\
                  used_memory_human:1.00M,mem_allocator_x:y,xused_memory:3,\
                  used_memory_peak:u64:9,Used_memory:5,redis_version_x:1,\
-                 valkey_versions:8,é:ü,::,used_memory_:8,\
-                 mem_allocator:{allocator},used_memory:{used_memory}"
+                 valkey_versions:8,é:ü,::,used_memory_:8, used_memory:4,\
+                 mem_allocator :y,b:valkey_version:3,xvalkey_version:2,\
+                 c:d valkey_version:3 e,f:g\rvalkey_version:4\rused_memory:1,\
+                 mem_allocator:{allocator},used_memory:{used}"
             );
             let (product, own) = match is_valkey {
                 true => (Product::Valkey, format!("valkey_version:{version}")),
                 false => (Product::Redis, format!("redis_version:{version}")),
             };
-            let compatible = is_valkey.then_some("redis_version:7.2.4");
+            let compatible = is_valkey && has_compatible;
+            let compatible = compatible.then_some("redis_version:7.2.4");
             let lines = text.split(',').chain([&*own]).chain(compatible);
-            let lines = lines.chain(has_crlf.then_some("server_name:valkey"));
+            let lines = lines.chain(has_name.then_some("server_name:valkey"));
             let mut lines: Vec<_> = order.iter().zip(lines).collect();
             lines.sort();
-            let lines: Vec<_> = lines.iter().map(|line| line.1).collect();
-            let text = lines.join(if has_crlf { "\r\n" } else { "\n" });
+            let last = lines.len() - 1;
+            let lines = lines.iter().enumerate().map(|(n, (bits, line))| {
+                let end = match *bits % 2 {
+                    0 => "\r\n",
+                    _ if line.ends_with('\r') => "\r\n",
+                    _ if n == last => "",
+                    _ => "\n",
+                };
+                format!("{line}{end}")
+            });
+            let text: String = lines.collect();
             let server = server(product, &version, &allocator);
             let expected = Ok(Info { server, used_memory });
             let seen = Info::parse(&text);
@@ -62,27 +80,45 @@ mod info {
 
     #[test]
     fn a_missing_field_is_named() {
-        let needed = ["redis_version", "mem_allocator", "used_memory"];
-        for missing in needed {
-            let other = needed.map(|name| match name == missing {
-                true => format!("{name}_x:1\n"),
-                false => format!("{name}:1\n"),
+        for (version, present) in ["redis_version", "valkey_version"]
+            .iter()
+            .flat_map(|version| (0..7).map(move |bits| (version, bits)))
+        {
+            let names = [version, "mem_allocator", "used_memory"];
+            let is_missing = |n: &usize| present >> n & 1 == 0;
+            let lines = (0..3).map(|n| match is_missing(&n) {
+                true => format!("{}_x:1\n", names[n]),
+                false => format!("{}:1\n", names[n]),
             });
-            let seen = Info::parse(&other.concat());
-            let expected = Err(InfoError::Missing(missing));
-            assert_eq!(seen, expected, "seen, expected for {other:?}");
+            let text: String = lines.collect();
+            let names = ["redis_version", names[1], names[2]];
+            let missing = (0..3).filter(is_missing).map(|n| names[n]);
+            let missing: Vec<_> = missing.collect();
+            let seen = Info::parse(&text);
+            let is_named =
+                |e| matches!(e, InfoError::Missing(n) if missing.contains(&n));
+            assert!(
+                seen.clone().is_err_and(is_named),
+                "expected Missing of one of {missing:?}, got {seen:?}: {text:?}"
+            );
         }
     }
 
     #[test]
     fn used_memory_that_is_not_a_u64_is_refused_with_its_value() {
-        let above = (u128::from(u64::MAX) + 1).to_string();
-        for bad in ["", "-1", "1K", "1.5", "0x10", "1e6", "1:2", &above] {
+        let bad = prop_oneof![
+            "-?[0-9]([KM]|[.:_ex][0-9]{1,3})?| {0,2}[0-9]{0,5} {0,2}",
+            (1 << 64..=u128::MAX).prop_map(|n| n.to_string()),
+            Just((1_u128 << 64).to_string()),
+            WORD,
+        ];
+        let is_bad = |text: &String| text.parse::<u64>().is_err();
+        for_all(500, bad.prop_filter("a number", is_bad), |bad| {
             let rest = "redis_version:7.0.15\nmem_allocator:libc\nused_memory:";
-            let expected = Err(InfoError::UsedMemory(bad.to_owned()));
-            let seen = Info::parse(&format!("{rest}{bad}\n"));
-            assert_eq!(seen, expected, "seen, expected");
-        }
+            let expected = Err(InfoError::UsedMemory(bad.clone()));
+            let seen = Info::parse(&format!("{rest}{bad}\r\n"));
+            assert_eq!(seen, expected, "seen, expected for the value {bad:?}");
+        });
     }
 }
 
@@ -91,7 +127,7 @@ mod measure {
 
     #[test]
     fn the_difference_is_exact_and_may_be_negative() {
-        let near = (any::<u64>(), 0..1_000_u64);
+        let near = (any::<u64>(), 0..100_u64);
         let near = near.prop_map(|(n, by)| (n, n.saturating_add(by)));
         let large = (1_u64 << 31..1 << 40, 1_u64 << 31..1 << 40);
         let both = prop_oneof![near, large, any::<(u64, u64)>()];
@@ -99,11 +135,12 @@ mod measure {
         for_all(2_000, (both, keys, any::<bool>()), |((a, b), keys, swap)| {
             let (before, after) = if swap { (b, a) } else { (a, b) };
             let measured = Measurement { before, after, keys };
-            let seen = measured.bytes_per_key().unwrap_or(f64::NAN);
+            let seen = measured.bytes_per_key();
             let size = before.abs_diff(after) as f64 / keys as f64;
             let expected = if after < before { -size } else { size };
-            let is_near = (seen - expected).abs() <= 1e-12 * size;
-            assert!(is_near, "expected {expected}, got {seen}: {measured:?}");
+            let is_near =
+                seen.is_ok_and(|seen| (seen - expected).abs() <= 1e-12 * size);
+            assert!(is_near, "expected {expected}, got {seen:?}: {measured:?}");
         });
     }
 
@@ -117,18 +154,38 @@ mod measure {
 
     #[test]
     fn only_measured_versions_and_allocators_have_a_model() {
-        let versions = "7.0.15 7.0.0 7.0 7.0.99-rc1 7.01.2 7  7. 7.2.4 7.1 \
-            7.10.0 70.0 17.0.1 6.2.14 8.0.2 9.1.2 9.1.0 9.1 9.1.13 9.0.3 9.2.0 \
-            9.10.1 9.11 9 91.2 19.1.2 8.1.8 10.1 7,0,15 9,1,2";
-        let allocators = "jemalloc-5.3.0 libc jemalloc-5.2.1 jemalloc-5.3.1  \
-            jemalloc-5.3.0-1 xjemalloc-5.3.0 jemalloc tcmalloc-2.8 Libc libc-2";
+        let parts = [
+            "7", "0", "9", "1", "07", "00", "01", "10", "70", "2", "7,", "",
+            "0-rc1", "1-rc1", "v7", " 7", "0 ", " 9", "1 ",
+        ];
+        let rests = ["", ".15", ".7.0-rc1", ",0"];
+        let versions = parts.iter().flat_map(|first| {
+            let both = parts.iter().map(move |second| [*first, ".", *second]);
+            both.chain([[*first, "", ""]])
+        });
+        let allocators = [
+            "jemalloc-5.3.0",
+            "libc",
+            "jemalloc-5.2.1",
+            "jemalloc-5.3.1",
+            "",
+            "jemalloc-5.3.0-1",
+            "xjemalloc-5.3.0",
+            "jemalloc",
+            "tcmalloc-2.8",
+            "Libc",
+            "libc-2",
+            "Jemalloc-5.3.0",
+            "jemalloc-5.3.0 ",
+            " libc",
+        ];
         for (version, allocator) in versions
-            .split(' ')
-            .flat_map(|v| allocators.split(' ').map(move |a| (v, a)))
+            .flat_map(|v| rests.map(|rest| v.concat() + rest))
+            .flat_map(|v| allocators.map(|a| (v.clone(), a)))
         {
             let numbers: Vec<_> = version.split('.').take(2).collect();
             for product in [Product::Redis, Product::Valkey] {
-                let server = server(product, version, allocator);
+                let server = server(product, &version, allocator);
                 let expected = match (product, &numbers[..], allocator) {
                     (Product::Redis, ["7", "0"], "jemalloc-5.3.0") => {
                         Ok(Redis70)
@@ -137,7 +194,7 @@ mod measure {
                     _ => Err(server.clone()),
                 };
                 let seen = Model::for_server(&server).map_err(|e| e.0);
-                assert_eq!(seen, expected, "seen, expected: {server:?}");
+                assert_eq!(seen, expected, "seen, expected for {server:?}");
             }
         }
     }
@@ -195,6 +252,14 @@ mod model {
                 let values = (0..=130).chain([191, 192, 251, 255, 256]);
                 values.for_each(|value| check(model, 10_000, key_len, value));
             }
+            for (key_len, value_len) in [1, 44, MAX_LEN]
+                .iter()
+                .flat_map(|key| [0, 1, 44, MAX_LEN].map(|value| (*key, value)))
+            {
+                for keys in [0, 1, MAX_KEYS] {
+                    check(model, keys, key_len, value_len);
+                }
+            }
             for_all(5_000, (0..=MAX_KEYS, 1..=MAX_LEN, 0..=MAX_LEN), |cell| {
                 check(model, cell.0, cell.1, cell.2);
                 let keys = cell.0 >> (cell.0 % 30);
@@ -225,12 +290,11 @@ mod model {
             {
                 let longest = key_len.max(value_len);
                 if keys <= MAX_KEYS && key_len > 0 && longest <= MAX_LEN {
-                    check(model, keys, key_len, value_len);
                     continue;
                 }
                 let seen = model.bytes(keys, key_len, value_len);
-                let case = format!("{keys} {key_len} {value_len} {model:?}");
-                assert_eq!(seen, None, "seen, expected for {case}");
+                let case = case(keys, key_len, value_len);
+                assert_eq!(seen, None, "seen, expected: {model:?}, {case}");
             }
         }
     }
@@ -249,7 +313,7 @@ mod model {
                 return;
             };
             let bytes = model.bytes(keys, key_len, value_len);
-            let case = format!("{keys} keys of {key_len}, values {value_len}");
+            let case = case(keys, key_len, value_len);
             check_near(bytes, measured, 0.01, &case);
         }
     }
@@ -265,13 +329,20 @@ fn compare(model: Model, text: &str, tolerance: f64) {
             panic!("expected 5 numbers, got {cell}");
         };
         let bytes = model.bytes(keys, key_len, value_len);
-        check_near(bytes, after as f64 - before as f64, tolerance, cell);
+        let case = case(keys, key_len, value_len);
+        check_near(bytes, after as f64 - before as f64, tolerance, &case);
     });
     assert_eq!(compared.count(), 116, "recorded cells (left)");
 }
 
+fn case(keys: u64, key_len: u64, value_len: u64) -> String {
+    format!("{keys} keys of length {key_len}, values of length {value_len}")
+}
+
 fn check_near(seen: Option<u64>, measured: f64, tolerance: f64, case: &str) {
-    let seen = seen.map_or(f64::NAN, |bytes| bytes as f64);
+    let Some(seen) = seen.map(|bytes| bytes as f64) else {
+        panic!("{case}: `bytes` returned None, measured {measured}");
+    };
     let is_near = (seen - measured).abs() <= tolerance * measured;
     let far = (seen / measured - 1.0) * 100.0;
     assert!(is_near, "{case}: {seen} bytes, measured {measured}: {far:.2} %");
@@ -302,10 +373,8 @@ fn check(model: Model, keys: u64, key_len: u64, value_len: u64) {
     };
     let seen = model.bytes(keys, key_len, value_len);
     let expected = Some(keys * each + table);
-    assert_eq!(
-        seen, expected,
-        "seen, expected: {model:?}, {keys} keys of {key_len}, {value_len}"
-    );
+    let case = case(keys, key_len, value_len);
+    assert_eq!(seen, expected, "seen, expected: {model:?}, {case}");
 }
 
 fn jemalloc(bytes: u64) -> u64 {
