@@ -16,16 +16,16 @@
 //! - `delete` removes the value and the lease of the key.
 //! - Keys are the same if they are equal (`==`). Equal hashes are not enough.
 //! - A lease ends when `Config::lease` has passed since the `get` that created
-//!   it, and a value when `Config::ttl` has passed since its `fill`: at exactly
-//!   that time, it has ended. After that, the key does not have it. No other
-//!   call makes them last longer. A duration may be `Duration::MAX`: then it
-//!   does not end within a century, and no call panics.
+//!   it, and a value when `Config::ttl` has passed since its `fill`. From
+//!   exactly that time on, the key does not have it. No other call makes them
+//!   last longer. Every duration up to `Duration::MAX` is allowed: no call
+//!   panics, and what lasts for more than a century does not end within one.
 //! - If a `now` is earlier than the latest `now` that `new` or another call has
 //!   got, it counts as that latest time.
-//! - Let `m` be the largest number of keys that had a lease or a value at one
-//!   time. At most `4 m + 50` clones of keys are stored after each call, and as
-//!   many values. So a lease that is not used, and an entry that was deleted
-//!   often, take no room.
+//! - Let `m` be the largest number of keys that have had a lease or a value at
+//!   the same time. After each call, at most `4 m + 50` clones of keys are
+//!   stored, and at most as many values. So leases that nobody used, and keys
+//!   that were deleted often, do not pile up.
 //! - On average, the time of a call grows at most with the logarithm of `m`.
 //!
 //! The clients: `step` gets `Started` first, and then always the result of the
