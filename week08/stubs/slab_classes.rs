@@ -19,7 +19,7 @@
 //!   without its fraction. The first size that gets no class ends the table.
 //!   Then one more class is added, the last one. Its chunks have `chunk_max`
 //!   bytes.
-//! - Classes are numbered from 1. Two of them may have the same chunk size.
+//! - Classes are numbered from 1. Several may have the same chunk size.
 //! - The size of an item is the sum of: 48 bytes of header, the key, 1 byte
 //!   that ends the key, 4 bytes of flags if they are not 0, 8 bytes of cas if
 //!   it has one, the value, and 2 bytes for `\r\n`. If the sum is above

@@ -43,6 +43,15 @@ mod table {
             let config = config(factor, [min_space, 1_024, 512]);
             check_table(config, &table(config));
         }
+        // With these, a chunk size times the factor is 1 above a multiple of
+        // 8, or a bit less: the nearest `f64` decides.
+        for factor in (1_001..4_000_usize).step_by(2) {
+            let first = (7..).find(|n| n * factor % 1_000 == 125);
+            let min_space = 8 * first.expect("odd numbers have one") - 48;
+            let factor = factor as f64 / 1_000.0;
+            let config = config(factor, [min_space, MIB, MIB]);
+            check_table(config, &table(config));
+        }
     }
 
     #[test]
@@ -55,6 +64,46 @@ mod table {
                 if f.to_bits() == bad.to_bits());
             assert!(is_right, "expected GrowthFactor({bad:e}), got {seen:?}");
         }
+    }
+
+    #[test]
+    fn bad_settings_are_refused_whatever_the_other_settings_are() {
+        let factors = select(vec![1.0, 0.5, 0.0, -1.25, f64::NAN]);
+        let bad = (any::<[bool; 4]>(), factors, 0..10_000_usize);
+        for_all(2_000, (any_config(), bad), |(mut config, bad)| {
+            let (is_bad, factor, n) = bad;
+            let Config { max_item, chunk_max, .. } = config;
+            let items = [n % 1_024, max_item + (1 << (31 + n % 33))];
+            let chunks = [n % 512, chunk_max + (1 << (21 + n % 43))];
+            if is_bad[0] {
+                config.growth_factor = factor;
+            }
+            if is_bad[1] {
+                config.min_space = 0;
+            }
+            if is_bad[2] {
+                config.max_item = items[n / 5_000];
+            }
+            if is_bad[3] {
+                config.chunk_max = chunks[n / 5_000];
+            }
+            let Config { max_item, chunk_max, .. } = config;
+            let is_divisor = chunk_max != 0 && max_item % chunk_max == 0;
+            let seen = Classes::new(config);
+            let is_right = match seen {
+                Ok(_) => is_bad == [false; 4],
+                Err(ConfigError::GrowthFactor(f)) => {
+                    is_bad[0] && f.to_bits() == factor.to_bits()
+                }
+                Err(ConfigError::MinSpace) => is_bad[1],
+                Err(ConfigError::MaxItem(n)) => is_bad[2] && n == max_item,
+                Err(ConfigError::ChunkMax(n)) => {
+                    (is_bad[3] || !is_divisor) && n == chunk_max
+                }
+            };
+            let text = "expected the error of a bad setting, or else a table";
+            assert!(is_right, "{text}, got {seen:?} for {config:?}");
+        });
     }
 
     #[test]
@@ -105,13 +154,14 @@ mod items {
     fn a_size_belongs_to_the_first_class_that_holds_it() {
         for_all(500, any_config(), |config| {
             let classes = new(config);
-            let ends = [1, config.chunk_max, config.max_item, usize::MAX];
+            let powers = (0..64).map(|bits| 1_usize << bits);
+            let ends = powers.chain([config.max_item, usize::MAX]);
             for end in sizes(&classes).chain(ends) {
                 for size in [end - 1, end, end.saturating_add(1)] {
                     let expected = class_of(&classes, config, size);
                     let seen = classes.class_of(size);
-                    let case = format!("{size} bytes, {config:?}");
-                    assert_eq!(seen, expected, "seen, expected for {case}");
+                    let case = "seen, expected for";
+                    assert_eq!(seen, expected, "{case} {size}, {config:?}");
                 }
             }
         });
@@ -397,7 +447,8 @@ fn any_config() -> impl Strategy<Value = Config> {
     let known = select(usual.chain(extreme).collect::<Vec<_>>());
     let factor = prop_oneof![1.000_001..1.1, 1.1..1.6, 1.6..8.0, known];
     let known = select(vec![16, 48, 456, 463, 464, usize::MAX]);
-    let space = prop_oneof![1..80_usize, 1..700_usize, 1..MIB, known];
+    let large = (0..64, 1..700_usize).prop_map(|(b, n)| (1_usize << b) + n);
+    let space = prop_oneof![1..80_usize, 1..700_usize, 1..MIB, known, large];
     let settings = (factor, space, 9..=20_u32, 1..40_usize);
     settings.prop_map(|(factor, space, bits, times)| {
         let chunk = 1 << bits;
