@@ -15,8 +15,8 @@
 //! - `put` stores a range as the spare. It refuses a range that is empty (also
 //!   one whose start is above its end), that begins below the end of a range
 //!   which was put before, or that ends above `i64::MAX`. When it refuses a
-//!   range, it returns `BadRange` with the range, and changes nothing. A range
-//!   may have any size.
+//!   range, it returns `BadRange` with the range, and changes nothing. Each
+//!   other range is good, also if its size is not the step.
 //! - These rules hold for concurrent threads, and each thread gets its ids in
 //!   increasing order. Loom runs your `DoubleBuffer` in the last rung (group
 //!   of tests). So take its atomics and locks from

@@ -94,6 +94,15 @@ mod buffer {
                     _ => (0..len).for_each(|_| pair.next()),
                 }
             }
+            // The last range is too long to be used up.
+            let len = 1 << (30 + ops.len() % 33);
+            for _ in 0..200 {
+                if pair.claimed {
+                    pair.put(pair.leased_to..pair.leased_to + len);
+                }
+                pair.next();
+                pair.claim();
+            }
         }
     }
 }
@@ -112,23 +121,21 @@ mod step {
             for (min, max) in steps.iter().flat_map(|a| steps.map(|b| (*a, b)))
             {
                 let config = config(min, max);
-                for step in steps.iter().filter(|s| (min..=max).contains(s)) {
-                    let seen = config.adapt(*step, lasted);
-                    let wide = u128::from(*step);
+                for step in [0].into_iter().chain(steps) {
+                    let seen = config.adapt(step, lasted);
+                    let wide = u128::from(step);
                     let wide = match lasted {
                         _ if lasted < 15 * MINUTE => 2 * wide,
                         _ if lasted > 30 * MINUTE => wide / 2,
                         _ => wide,
                     };
-                    let expected = wide.clamp(min.into(), max.into());
+                    let expected = wide.min(max.into()).max(min.into());
                     assert_eq!(
                         u128::from(seen),
                         expected,
                         "step {step} after {lasted:?}, {min} to {max}"
                     );
                 }
-                let above = config.adapt(min, Duration::ZERO);
-                assert!(above >= min, "{above}, if {max} is the largest step");
             }
         }
     }
@@ -311,12 +318,10 @@ mod refill {
     #[test]
     fn a_call_waits_for_an_id_up_to_the_bound() {
         let cases = [(0, 1), (500, 400), (500, 600), (500, 3_600_000)];
-        for (wait, latency) in cases.into_iter().chain([(u64::MAX, 1 << 28)]) {
+        let cases = cases.map(|(a, b)| [a, b].map(Duration::from_millis));
+        let long = [HOUR, 100 * HOUR].map(|latency| [Duration::MAX, latency]);
+        for [wait, latency] in cases.into_iter().chain(long) {
             paused(async {
-                let (wait, latency) = (
-                    Duration::from_millis(wait),
-                    Duration::from_millis(latency),
-                );
                 let (db, mut config) = (Db::default(), config(1, 1));
                 config.max_wait = wait;
                 config.lease_timeout = Duration::MAX;
@@ -338,6 +343,47 @@ mod refill {
                 assert_eq!(ids.next().await, Ok(0), "the lease went on");
                 assert_eq!(start.elapsed(), Duration::ZERO, "waited");
             });
+        }
+    }
+
+    #[test]
+    fn each_of_many_calls_waits_for_its_id_up_to_the_bound() {
+        // The store leases `len` ids at a time, whatever the step is.
+        for (calls, len) in [(1, 1), (5, 1), (17, 3), (130, 17), (130, 200)] {
+            for latency in [370, 150].map(Duration::from_millis) {
+                paused(async {
+                    let (db, config) = (Db::default(), config(4, 4));
+                    db.lock().latency = latency;
+                    db.lock().len = Some(len);
+                    let ids = Arc::new(Segments::new(db, config));
+                    let start = Instant::now();
+                    let calls = (0..calls).map(|_| {
+                        let ids = Arc::clone(&ids);
+                        tokio::spawn(async move {
+                            let id = ids.next().await;
+                            (start.elapsed(), id)
+                        })
+                    });
+                    let mut ends = Vec::new();
+                    for call in calls.collect::<Vec<_>>() {
+                        ends.push(call.await.expect("no panic"));
+                    }
+                    ends.sort_by_key(|(took, id)| (*took, id.clone().ok()));
+                    for (n, (took, seen)) in (0..).zip(ends) {
+                        let leases = n as u32 / len as u32 + 1;
+                        let ready = leases * latency;
+                        let expected = match ready < config.max_wait {
+                            true => Ok(n),
+                            false => Err(Exhausted { cause: None }),
+                        };
+                        assert_eq!(seen, expected, "call {n}, {ready:?}");
+                        let end = ready.min(config.max_wait);
+                        let in_time = end..=end + leases * TICK;
+                        let text = format!("call {n} took {took:?}");
+                        assert!(in_time.contains(&took), "{text}, not {end:?}");
+                    }
+                });
+            }
         }
     }
 
@@ -547,6 +593,8 @@ struct Row {
     max_id: u64,
     answer: Answer,
     latency: Duration,
+    /// The length of each range, if it is not the step.
+    len: Option<u64>,
     /// If it is not 0, each lease with a multiple of this number fails.
     fails_every: usize,
     tries: Vec<(u64, Instant)>,
@@ -620,9 +668,10 @@ impl Store for Db {
                 Answer::Hang => pending().await,
             }
             let mut row = self.lock();
-            row.max_id += step;
+            let len = row.len.unwrap_or(step);
+            row.max_id += len;
             row.leased_at = Some(Instant::now());
-            Ok(row.max_id - step..row.max_id)
+            Ok(row.max_id - len..row.max_id)
         }
     }
 }

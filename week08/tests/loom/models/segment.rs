@@ -90,4 +90,20 @@ fn a_refill_has_one_owner_at_a_time_and_its_range_is_not_lost() {
         let expected: &[&[u64]] = &[&[0, 10], &[0, 20], &[0, 10, 20]];
         assert!(expected.contains(&&*ids), "{ids:?}, not one of {expected:?}");
     });
+    // Whoever has taken a tenth finds a refill due, although the range is new.
+    explore(None, || {
+        let buffer = Arc::new(DoubleBuffer::new());
+        put(&buffer, 0..1);
+        assert_eq!(buffer.try_next(), Some(0));
+        put(&buffer, 10..12);
+        let thread = thread::spawn({
+            let buffer = Arc::clone(&buffer);
+            move || {
+                let id = buffer.try_next();
+                assert!(buffer.claim_refill(), "no refill is due after {id:?}");
+            }
+        });
+        buffer.try_next();
+        thread.join().expect("no panic");
+    });
 }
