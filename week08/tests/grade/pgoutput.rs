@@ -112,6 +112,16 @@ mod rows {
                 check(&longer, &Err(TrailingBytes(n)));
             }
         });
+        for start in [
+            &b"I\0\0\0\x01N\0\x01t"[..],
+            b"D\0\0\0\x01K\0\x01b",
+            b"M\0\0\0\0\0\0\0\0\0\0",
+        ] {
+            for len in [3_u32, 1 << 16, (1 << 31) - 1, 1 << 31, u32::MAX] {
+                let bytes = [start, &len.to_be_bytes(), b"ab"].concat();
+                check(&bytes, &Err(UnexpectedEnd));
+            }
+        }
     }
 
     #[test]
@@ -197,6 +207,15 @@ mod rows {
             }
         });
         for_all(3_000, vec(any::<u8>(), 0..40), |bytes| check_size(&bytes));
+        // A vector that grows by doubling has the most unused memory here.
+        for n in [17, 129, 1_025] {
+            let (relation, new) = (1, new(vec![Value::Null; n]));
+            let old = Some(new.clone());
+            check_size(&encode(&Message::Update { relation, old, new }, 0));
+            let columns = vec![column(true, ""); n];
+            let described = Message::Relation(self::relation(1, columns));
+            check_size(&encode(&described, 0));
+        }
         let large = "x".repeat(1 << 20);
         let (lsn, prefix) = (Lsn(1), large.as_str().into());
         let logical = LogicalMessage {
@@ -248,9 +267,9 @@ mod transactions {
     #[test]
     fn any_stream_gives_whole_transactions_or_one_lasting_error() {
         let any_message = prop_oneof![message(WITH_ROW), message(WITHOUT_ROW)];
-        let step = (any_message, 0..80_u8, any::<u8>());
+        let step = (any_message, 0..100_u8, any::<u8>());
         let steps = (vec(step, 0..50), any::<[bool; 2]>());
-        for_all(100, steps, |(steps, keys)| {
+        for_all(120, steps, |(steps, keys)| {
             let mut model = Model::default();
             for oid in 0..3 {
                 let columns = keys.iter().take(oid as usize);
@@ -260,7 +279,8 @@ mod transactions {
             }
             for (message, fault, noise) in steps {
                 let message = model.fit(message, fault);
-                model.push(&message, noise, usize::from(fault == 0));
+                let extra = [-1, 1].get(usize::from(fault));
+                model.push(&message, noise, extra.copied().unwrap_or(0));
             }
         });
     }
@@ -268,7 +288,8 @@ mod transactions {
     #[test]
     fn any_number_of_relations_changes_and_columns_is_returned() {
         for n in [0, 1, 2, 17, 130, 1_500] {
-            let relations: Vec<_> = (0..n).collect();
+            let oid = |n: u32| n.wrapping_mul(0x9E37_79B1);
+            let relations: Vec<_> = (0..n).map(oid).collect();
             let one = vec![column(true, "c")];
             let describe = |oid: &u32| relation(*oid, one.clone());
             let described = relations.iter().map(describe);
@@ -279,12 +300,14 @@ mod transactions {
             };
             let rows = relations.iter().map(insert);
             let mut messages: Vec<_> = described.chain(rows).collect();
-            let wide = relation(n, vec![column(false, "c"); n as usize]);
+            let (columns, relation) =
+                (vec![column(false, "c"); n as usize], oid(n));
+            let wide = self::relation(relation, columns);
             let new = new(vec![text("y"); n as usize]);
             let (cascade, restart_identity) = (true, false);
             messages.extend([
                 Message::Relation(wide),
-                Message::Insert { relation: n, new },
+                Message::Insert { relation, new },
                 Message::Truncate { relations, cascade, restart_identity },
             ]);
             transaction(&messages);
@@ -294,11 +317,12 @@ mod transactions {
     #[test]
     fn an_old_key_has_no_values_outside_the_key() {
         for (bits, key_only) in (0..32).flat_map(|n| [(n, true), (n, false)]) {
-            let columns = (0..5).map(|n| column(bits >> n & 1 == 1, "c"));
-            let mut values = vec![Value::Null; 5];
-            (values[1], values[4]) = (text("old"), text(""));
+            let n = [5, 17, 130, 300][bits % 4];
+            let columns = (0..n).map(|i| column(bits >> (i % 5) & 1 == 1, "c"));
+            let mut values = vec![Value::Null; n];
+            (values[1], values[n - 1]) = (text("old"), text(""));
             let (old, new) =
-                (Tuple { key_only, values }, new(vec![text("new"); 5]));
+                (Tuple { key_only, values }, new(vec![text("new"); n]));
             transaction(&[
                 Message::Relation(relation(1, columns.collect())),
                 Message::Delete { relation: 1, old: old.clone() },
@@ -310,13 +334,15 @@ mod transactions {
     #[test]
     fn an_unchanged_value_takes_that_of_the_old_row_if_it_was_sent() {
         let binary = Value::Binary(vec![0, 255].into());
-        let values = vec![Value::Null, Value::Unchanged, text("old"), binary];
-        for (bits, value) in
-            (0..32).flat_map(|n| values.iter().map(move |v| (n, v)))
-        {
-            let columns = (0..4).map(|n| column(bits >> n & 1 == 1, "c"));
-            let new = new(vec![value.clone(); 4]);
-            let (key_only, values) = (bits & 16 == 0, values.clone());
+        let values = [Value::Null, Value::Unchanged, text("old"), binary];
+        // Each value of the new row meets each one of the old row.
+        for (bits, first) in (0..32).flat_map(|n| (0..4).map(move |i| (n, i))) {
+            let n = [4, 17, 130, 300][bits % 4];
+            let columns = (0..n).map(|i| column(bits >> (i % 4) & 1 == 1, "c"));
+            let from = |first| values.iter().cycle().skip(first).take(n);
+            let new = new(from(first).cloned().collect());
+            let (key_only, values) =
+                (bits & 16 == 0, from(0).cloned().collect());
             let old = Some(Tuple { key_only, values });
             transaction(&[
                 Message::Relation(relation(1, columns.collect())),
@@ -328,22 +354,34 @@ mod transactions {
 
     #[test]
     fn a_new_description_of_a_relation_applies_to_later_rows_only() {
-        let columns = [["a", "b"], ["b", "a"], ["a", "x"], ["a", "b"]];
-        let columns = columns.map(|names| names.map(|name| column(true, name)));
-        let mut other = relation(2, columns[1].to_vec());
-        other.schema = "other".to_owned();
+        let columns = ["a", "b"].map(|name| column(true, name)).to_vec();
+        let mut described = relation(1, columns);
+        let other = Relation { oid: 2, ..described.clone() };
         let mut messages = vec![Message::Relation(other)];
-        for (n, columns) in columns.iter().enumerate() {
-            let mut described = relation(1, columns.to_vec());
-            described.name = format!("name {n}");
-            let row = new(vec![text("x"), text("y")]);
+        let changes: [fn(&mut Relation); 10] = [
+            |_| {},
+            |relation| relation.columns.swap(0, 1),
+            |relation| relation.columns[0].is_key = false,
+            |relation| relation.columns[0].name = "x".to_owned(),
+            |relation| relation.columns[0].type_oid = 25,
+            |relation| relation.columns[0].type_modifier = 7,
+            |relation| relation.identity = Identity::Full,
+            |relation| relation.name = "renamed".to_owned(),
+            |relation| relation.schema = "other".to_owned(),
+            |relation| relation.columns = vec![column(true, "c"); 3],
+        ];
+        for change in changes {
+            change(&mut described);
+            let row = |relation: &Relation| {
+                new(vec![text("x"); relation.columns.len()])
+            };
             let (relations, cascade, restart_identity) =
                 (vec![2, 1], true, false);
             messages.extend([
-                Message::Relation(described),
-                Message::Insert { relation: 1, new: row.clone() },
-                Message::Insert { relation: 2, new: row.clone() },
-                Message::Delete { relation: 1, old: row },
+                Message::Relation(described.clone()),
+                Message::Insert { relation: 1, new: row(&described) },
+                Message::Insert { relation: 2, new: new(vec![text("y"); 2]) },
+                Message::Delete { relation: 1, old: row(&described) },
                 Message::Truncate { relations, cascade, restart_identity },
             ]);
         }
@@ -352,39 +390,54 @@ mod transactions {
 
     #[test]
     fn after_an_error_no_transaction_comes_out() {
-        let columns = relation(1, vec![column(true, "c")]);
-        let insert = |relation, n| Message::Insert {
-            relation,
-            new: new(vec![text("1"); n]),
-        };
-        let delete =
-            Message::Delete { relation: 1, old: new(vec![text("1"); 3]) };
+        let columns = vec![column(true, "a"), column(false, "b")];
+        let columns = Message::Relation(relation(1, columns));
+        let row = |n| new(vec![Value::Unchanged; n]);
+        let insert = |relation, n| Message::Insert { relation, new: row(n) };
         let (relations, cascade, restart_identity) = (vec![1, 5], true, true);
         let truncate =
             Message::Truncate { relations, cascade, restart_identity };
-        let (columns, alone) = (Message::Relation(columns), logical(false));
+        let alone = logical(false);
         let (expected, seen) = (Lsn(7), Lsn(8));
-        let count = |values| StreamError::ColumnCount {
-            relation: 1,
-            columns: 1,
-            values,
-        };
-        let faults = [
-            (encode(&insert(2, 1), 0), StreamError::UnknownRelation(2)),
+        let mut faults = vec![
+            (encode(&insert(2, 2), 0), StreamError::UnknownRelation(2)),
             (encode(&truncate, 0), StreamError::UnknownRelation(5)),
-            (encode(&insert(1, 0), 0), count(0)),
-            (encode(&delete, 0), count(3)),
-            (encode(&begin(7), 0), StreamError::OpenTransaction(0)),
+            (encode(&begin(9), 0), StreamError::OpenTransaction(7)),
             (
                 encode(&commit(8), 0),
                 StreamError::WrongCommit { expected, seen },
             ),
             (b"?".to_vec(), UnknownTag(b'?').into()),
             (vec![], UnexpectedEnd.into()),
+            (
+                [encode(&insert(1, 2), 0), vec![0]].concat(),
+                TrailingBytes(1).into(),
+            ),
         ];
+        for (values, key_only) in
+            [0, 1, 3, 17].into_iter().flat_map(|n| [(n, false), (n, true)])
+        {
+            let old = Tuple { key_only, ..row(values) };
+            let (relation, some_old) = (1, Some(old.clone()));
+            let error =
+                StreamError::ColumnCount { relation, columns: 2, values };
+            faults.extend(
+                [
+                    insert(1, values),
+                    Message::Delete { relation, old },
+                    Message::Update { relation, old: some_old, new: row(2) },
+                    Message::Update {
+                        relation,
+                        old: Some(Tuple { key_only, ..row(2) }),
+                        new: row(values),
+                    },
+                ]
+                .map(|message| (encode(&message, 0), error.clone())),
+            );
+        }
         for (bytes, error) in faults {
             let mut decoder = Decoder::default();
-            for good in [&begin(7), &columns, &insert(1, 1)] {
+            for good in [&begin(7), &columns, &insert(1, 2)] {
                 let seen = decoder.push(&encode(good, 0));
                 assert_eq!(seen, Ok(None), "seen, expected for {good:?}");
             }
@@ -401,7 +454,7 @@ mod transactions {
             }
         }
         let origin = Message::Origin { commit_lsn: Lsn(1), name: "a" };
-        for outside in [insert(1, 1), logical(true), commit(7), origin] {
+        for outside in [insert(1, 2), logical(true), commit(7), origin] {
             let mut decoder = Decoder::default();
             assert_eq!(decoder.push(&encode(&columns, 0)), Ok(None));
             let seen = decoder.push(&encode(&outside, 0));
@@ -411,7 +464,7 @@ mod transactions {
         // A new connection begins without relations.
         let mut decoder = Decoder::default();
         assert_eq!(decoder.push(&encode(&begin(7), 0)), Ok(None));
-        let seen = decoder.push(&encode(&insert(1, 1), 0));
+        let seen = decoder.push(&encode(&insert(1, 2), 0));
         let expected = Err(StreamError::UnknownRelation(1));
         assert_eq!(seen, expected, "seen, expected of a new `Decoder`");
     }
@@ -485,23 +538,26 @@ struct Model {
 }
 
 impl Model {
-    /// Pushes the message to the decoder, too, and compares the results.
-    fn push(&mut self, message: &Message<'static>, noise: u8, cut: usize) {
-        let bytes = encode(message, noise);
-        let seen = self.decoder.push(&bytes[..bytes.len() - cut]);
-        let expected = match self.failed.clone() {
-            None if cut == 0 => self.apply(message),
-            error => Err(error),
+    /// Pushes the message to the decoder, too, and compares the results. The
+    /// message gets `extra` bytes, or loses some.
+    fn push(&mut self, message: &Message<'static>, noise: u8, extra: isize) {
+        let mut bytes = encode(message, noise);
+        bytes.resize(bytes.len().saturating_add_signed(extra), noise);
+        let seen = self.decoder.push(&bytes);
+        let expected = match (self.failed.clone(), extra) {
+            (Some(error), _) => Err(vec![error]),
+            (None, 0) => self.apply(message),
+            (None, ..0) => Err(vec![UnexpectedEnd.into()]),
+            (None, n) => Err(vec![TrailingBytes(n.unsigned_abs()).into()]),
         };
         let is_right = match (&seen, &expected) {
-            (Err(seen), Err(Some(expected))) => seen == expected,
-            (Err(_), Err(None)) => true,
+            (Err(seen), Err(any)) => any.contains(seen),
             (seen, expected) => seen.as_ref().ok() == expected.as_ref().ok(),
         };
         assert!(
             is_right,
-            "expected {expected:?}, got {seen:?}, for {message:?} without {cut} \
-             bytes, with these relations: {:?}",
+            "expected {expected:?} (any of these errors), got {seen:?}, for \
+             {message:?} and {extra} bytes, with these relations: {:?}",
             self.relations
         );
         self.failed = seen.err();
@@ -511,7 +567,7 @@ impl Model {
     fn fit(&self, message: Message<'static>, fault: u8) -> Message<'static> {
         use Message::{Begin, Commit, Delete, Insert, Truncate, Type, Update};
         let mut message = match (message, &self.open) {
-            (message, _) if fault == 1 => message,
+            (message, _) if fault == 2 => message,
             (Begin { .. }, Some(open)) => commit(open.commit_lsn.0),
             (Commit { end_lsn, commit_time, .. }, Some(open)) => {
                 Commit { commit_lsn: open.commit_lsn, end_lsn, commit_time }
@@ -527,11 +583,16 @@ impl Model {
             (message, _) => message,
         };
         let fit = |oid: &mut u32, tuples: Vec<&mut Tuple<'_>>| {
-            *oid = if fault == 2 { *oid } else { *oid % 3 };
-            let columns =
-                self.relations.get(oid).map_or(0, |r| r.columns.len());
-            for (i, tuple) in (3..).zip(tuples) {
-                let n = columns + usize::from(fault == i);
+            *oid = if fault == 3 { *oid } else { *oid % 3 };
+            let columns = self.relations.get(oid).map(|r| &r.columns[..]);
+            let columns = columns.unwrap_or_default();
+            let keys = columns.iter().filter(|column| column.is_key).count();
+            for (i, tuple) in (0..).zip(tuples) {
+                let n = match fault.wrapping_sub(2 * i) {
+                    4 => columns.len() + 1,
+                    5 => keys,
+                    _ => columns.len(),
+                };
                 tuple.values.resize(n, Value::Unchanged);
             }
         };
@@ -542,7 +603,7 @@ impl Model {
             Update { relation, old, new } => {
                 fit(relation, old.iter_mut().chain([new]).collect());
             }
-            Truncate { relations, .. } if fault != 2 => {
+            Truncate { relations, .. } if fault != 3 => {
                 relations.iter_mut().for_each(|oid| *oid %= 3);
             }
             _ => {}
@@ -550,21 +611,72 @@ impl Model {
         message
     }
 
-    /// Returns the event, or `None` as the error: any error is right.
+    /// Returns each error that applies.
+    fn errors(&self, message: &Message<'static>) -> Vec<StreamError> {
+        use Message::{Begin, Commit, Delete, Insert, Truncate, Type, Update};
+        let (relations, tuples) = match message {
+            Insert { relation, new: tuple }
+            | Delete { relation, old: tuple } => {
+                (&[*relation][..], vec![tuple])
+            }
+            Update { relation, old, new } => {
+                (&[*relation][..], old.iter().chain([new]).collect())
+            }
+            Truncate { relations, .. } => (&relations[..], vec![]),
+            _ => Default::default(),
+        };
+        let mut errors = Vec::new();
+        for &relation in relations {
+            let Some(Relation { columns, .. }) =
+                self.relations.get(&relation).map(|relation| &**relation)
+            else {
+                errors.push(StreamError::UnknownRelation(relation));
+                continue;
+            };
+            let columns = columns.len();
+            let counts = tuples.iter().map(|tuple| tuple.values.len());
+            let wrong = counts.filter(|values| *values != columns);
+            errors.extend(wrong.map(|values| StreamError::ColumnCount {
+                relation,
+                columns,
+                values,
+            }));
+        }
+        match (message, &self.open) {
+            (Begin { .. }, Some(open)) => {
+                errors.push(StreamError::OpenTransaction(open.xid));
+            }
+            (Commit { commit_lsn, .. }, Some(open)) => {
+                let (expected, seen) = (open.commit_lsn, *commit_lsn);
+                let error = StreamError::WrongCommit { expected, seen };
+                errors.extend((seen != expected).then_some(error));
+            }
+            (Begin { .. } | Message::Relation(_) | Type { .. }, None)
+            | (_, Some(_)) => {}
+            (Message::Logical(m), None) if !m.transactional => {}
+            (_, None) => errors.push(StreamError::NoTransaction),
+        }
+        errors
+    }
+
+    /// Returns the event, or each error that applies.
     fn apply(
         &mut self,
         message: &Message<'static>,
-    ) -> Result<Option<Event>, Option<StreamError>> {
+    ) -> Result<Option<Event>, Vec<StreamError>> {
+        let errors = self.errors(message);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         let row = |oid: &u32, tuple: &Tuple<'static>| {
-            let relation = self.relations.get(oid).cloned().ok_or(None)?;
+            let relation = Arc::clone(&self.relations[oid]);
             let columns = relation.columns.iter();
             let is_sent =
                 columns.map(|column| column.is_key || !tuple.key_only);
             let values = tuple.values.iter().cloned().zip(is_sent);
-            let values: Vec<_> =
-                values.map(|(v, is_sent)| is_sent.then_some(v)).collect();
-            let fits = tuple.values.len() == relation.columns.len();
-            if fits { Ok(Row { relation, values }) } else { Err(None) }
+            let values = values.map(|(v, is_sent)| is_sent.then_some(v));
+            let values = values.collect();
+            Row { relation, values }
         };
         let change = match message.clone() {
             Message::Relation(relation) => {
@@ -576,7 +688,7 @@ impl Model {
                 return Ok(Some(Event::Message(m)));
             }
             Message::Begin { final_lsn, commit_time, xid } => {
-                let none = self.open.replace(Transaction {
+                self.open = Some(Transaction {
                     xid,
                     commit_lsn: final_lsn,
                     end_lsn: Lsn(0),
@@ -584,28 +696,27 @@ impl Model {
                     origin: None,
                     changes: Vec::new(),
                 });
-                return if none.is_none() { Ok(None) } else { Err(None) };
+                return Ok(None);
             }
-            Message::Commit { commit_lsn, end_lsn, .. } => {
-                let open = self.open.take().ok_or(None)?;
-                let is_same = open.commit_lsn == commit_lsn;
+            Message::Commit { end_lsn, .. } => {
+                let open = self.open.take().expect(OPEN);
                 let event = Event::Transaction(Transaction { end_lsn, ..open });
-                return if is_same { Ok(Some(event)) } else { Err(None) };
+                return Ok(Some(event));
             }
             Message::Origin { name, .. } => {
-                self.open.as_mut().ok_or(None)?.origin = Some(name.to_owned());
+                self.open.as_mut().expect(OPEN).origin = Some(name.to_owned());
                 return Ok(None);
             }
             Message::Logical(m) => Change::Message(m),
             Message::Insert { relation, new } => {
-                Change::Insert { new: row(&relation, &new)? }
+                Change::Insert { new: row(&relation, &new) }
             }
             Message::Delete { relation, old } => {
-                Change::Delete { old: row(&relation, &old)? }
+                Change::Delete { old: row(&relation, &old) }
             }
             Message::Update { relation, old, new } => {
-                let old = old.map(|old| row(&relation, &old)).transpose()?;
-                let mut new = row(&relation, &new)?;
+                let old = old.map(|old| row(&relation, &old));
+                let mut new = row(&relation, &new);
                 let olds = old.iter().flat_map(|old| &old.values);
                 for (value, old) in new.values.iter_mut().zip(olds) {
                     if let (Some(Value::Unchanged), Some(_)) = (&value, old) {
@@ -615,17 +726,18 @@ impl Model {
                 Change::Update { old, new }
             }
             Message::Truncate { relations, cascade, restart_identity } => {
-                let relations = relations
-                    .iter()
-                    .map(|oid| self.relations.get(oid).cloned());
-                let relations = relations.collect::<Option<_>>().ok_or(None)?;
+                let relations = relations.iter();
+                let relations = relations.map(|oid| &self.relations[oid]);
+                let relations = relations.cloned().collect();
                 Change::Truncate { relations, cascade, restart_identity }
             }
         };
-        self.open.as_mut().ok_or(None)?.changes.push(change);
+        self.open.as_mut().expect(OPEN).changes.push(change);
         Ok(None)
     }
 }
+
+const OPEN: &str = "a transaction: there was no error";
 
 /// A part of the recording: commands, and what the server sent after them.
 #[derive(Debug, Default)]
@@ -898,7 +1010,8 @@ fn column(is_key: bool, name: &str) -> Column {
 
 fn begin(final_lsn: u64) -> Message<'static> {
     let final_lsn = Lsn(final_lsn);
-    Message::Begin { final_lsn, commit_time: UNIX_EPOCH, xid: 0 }
+    let (commit_time, xid) = (UNIX_EPOCH, final_lsn.0 as u32);
+    Message::Begin { final_lsn, commit_time, xid }
 }
 
 fn commit(commit_lsn: u64) -> Message<'static> {
