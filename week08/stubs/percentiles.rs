@@ -15,7 +15,8 @@
 //!   the resolution of tokio's timer (1 ms) may delay it further.
 //! - In a closed loop, a request is due when it is sent. Each connection sends
 //!   one at the start, and the next one as soon as it is free, but none at or
-//!   after the end. Numbers start at 0 and increase with the time.
+//!   after the end. A connection whose requests end at once does not keep the
+//!   others waiting. Numbers start at 0 and increase with the time.
 //! - A request that has no answer `timeout` after it was due is dropped (with
 //!   the resolution of the timer), and its connection is free. If a request
 //!   waits for a connection as long as that, it is not sent at all.

@@ -1,8 +1,13 @@
-use std::collections::BTreeSet;
-use std::future::pending;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::{pending, poll_fn};
 use std::num::NonZero;
+use std::panic::resume_unwind;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use lab::cancel::after_polls;
@@ -13,7 +18,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
-use tokio::time::{Instant, advance, sleep, timeout};
+use tokio::time::{Instant, advance, sleep, sleep_until, timeout};
 use week08::percentiles::{
     Connection, Failed, Outcome, Plan, Report, Spread, closed_loop, due,
     open_loop, spread,
@@ -149,6 +154,12 @@ mod loops {
         for_all(300, any_case(), |case| {
             case.check();
         });
+        // The end is exactly when a request is due.
+        for ms in (2..150).step_by(2) {
+            let (rate, connections) = (Some(1_500), 17);
+            let (ms, nanos, server) = ([0, ms, 10], [0, 0, 1], Server::brief());
+            Case { rate, connections, ms, nanos, server }.check();
+        }
     }
 
     #[test]
@@ -156,8 +167,8 @@ mod loops {
         let server = Server::Stalls { every: 10_000, length: 1_000, ms: 0 };
         for connections in [1, 2, 17, 130] {
             let (rate, ms) = (Some(100), [0, 60_000, 5_000]);
-            let server = server.clone();
-            let case = Case { rate, connections, ms, server };
+            let (nanos, server) = ([0, 0, 1], server.clone());
+            let case = Case { rate, connections, ms, nanos, server };
             Case { ms: [0, 60_000, 300], ..case.clone() }.check();
             let report = case.check();
             // Of 6,000 requests, 100 were due in each of 6 stalls.
@@ -177,7 +188,7 @@ mod loops {
         let samples: Vec<_> = samples.collect();
         let plan = plan([0, 500_000, 3_600_000]);
         for connections in [1, 2, 17, 130, 1_500] {
-            let report = paused(async {
+            let report = paused(async move {
                 let server = Server::Queue(Arc::default());
                 let connections = Log::new().connections(connections, &server);
                 open_loop(per_second(2), plan, connections).await
@@ -190,7 +201,7 @@ mod loops {
     fn a_late_generator_sends_at_once_and_counts_from_the_due_time() {
         let plan = plan([0, 1_000, 60_000]);
         for (at, pause) in [(5, 500), (301, 17), (301, 1_000), (985, 2_000)] {
-            let report = paused(async {
+            let report = paused(async move {
                 let connections = Log::new().connections(3, &Server::brief());
                 let run = open_loop(per_second(100), plan, connections);
                 let run = tokio::spawn(run);
@@ -212,6 +223,47 @@ mod loops {
             });
             check(&report, plan, &samples.collect::<Vec<_>>());
         }
+        // It starts, and its tasks get no time before 300 ms.
+        let report = paused(async move {
+            let connections = Log::new().connections(3, &Server::brief());
+            let mut run = pin!(open_loop(per_second(100), plan, connections));
+            let is_over = poll_fn(|c| Poll::Ready(run.as_mut().poll(c))).await;
+            assert!(is_over.is_pending(), "the run is over, expected a second");
+            advance(300 * MS).await;
+            run.await
+        });
+        let seen = report.percentile(100.0).expect("a percentile");
+        let fits = (290 * MS..=303 * MS).contains(&seen);
+        assert!(fits, "latency at the late start: {seen:?}, expected 300 ms");
+    }
+
+    #[test]
+    fn a_connection_that_is_always_ready_lets_the_others_start() {
+        /// Knows the first number of each connection.
+        struct Ready(usize, Arc<Mutex<BTreeMap<usize, u64>>>);
+
+        impl Connection for Ready {
+            async fn request(&mut self, number: u64) -> Result<(), Failed> {
+                let first = |mut all: MutexGuard<'_, BTreeMap<_, _>>| {
+                    all.entry(self.0).or_insert(number);
+                };
+                first(self.1.lock().expect("no panic"));
+                if number < 10_000 { Ok(()) } else { pending().await }
+            }
+        }
+
+        let first = Arc::default();
+        let connections = (0..17).map(|i| Ready(i, Arc::clone(&first)));
+        let connections = connections.collect();
+        paused(closed_loop(plan([0, 1_000, 1_000]), connections));
+        let first = first.lock().expect("no panic");
+        let seen: Vec<_> = first.values().copied().collect();
+        let is_right = seen.len() == 17 && seen.iter().all(|n| *n < 10_000);
+        assert!(
+            is_right,
+            "first numbers of 17 connections: {seen:?}, expected each below \
+             10,000: requests before it end at once"
+        );
     }
 
     #[test]
@@ -255,7 +307,7 @@ mod ends {
         for ((polls, time, duration), is_open) in
             polls.chain(times).flat_map(both)
         {
-            paused(async {
+            paused(async move {
                 let log = Log::new();
                 let connections = log.connections(5, &Server::brief());
                 let run = run(is_open, duration, connections);
@@ -270,16 +322,23 @@ mod ends {
         for (is_open, number) in
             [(true, 0), (true, 17), (false, 0), (false, 130)]
         {
-            paused(async {
+            paused(async move {
                 let log = Log::new();
                 let connections = log.connections(3, &Server::Panics(number));
                 let run = run(is_open, Duration::MAX, connections);
                 let run = tokio::spawn(run);
                 let error = run.await.expect_err("a panic and no report");
+                let ended = log.0.start.elapsed();
+                let last = log.sent().last().map(|(_, time)| *time);
+                assert_eq!(Some(ended), last, "end: seen, expected");
                 let payload = error.into_panic();
-                let seen = payload.downcast_ref::<String>();
-                let expected = format!("on purpose: {number}");
-                assert_eq!(seen, Some(&expected), "payload: seen, expected");
+                let text = payload.downcast_ref::<String>().cloned();
+                let seen = (text, payload.downcast_ref::<&str>().copied());
+                let expected = match number {
+                    0 => (None, Some("on purpose")),
+                    n => (Some(format!("on purpose: {n}")), None),
+                };
+                assert_eq!(seen, expected, "payload: seen, expected");
                 log.expect_no_more().await;
             });
         }
@@ -288,7 +347,7 @@ mod ends {
     #[test]
     fn a_run_without_connections_panics() {
         for is_open in [true, false] {
-            paused(async {
+            paused(async move {
                 let log = Log::new();
                 let one = log.connections(1, &Server::brief());
                 run(is_open, SECOND, one).await;
@@ -322,8 +381,10 @@ struct Case {
     /// `None` for a closed loop.
     rate: Option<u64>,
     connections: usize,
-    /// Warm-up, duration and, less half a millisecond, time-out.
+    /// Warm-up, duration and time-out: the whole milliseconds.
     ms: [u64; 3],
+    /// And the rest of each.
+    nanos: [u64; 3],
     server: Server,
 }
 
@@ -372,10 +433,16 @@ impl Drop for InFlight {
 impl Connection for Client {
     async fn request(&mut self, number: u64) -> Result<(), Failed> {
         let now = self.log.0.start.elapsed();
-        self.log.sent().push((number, now));
+        let sent = {
+            let mut sent = self.log.sent();
+            sent.push((number, now));
+            sent.len()
+        };
+        assert!(sent < 500_000, "{sent} requests in a run, expected fewer");
         self.log.0.in_flight.fetch_add(1, Relaxed);
         let _in_flight = InFlight(self.log.clone());
         match &self.server {
+            Server::Panics(0) if number == 0 => panic!("on purpose"),
             Server::Panics(n) if *n == number => panic!("on purpose: {n}"),
             Server::Queue(queue) => {
                 let _guard = queue.lock().await;
@@ -422,8 +489,14 @@ impl Server {
 
 impl Log {
     fn new() -> Self {
+        Self::of_run_in(Duration::ZERO)
+    }
+
+    /// The run starts after this time.
+    fn of_run_in(time: Duration) -> Self {
         let (sent, in_flight) = Default::default();
-        Self(Arc::new(Shared { start: Instant::now(), sent, in_flight }))
+        let start = Instant::now() + time;
+        Self(Arc::new(Shared { start, sent, in_flight }))
     }
 
     fn connections(&self, n: usize, server: &Server) -> Vec<Client> {
@@ -456,20 +529,30 @@ impl Log {
 
 impl Case {
     fn check(self) -> Report {
-        let (log, report) = paused(async {
-            let log = Log::new();
-            let clients = log.connections(self.connections, &self.server);
-            let report = match self.rate {
+        let case = self.clone();
+        let (log, report, returned) = paused(async move {
+            let log = Log::of_run_in(SECOND);
+            let clients = log.connections(case.connections, &case.server);
+            let report = match case.rate {
                 Some(rate) => {
-                    open_loop(per_second(rate), self.plan(), clients).await
+                    let run = open_loop(per_second(rate), case.plan(), clients);
+                    sleep_until(log.0.start).await;
+                    run.await
                 }
-                None => closed_loop(self.plan(), clients).await,
+                None => {
+                    let run = closed_loop(case.plan(), clients);
+                    sleep_until(log.0.start).await;
+                    run.await
+                }
             };
-            (log, report)
+            let returned = log.0.start.elapsed();
+            (log, report, returned)
         });
         let in_flight = log.0.in_flight.load(Relaxed);
         assert_eq!(in_flight, 0, "requests in flight after {self:?}");
-        let (expected, samples) = self.model();
+        let Some((expected, samples)) = self.model() else {
+            return report;
+        };
         let mut sent = std::mem::take(&mut *log.sent());
         sent.sort_unstable();
         let differs = sent.iter().zip(&expected).position(|(s, e)| s != e);
@@ -479,18 +562,23 @@ impl Case {
             seen, expected,
             "sent (number, time after the start): seen, expected for {self:?}"
         );
+        let ends = samples.iter().map(|(_, ended, _)| *ended);
+        let last = ends.max().unwrap_or_default();
+        assert_eq!(returned, last, "end: seen, expected for {self:?}");
         check(&report, self.plan(), &samples);
         report
     }
 
     fn plan(&self) -> Plan {
-        // No answer comes at exactly this time.
-        let timeout = Duration::from_millis(self.ms[2]) + MS / 2 + NANO;
-        Plan { timeout, ..plan(self.ms) }
+        let Plan { warm_up, duration, timeout } = plan(self.ms);
+        let [a, b, c] = self.nanos.map(Duration::from_nanos);
+        let timeout = (timeout + c).max(NANO);
+        Plan { warm_up: warm_up + a, duration: duration + b, timeout }
     }
 
-    /// Returns which requests are sent, and when, and how all requests end.
-    fn model(&self) -> (Vec<(u64, Duration)>, Vec<Sample>) {
+    /// Returns which requests are sent, and when, and how all requests end. It
+    /// is `None` if one is answered and times out at the same time.
+    fn model(&self) -> Option<(Vec<(u64, Duration)>, Vec<Sample>)> {
         let plan = self.plan();
         let (mut sent, mut samples) = (Vec::new(), Vec::new());
         let mut free = vec![Duration::ZERO; self.connections];
@@ -506,6 +594,11 @@ impl Case {
                 sent.push((number, *free));
                 let (time, reply) = self.server.reply(number, *free);
                 let deadline = timer(due + plan.timeout);
+                if reply != Outcome::TimedOut
+                    && *free + time == due + plan.timeout
+                {
+                    return None;
+                }
                 let has_ended = *free + time <= deadline;
                 if has_ended && reply != Outcome::TimedOut {
                     outcome = reply;
@@ -516,7 +609,7 @@ impl Case {
             }
             samples.push((due, *free, outcome));
         }
-        (sent, samples)
+        Some((sent, samples))
     }
 }
 
@@ -528,14 +621,17 @@ fn timer(time: Duration) -> Duration {
 fn any_case() -> impl Strategy<Value = Case> {
     let rates = [1, 3, 7, 10, 30, 99, 333, 1_000, 1_500, 7_000, 250_000];
     let times = || select(vec![0_u64, 1, 2, 10, 50, 100, 500, 1_000, 3_000]);
+    let nanos = || select(vec![0_u64, 0, 1, 300_000, 500_001, 999_999]);
     let rate_and_connections =
         (select(rates.to_vec()), select(vec![1, 2, 3, 17, 130]));
-    (rate_and_connections, [times(), times(), times()], any_server()).prop_map(
-        |((rate, connections), ms, server)| {
+    let times = [times(), times(), times()];
+    let nanos = [nanos(), nanos(), nanos()];
+    (rate_and_connections, times, nanos, any_server()).prop_map(
+        |((rate, connections), ms, nanos, server)| {
             // At most some thousand requests.
             let most = 1_000_000 / rate.max(connections as u64 * 200);
             let ms = [ms[0].min(most), ms[1].min(most), ms[2]];
-            Case { rate: Some(rate), connections, ms, server }
+            Case { rate: Some(rate), connections, ms, nanos, server }
         },
     )
 }
@@ -712,17 +808,34 @@ fn answered(plan: Plan, samples: &[Sample]) -> Vec<Duration> {
     latencies.filter(|latency| *latency <= plan.timeout).collect()
 }
 
-/// Runs the future in paused time.
-fn paused<F: Future>(future: F) -> F::Output {
-    let runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    let ended = async { timeout(1_000 * HOUR, future).await };
-    runtime
-        .block_on(ended)
-        .expect("the run has no end: expected it at the latest time-out")
+/// Runs the future in paused time, on a thread of its own: a run that spins
+/// does not end, and no time passes in it.
+fn paused<F>(future: F) -> F::Output
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let (sender, ended) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        let ended = async { timeout(1_000 * HOUR, future).await };
+        let output = runtime
+            .block_on(ended)
+            .expect("the run has no end: expected it at the latest time-out");
+        sender.send(output).expect("the test waits");
+    });
+    match ended.recv_timeout(5 * SECOND) {
+        Ok(output) => output,
+        Err(RecvTimeoutError::Disconnected) => {
+            resume_unwind(thread.join().expect_err("a panic"))
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            panic!("the run spins: it neither waits nor ends")
+        }
+    }
 }
 
 fn for_all<S>(cases: u32, inputs: S, check: impl Fn(S::Value))

@@ -124,8 +124,13 @@ pub async fn open_loop<C: Connection>(
         if after >= end {
             break;
         }
-        if start.elapsed() < after {
-            sleep_until(start + after).await;
+        // A panic ends the run at once, not when the next request is due.
+        while start.elapsed() < after {
+            match timeout_at(start + after, requests.join_next()).await {
+                Ok(Some(ended)) => report.add(ended),
+                Ok(None) => sleep_until(start + after).await,
+                Err(_) => {}
+            }
         }
         consume_budget().await;
         requests.spawn(request(Arc::clone(&pool), number, start, after, plan));
