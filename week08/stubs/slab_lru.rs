@@ -46,8 +46,8 @@
 //! - `delete` returns whether the key had a value.
 //! - `stats` has all classes in the order of the table, also those without
 //!   pages.
-//! - The time of a call does not depend on the number of items, apart from a
-//!   `set` that adds a page.
+//! - The time of a call, also of `stats`, does not depend on the number of
+//!   items, apart from a `set` that adds a page.
 //!
 //! Help: `crate::arena` has the bytes, the index, and the queues. Its `Arena`
 //! has `take_free`, `add_page`, `store`, `find`, `value`, `free`, `class` (the

@@ -40,9 +40,11 @@ mod placement {
 
     #[test]
     fn an_item_takes_a_chunk_of_the_class_of_its_size() {
-        for (factor, smallest, bits) in
-            [(1.25, 96, 19), (2.0, 1_000, 20), (1.05, 100, 12), (4.0, 400, 9)]
-        {
+        let tables =
+            [(1.25, 96, 19), (2.0, 1_000, 20), (1.05, 100, 12), (4.0, 400, 9)];
+        // Several classes have the same chunk size.
+        let equal = [(1.01, 96, 10), (1.01, 506, 9)];
+        for (factor, smallest, bits) in tables.into_iter().chain(equal) {
             let classes = classes(factor, smallest, bits);
             let mut pair = Pair::new(250, classes.clone());
             for (n, class) in (0..).zip(classes.classes()) {
@@ -84,9 +86,10 @@ mod placement {
     #[test]
     fn a_free_chunk_is_taken_before_a_page_and_a_page_before_a_victim() {
         for (pages, smallest, bits) in
-            [(1, 1 << 19, 19), (5, 1 << 16, 18), (130, 1 << 19, 19)]
+            [(1, 1 << 19, 19), (5, 1 << 16, 18), (300, 1 << 19, 19)]
         {
-            for rest in [0, 1, PAGE - 1] {
+            let most = usize::MAX - pages * PAGE;
+            for rest in [0, 1, PAGE - 1, 1 << 40, most] {
                 let config = classes(2.0, smallest, bits);
                 let mut pair = Pair::of(pages * PAGE + rest, config);
                 let chunks = pages * (PAGE / smallest);
@@ -310,6 +313,13 @@ mod scans {
             cache.set(&name(id + items), b"v").expect("a chunk");
             calls.add("set");
         }
+        // No chunk is free any more.
+        for n in 0..8_000 {
+            cache.set(&name(n + 2 * items), b"v").expect("a chunk");
+            calls.add("set");
+            assert_eq!(cache.stats()[0].evictions, n + 1, "evictions");
+            calls.add("stats");
+        }
     }
 }
 
@@ -449,6 +459,7 @@ impl Pair {
                 }
                 5..11 => self.get(key),
                 11..14 => (0..2).for_each(|_| self.get(key)),
+                14 => self.set(&[7; 251][..[0, 251][key.len() % 2]], 9),
                 _ => self.delete(key),
             }
             self.check_queues();
@@ -600,7 +611,7 @@ fn classes(growth_factor: f64, smallest: usize, bits: u32) -> Classes {
 }
 
 fn operations(n: usize) -> impl Strategy<Value = Vec<(u32, f64, f64)>> {
-    vec((0..15_u32, 0.0..1.0, 0.0..1.0), n)
+    vec((0..16_u32, 0.0..1.0, 0.0..1.0), n)
 }
 
 /// Returns generated values, always the same.
