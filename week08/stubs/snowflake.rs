@@ -23,15 +23,15 @@
 //!   locks from `crate::model_checked::loom_atomics`.
 //! - *Waits.* `Ids::next` returns an id at once if there is one. `Full` and
 //!   `ClockBack` say how long to wait (`retry_after`). If that is at most what
-//!   is left of `max_wait`, `next` waits so long, and tries again. If it is
-//!   more, `next` returns the error at once. `BeforeEpoch` and `OutOfTime` are
-//!   returned at once, too.
+//!   is left of `max_wait` since the call began, `next` waits so long, and tries
+//!   again. If it is more, `next` returns the error at once. `BeforeEpoch` and
+//!   `OutOfTime` are returned at once, too.
 //! - If there is no valid lease, `next` waits for one, and tries again as soon
 //!   as the registry has answered. It returns `NotLeased` when `max_wait` is
 //!   over.
-//! - The `cause` of an error is the failure of the latest request that has
-//!   ended. It is `None` if the registry has answered that request, or if no
-//!   request has ended.
+//! - Each error has a `cause`, whatever its `refused` is: the failure of the
+//!   latest request that has ended. It is `None` if the registry has answered
+//!   that request, or if no request has ended.
 //! - A call of `next` that is dropped after any poll has taken no id, and
 //!   leaves nothing behind.
 //! - *Lease.* `Ids` sends one request at a time. The first is `acquire`. While

@@ -257,11 +257,12 @@ mod waits {
                 for (case, time) in times.into_iter().enumerate() {
                     let (db, wall) = (Db::new(1), Wall::new());
                     // The lease has a bound that is close to the end.
-                    wall.set(Some([EPOCH + 1, EPOCH + LAST][case / 2]));
+                    let first = [EPOCH + 1, EPOCH + LAST][case / 2];
+                    wall.set(Some(first));
                     let ids = wall.ids(&db, wait);
                     settle().await;
-                    let first = ids.next().await.map(parts);
-                    assert_eq!(first, Ok(([1, LAST][case / 2], 0, 0)));
+                    let seen = ids.next().await.map(parts);
+                    assert_eq!(seen, Ok((first - EPOCH, 0, 0)));
                     wall.set(Some(time));
                     let refused = if time < EPOCH {
                         Refused::BeforeEpoch
@@ -272,6 +273,16 @@ mod waits {
                     let expected = Err(NoId { refused, cause: None });
                     assert_eq!(ids.next().await, expected, "time {time}");
                     assert_eq!(ms(start), 0, "waited, time {time}");
+                    // Renewals are sent with these clocks.
+                    for time in [time, u64::MAX] {
+                        wall.set(Some(time));
+                        sleep(Duration::from_millis(TTL / 3 + 5)).await;
+                    }
+                    wall.set(Some(first));
+                    sleep(Duration::from_millis(TTL)).await;
+                    let seen = ids.next().await.map(parts);
+                    let expected = Ok((first - EPOCH, 0, 1));
+                    assert_eq!(seen, expected, "after time {time}");
                 }
             });
         }
@@ -417,7 +428,12 @@ mod lease {
                 let answers: Vec<_> = answers.collect();
                 db.push(answers.iter().copied());
                 db.lock().default = Answer { before: 10, ..OK };
-                let ids = wall.ids(&db, 0);
+                // 90 days have more than 32 bits of milliseconds.
+                let ttl = [TTL, TTL + 990, 90 * 86_400_000];
+                let ttl = ttl[random.len() % 3];
+                let config =
+                    Config { ttl: Duration::from_millis(ttl), ..config(0) };
+                let ids = Ids::new(db.clone(), config, wall.clock());
                 settle().await;
                 let mut held: Option<(Grant, Instant)> = None;
                 for (n, answer) in answers.into_iter().enumerate() {
@@ -425,9 +441,8 @@ mod lease {
                     let text = format!("request {n}, {answer:?}");
                     let renews = held.map(|(grant, _)| grant);
                     assert_eq!(sent.renews, renews, "renewed lease, {text}");
-                    let ttl = Duration::from_millis(TTL);
-                    assert_eq!(sent.ttl, ttl, "{text}");
-                    let until = wall.at(sent.at) + TTL;
+                    assert_eq!(sent.ttl, config.ttl, "{text}");
+                    let until = wall.at(sent.at) + ttl;
                     assert_eq!(sent.until, until, "bound, {text}");
 
                     let Answer { before, after, outcome } = answer;
@@ -436,24 +451,24 @@ mod lease {
                     if outcome != Outcome::Error && !is_lost {
                         took += after;
                     }
-                    let in_time = took < TTL / 3 && outcome != Outcome::Hang;
+                    let in_time = took < ttl / 3 && outcome != Outcome::Hang;
                     let mut cause = None;
                     let pause;
                     if !in_time {
-                        (took, pause) = (TTL / 3, TTL / 3 + TTL / 10);
+                        (took, pause) = (ttl / 3, ttl / 3 + ttl / 10);
                         cause = Some(Failed::TimedOut);
                     } else if outcome == Outcome::Error {
-                        (took, pause) = (before, before + TTL / 10);
+                        (took, pause) = (before, before + ttl / 10);
                         cause = Some(Failed::Registry(n));
                     } else if is_lost {
                         (held, pause) = (None, took);
                     } else {
-                        pause = TTL / 3;
+                        pause = ttl / 3;
                     }
                     let answered = sent.at + Duration::from_millis(took + 3);
                     // The next request of a lost lease may be there already.
                     if in_time && outcome != Outcome::Error && took < pause {
-                        let stop = Duration::from_millis(TTL - MARGIN);
+                        let stop = Duration::from_millis(ttl - MARGIN);
                         sleep_until(answered).await;
                         let grants = &db.lock().grants;
                         let grant = *grants.last().expect("a grant");
@@ -538,7 +553,7 @@ mod lease {
     fn a_clock_ahead_of_the_bound_waits_for_a_renewal() {
         for jump in [TTL - 10, TTL, TTL + 10, 2 * TTL, 100 * TTL] {
             paused(async {
-                let (db, wall) = (Db::new(1), Wall::new());
+                let (db, wall) = (Db::new(2), Wall::new());
                 let ids = wall.ids(&db, 0);
                 let next = async || {
                     let seen = ids.next().await.map(parts);
@@ -570,6 +585,32 @@ mod lease {
                 wall.set(Some(now + TTL + 1));
                 let expected = Err(Refused::NotLeased);
                 assert_eq!(next().await, expected, "above the bound");
+                // The next lease has a lower bound.
+                wall.set(Some(NOW));
+                db.push([LOST]);
+                sleep(Duration::from_millis(TTL / 3 + 5)).await;
+                wall.set(Some(NOW + TTL + 1));
+                assert_eq!(next().await, expected, "above the new bound");
+                wall.set(Some(NOW + TTL));
+                let expected = Ok((NOW + TTL - EPOCH, 1, 0));
+                assert_eq!(next().await, expected, "at the new bound");
+            });
+        }
+        for jump in [1, TTL / 4, TTL / 2, TTL, 3 * TTL] {
+            paused(async {
+                // The clock is ahead again each time that it is read.
+                let (db, reads) = (Db::new(1), AtomicU64::new(NOW));
+                let clock = Arc::new(move || reads.fetch_add(jump, SeqCst));
+                let ids = Ids::new(db.clone(), config(0), clock);
+                settle().await;
+                for _ in 0..50 {
+                    if let Ok(id) = ids.next().await {
+                        let bounds = db.sent().into_iter().map(|s| s.until);
+                        let (at, bound) = (parts(id).0 + EPOCH, bounds.max());
+                        assert!(Some(at) <= bound, "{at}, bound {bound:?}");
+                    }
+                    sleep(Duration::from_millis(500)).await;
+                }
             });
         }
     }
@@ -671,6 +712,74 @@ mod lease {
     }
 
     #[test]
+    fn any_clock_steps_and_failures_lead_to_the_result_of_the_model() {
+        for random in numbers(1_500, 12, 1) {
+            paused(async {
+                // All times end in other digits, so no two of them are close.
+                let start = random[0] % 120 * 100 + 60;
+                let fails = random[1] % 11;
+                let waits = [0, 150, 850, 2_550, 7_050, 1_000_050];
+                let wait = waits[random[2] as usize % 6];
+                let (mut steps, mut at) = (Vec::new(), start);
+                for r in random[3..].chunks_exact(2) {
+                    let most = [5, 15, 60, 200][r[0] as usize % 4];
+                    let by = ((r[0] >> 8) % most * 100 + 7) as i64;
+                    let is_ahead = (r[0] >> 40).is_multiple_of(4);
+                    steps.push((at, if is_ahead { by } else { -by }));
+                    at = at / 100 * 100 + 130 + r[1] % 20 * 100;
+                }
+                let (db, wall) = (Db::new(1), Wall::new());
+                db.push([OK]);
+                db.push(vec![ERROR; fails as usize]);
+                let begin = Instant::now();
+                let ids = wall.ids(&db, wait);
+                settle().await;
+                let mut latest = ids.next().await.expect("an id");
+                sleep_until(begin + Duration::from_millis(start)).await;
+                if let Some(Ok(id)) = after_polls(1, ids.next()).await {
+                    latest = id;
+                }
+                wall.step(steps[0].1);
+                let later_steps = async {
+                    for (at, by) in &steps[1..] {
+                        sleep_until(begin + Duration::from_millis(*at)).await;
+                        wall.step(*by);
+                    }
+                    pending::<()>().await;
+                };
+                let seen = tokio::select! {
+                    seen = ids.next() => seen,
+                    () = later_steps => unreachable!(),
+                };
+                let end = ms(begin);
+                let call = Call { start, fails, wait, steps };
+                let model = call.model(latest);
+                let Some((expected, least)) = model else { return };
+                let text = format!("{call:?}, latest {:?}", parts(latest));
+                let bounds = least..=least + 8;
+                assert!(bounds.contains(&end), "{seen:?} at {end} ms: {text}");
+                let Err(expected) = expected else {
+                    let id = seen.expect(&text);
+                    assert!(id > latest, "{id}, {text}");
+                    return;
+                };
+                let seen = seen.expect_err(&text);
+                assert_eq!(seen.cause, expected.cause, "{text}");
+                let by = [seen.refused, expected.refused].map(|refused| {
+                    refused.retry_after().map(|by| by.as_millis())
+                });
+                let same = match by {
+                    [Some(seen), Some(expected)] => {
+                        (seen..=seen + 8).contains(&expected)
+                    }
+                    _ => seen.refused == expected.refused,
+                };
+                assert!(same, "{seen:?}, not {expected:?}: {text}");
+            });
+        }
+    }
+
+    #[test]
     fn dropping_the_issuer_ends_its_requests() {
         let answers = [OK, ERROR, HANG, Answer { after: 2_000, ..OK }];
         for (answer, at) in answers.into_iter().flat_map(|a| {
@@ -693,6 +802,69 @@ mod lease {
                 sleep(Duration::from_millis(10 * TTL)).await;
                 assert_eq!(db.sent().len(), sent, "requests after the drop");
             });
+        }
+    }
+}
+
+/// A call of `next`. All times are in milliseconds.
+#[derive(Debug)]
+struct Call {
+    start: u64,
+    /// The number of requests that fail, from the second one on.
+    fails: u64,
+    wait: u64,
+    /// When the clock steps, and by how much.
+    steps: Vec<(u64, i64)>,
+}
+
+impl Call {
+    /// Returns the result, and when it is returned. `None` if more than one is
+    /// right.
+    fn model(&self, latest: u64) -> Option<(Result<(), NoId<usize>>, u64)> {
+        let latest = (parts(latest).0 + EPOCH - NOW) as i64;
+        let clock = |at: u64| {
+            let steps = self.steps.iter().filter(|(step, _)| *step <= at);
+            at as i64 + steps.map(|(_, by)| by).sum::<i64>()
+        };
+        // One request leases a worker id, some fail, and all others renew.
+        let nth = |n| TTL / 3 + n * (TTL / 10);
+        let failures: Vec<_> = (0..self.fails).map(nth).collect();
+        let renewed = nth(self.fails);
+        let renewals = (0..1_000).map(|n| renewed + n * (TTL / 3));
+        let sent: Vec<_> = [0].into_iter().chain(renewals).collect();
+        let is_valid = |at| {
+            let sent = sent.iter().take_while(|sent| **sent <= at);
+            let bound = sent.clone().map(|sent| clock(*sent) + TTL as i64);
+            let sent = sent.last().expect("the first one");
+            at < sent + TTL - MARGIN && Some(clock(at)) <= bound.max()
+        };
+        let end = self.start + self.wait;
+        let mut at = self.start;
+        loop {
+            let behind = (latest - clock(at)).max(0) as u64;
+            let (refused, next) = if !is_valid(at) {
+                let next = *sent.iter().find(|sent| **sent > at)?;
+                // At these times, a call may try again, or not.
+                let mut others = failures.iter().chain([&end]);
+                if others.any(|t| (at..next).contains(t) && is_valid(*t)) {
+                    return None;
+                }
+                (Refused::NotLeased, next)
+            } else if behind > TOLERANCE {
+                (back(behind), at + behind)
+            } else {
+                return Some((Ok(()), at));
+            };
+            if next > end {
+                if refused == Refused::NotLeased {
+                    at = end;
+                }
+                let failed = failures.iter().rposition(|time| *time <= at);
+                let cause = failed.filter(|_| at < renewed);
+                let cause = cause.map(|n| Failed::Registry(n + 1));
+                return Some((Err(NoId { refused, cause }), at));
+            }
+            at = next;
         }
     }
 }
@@ -746,8 +918,8 @@ fn paused<T>(test: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
-        let hours = Duration::from_secs(100 * 3_600);
-        timeout(hours, test).await.expect("a call hangs")
+        let years = Duration::from_secs(20 * 365 * 86_400);
+        timeout(years, test).await.expect("a call hangs")
     })
 }
 

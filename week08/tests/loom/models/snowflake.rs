@@ -7,7 +7,7 @@ use loom::thread;
 
 use crate::common::explore;
 use crate::model_checked::loom_atomics::Arc;
-use crate::snowflake::{EPOCH, Generator, Refused};
+use crate::snowflake::{EPOCH, Generator, Refused, TOLERANCE};
 
 const NOW: u64 = 1_000;
 
@@ -30,6 +30,9 @@ fn orders(latest: u64, threads: &[Vec<u64>]) -> Vec<Vec<Vec<Outcome>>> {
         let (ms, sequence) = (latest >> 22, latest & 4_095);
         let outcome = if *now > ms {
             Ok(id(*now, 0))
+        } else if ms - now > TOLERANCE {
+            let by = Duration::from_millis(ms - now);
+            Err(Refused::ClockBack { by })
         } else if sequence == 4_095 {
             let retry_after = Duration::from_millis(ms + 1 - now);
             Err(Refused::Full { retry_after })
@@ -80,4 +83,7 @@ fn concurrent_calls_return_the_results_of_some_order() {
     check(id(NOW, 4_094), vec![vec![NOW, NOW + 1], vec![NOW, NOW + 1]]);
     check(id(NOW, 4_094), vec![vec![NOW], vec![NOW + 1], vec![NOW - 1]]);
     check(id(NOW, 4_095), vec![vec![NOW + 1, NOW], vec![NOW - 4, NOW + 2]]);
+    // The clock of one thread falls behind because of another one.
+    check(id(NOW, 7), vec![vec![NOW; 2], vec![NOW + 5, NOW + 6]]);
+    check(id(NOW, 4_094), vec![vec![NOW - 5, NOW], vec![NOW, NOW + 9]]);
 }
