@@ -18,6 +18,7 @@ pub mod arena;
 pub mod lease;
 pub mod levels;
 pub mod memory_per_key;
+pub mod money;
 pub mod percentiles;
 pub mod pgoutput;
 pub mod replication;

@@ -1,0 +1,201 @@
+//! Money between services: a transfer, and the port to a service's database.
+//!
+//! The exercises on transfers share these types. They are given. A payment
+//! service debits an account, a savings service credits one, and each service
+//! has a database of its own. So no transaction covers both.
+//!
+//! - [`Tx`] is a local transaction. The exercises are written against it.
+//! - [`simulated`] has a database in memory, which can be cloned, compared and
+//!   hashed.
+//! - [`cluster`] has processes that exchange messages, crash, and start again.
+//! - [`explore`] visits all states that they can reach. It returns the shortest
+//!   run that loses or creates money.
+
+use std::fmt;
+use std::num::{NonZero, ParseIntError};
+use std::str::FromStr;
+
+pub mod cluster;
+pub mod explore;
+pub mod simulated;
+
+/// Moves money from an account of the payment service to an account of the
+/// savings service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Transfer {
+    /// Chosen by the client, so that it can repeat its request. No two
+    /// transfers have the same id.
+    pub id: u64,
+    /// The account that is debited.
+    pub from: u64,
+    /// The account that is credited.
+    pub to: u64,
+    /// The amount.
+    pub cents: NonZero<u32>,
+}
+
+/// A table of a service's database. Each has the columns `seq`, `key` and
+/// `value`:
+///
+/// ```sql
+/// CREATE TABLE outbox (
+///     seq BIGSERIAL PRIMARY KEY,
+///     key TEXT NOT NULL UNIQUE,
+///     value TEXT NOT NULL
+/// )
+/// ```
+///
+/// A real service has a column for each field. One shape for all tables keeps
+/// the exercises short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Table {
+    /// The transfers that the service has accepted.
+    Transfers,
+    /// Messages that are not yet known to be published.
+    Outbox,
+    /// Messages that have taken effect.
+    Inbox,
+    /// The outcomes of parts of distributed transactions.
+    Fence,
+    /// What waits for a person.
+    Parked,
+}
+
+/// A row of a [`Table`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Row {
+    /// Increases with each row that is inserted. Rows of concurrent
+    /// transactions become visible in another order, and a transaction that is
+    /// rolled back leaves a gap.
+    pub seq: u64,
+    /// Unique in its table.
+    pub key: String,
+    /// The content.
+    pub value: String,
+}
+
+/// A local transaction of one service. Its changes become visible together when
+/// the caller commits it, and not at all if the caller drops it.
+///
+/// A lock on a row, also on one that `insert` has found, lasts until the end of
+/// the transaction.
+///
+/// # Cancel safety
+///
+/// If a future of these methods is dropped, the transaction has to be dropped.
+pub trait Tx: Send {
+    /// The database has not answered, or has refused the statement. The
+    /// transaction has to be dropped.
+    type Error: fmt::Debug + Send;
+
+    /// Adds to the balance of an account. Returns false, and changes nothing, if
+    /// there is no such account, or if its balance would be below zero.
+    ///
+    /// `UPDATE account SET cents = cents + $2 WHERE id = $1 AND cents + $2 >= 0`
+    fn add(
+        &mut self,
+        account: u64,
+        cents: i64,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// Inserts a row. Returns false, and changes nothing, if there is a row with
+    /// this key. Waits for a concurrent transaction that has inserted one.
+    ///
+    /// `INSERT INTO outbox (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING`
+    fn insert(
+        &mut self,
+        table: Table,
+        key: &str,
+        value: &str,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// Returns the value of a row, and locks the row.
+    ///
+    /// `SELECT value FROM outbox WHERE key = $1 FOR UPDATE`
+    fn get(
+        &mut self,
+        table: Table,
+        key: &str,
+    ) -> impl Future<Output = Result<Option<String>, Self::Error>> + Send;
+
+    /// Replaces the value of a row if it is `from`. Returns whether it was.
+    ///
+    /// `UPDATE outbox SET value = $3 WHERE key = $1 AND value = $2`
+    fn replace(
+        &mut self,
+        table: Table,
+        key: &str,
+        from: &str,
+        to: &str,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// Deletes a row. Returns whether there was one.
+    ///
+    /// `DELETE FROM outbox WHERE key = $1`
+    fn delete(
+        &mut self,
+        table: Table,
+        key: &str,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// Returns the first rows by `seq`, at most `limit`.
+    ///
+    /// `SELECT seq, key, value FROM outbox ORDER BY seq LIMIT $1`
+    fn oldest(
+        &mut self,
+        table: Table,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Row>, Self::Error>> + Send;
+}
+
+/// The text is no [`Transfer`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseTransferError {
+    /// It has not four numbers.
+    #[error("a transfer has four numbers: id, from, to and cents")]
+    Fields,
+    /// A number is not valid.
+    #[error("a field is not valid")]
+    Number(#[from] ParseIntError),
+}
+
+/// Writes the id, both accounts and the cents: `7 1 2 100`.
+impl fmt::Display for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, from, to, cents } = self;
+        write!(f, "{id} {from} {to} {cents}")
+    }
+}
+
+impl FromStr for Transfer {
+    type Err = ParseTransferError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut fields = text.split(' ');
+        let mut field = || fields.next().ok_or(ParseTransferError::Fields);
+        let (id, from, to, cents) = (field()?, field()?, field()?, field()?);
+        if fields.next().is_some() {
+            return Err(ParseTransferError::Fields);
+        }
+        let (id, from) = (id.parse()?, from.parse()?);
+        Ok(Self { id, from, to: to.parse()?, cents: cents.parse()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_is_read_back_from_its_text() {
+        for number in [1, 42, u64::MAX] {
+            let cents = NonZero::<u32>::MAX;
+            let transfer = Transfer { id: number, from: 0, to: number, cents };
+            assert_eq!(transfer.to_string().parse(), Ok(transfer));
+        }
+        for text in ["", "1 2 3", "1 2 3 4 5", "1 2 3 0", "1 2 3 -4", "1 2  4"]
+        {
+            assert!(text.parse::<Transfer>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! All runs of a system with faults: crashes, repetitions, lost answers.
+//!
+//! *Question.* A process can crash between any two of its effects, and a message
+//! can arrive twice. Which of these runs loses money?
+//!
+//! *Idea.* A **breadth-first search** over the states. A system says which
+//! actions are possible in its state, and an action changes the state. A state
+//! that was visited before is not visited again. So the first state that breaks
+//! the invariant has the shortest run.
+//!
+//! *Guarantee.* All states that are reachable within the faults that the system
+//! allows are checked. From each of them the system also runs on without faults,
+//! and has to settle.
+//!
+//! *Cost.* The number of states grows fast with the number of transfers and
+//! faults. Two transfers and two crashes are some thousands.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::hash::Hash;
+
+/// Processes, their databases, and what is between them.
+pub trait System: Clone + Eq + Hash {
+    /// One change: a process performs an effect, a message arrives, a process
+    /// crashes. Its text is a line of a trace.
+    type Action: Clone + fmt::Display;
+
+    /// Returns what can happen next, first what happens without faults.
+    fn actions(&self) -> Vec<Self::Action>;
+
+    /// Whether the action is a fault.
+    fn is_fault(&self, action: &Self::Action) -> bool;
+
+    /// Changes the state.
+    fn perform(&mut self, action: &Self::Action);
+
+    /// Checks what holds in each state.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong.
+    fn check(&self) -> Result<(), String>;
+
+    /// Checks what holds when nothing more happens.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong.
+    fn check_settled(&self) -> Result<(), String>;
+}
+
+/// A run that ends in a wrong state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counterexample {
+    /// What is wrong.
+    pub violation: String,
+    /// The actions, in order.
+    pub trace: Vec<String>,
+}
+
+/// The most actions without a fault until a system settles.
+const MAX_SETTLING: usize = 10_000;
+
+/// Visits all states that `system` can reach, and returns their number.
+///
+/// # Errors
+///
+/// Returns the shortest run to a state that breaks [`System::check`], or from
+/// which the system does not settle as it should.
+///
+/// # Panics
+///
+/// Panics if there are more than `max_states` states.
+pub fn explore<S: System>(
+    system: S,
+    max_states: usize,
+) -> Result<usize, Counterexample> {
+    // The state and the action that come before each state.
+    let mut visited = vec![(system.clone(), None)];
+    let mut indices = HashMap::from([(system, 0)]);
+    let mut queue = VecDeque::from([0]);
+    while let Some(index) = queue.pop_front() {
+        let state = visited[index].0.clone();
+        let mut tail = Vec::new();
+        let checked = state.check().and_then(|()| settle(&state, &mut tail));
+        if let Err(violation) = checked {
+            let mut trace = trace_to(&visited, index);
+            trace.append(&mut tail);
+            return Err(Counterexample { violation, trace });
+        }
+        for action in state.actions() {
+            let mut next = state.clone();
+            next.perform(&action);
+            if indices.contains_key(&next) {
+                continue;
+            }
+            let new = visited.len();
+            assert!(new < max_states, "more than {max_states} states");
+            indices.insert(next.clone(), new);
+            visited.push((next, Some((index, action))));
+            queue.push_back(new);
+        }
+    }
+    Ok(visited.len())
+}
+
+/// Runs a random schedule to its end, which must be reached after `max_actions`.
+/// `choose` gets a number of actions, and returns a smaller number.
+///
+/// # Errors
+///
+/// Returns the run if it ends in a wrong state.
+pub fn run_at_random<S: System>(
+    mut system: S,
+    max_actions: usize,
+    mut choose: impl FnMut(usize) -> usize,
+) -> Result<(), Counterexample> {
+    let mut trace = Vec::new();
+    for _ in 0..max_actions {
+        if let Err(violation) = system.check() {
+            return Err(Counterexample { violation, trace });
+        }
+        let mut actions = system.actions();
+        if actions.is_empty() {
+            break;
+        }
+        let action = actions.swap_remove(choose(actions.len()));
+        trace.push(action.to_string());
+        system.perform(&action);
+    }
+    settle(&system, &mut trace)
+        .map_err(|violation| Counterexample { violation, trace })
+}
+
+/// Runs without faults until nothing more happens. The actions are added to
+/// `trace` if the outcome is wrong.
+fn settle<S: System>(
+    system: &S,
+    trace: &mut Vec<String>,
+) -> Result<(), String> {
+    let mut system = system.clone();
+    let mut added = Vec::new();
+    for turn in 0..MAX_SETTLING {
+        let mut actions = system.actions();
+        actions.retain(|action| !system.is_fault(action));
+        if actions.is_empty() {
+            return system.check_settled().inspect_err(|_| {
+                trace.append(&mut added);
+            });
+        }
+        // In turn, so that none waits for ever.
+        let action = actions.swap_remove(turn % actions.len());
+        added.push(action.to_string());
+        system.perform(&action);
+        system.check().inspect_err(|_| trace.append(&mut added))?;
+    }
+    trace.extend(added.drain(..20));
+    Err(format!("does not settle within {MAX_SETTLING} actions"))
+}
+
+type Visited<S> = (S, Option<(usize, <S as System>::Action)>);
+
+fn trace_to<S: System>(visited: &[Visited<S>], index: usize) -> Vec<String> {
+    let mut trace = Vec::new();
+    let mut before = &visited[index].1;
+    while let Some((index, action)) = before {
+        trace.push(action.to_string());
+        before = &visited[*index].1;
+    }
+    trace.reverse();
+    trace
+}
+
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}, after:", self.violation)?;
+        for (number, action) in (1..).zip(&self.trace) {
+            writeln!(f, "{number:4}. {action}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two processes that read a counter and then write it. A crash loses what
+    /// was read, and the process starts again.
+    #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+    struct Counter {
+        is_atomic: bool,
+        value: u32,
+        read: [Option<u32>; 2],
+        done: [bool; 2],
+        crashes: u32,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Action {
+        Read(usize),
+        Write(usize),
+        Crash(usize),
+    }
+
+    impl fmt::Display for Action {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fmt::Debug::fmt(self, f)
+        }
+    }
+
+    impl System for Counter {
+        type Action = Action;
+
+        fn actions(&self) -> Vec<Action> {
+            let mut actions = Vec::new();
+            for i in (0..2).filter(|i| !self.done[*i]) {
+                actions.push(match self.read[i] {
+                    None => Action::Read(i),
+                    Some(_) => Action::Write(i),
+                });
+            }
+            let read = (0..2).filter(|i| self.read[*i].is_some());
+            let crashes = read.filter(|_| self.crashes > 0).map(Action::Crash);
+            actions.extend(crashes);
+            actions
+        }
+
+        fn is_fault(&self, action: &Action) -> bool {
+            matches!(action, Action::Crash(_))
+        }
+
+        fn perform(&mut self, action: &Action) {
+            match *action {
+                Action::Read(i) if self.is_atomic => {
+                    self.value += 1;
+                    self.done[i] = true;
+                }
+                Action::Read(i) => self.read[i] = Some(self.value),
+                Action::Write(i) => {
+                    self.value = self.read[i].take().expect("it was read") + 1;
+                    self.done[i] = true;
+                }
+                Action::Crash(i) => {
+                    self.read[i] = None;
+                    self.crashes -= 1;
+                }
+            }
+        }
+
+        fn check(&self) -> Result<(), String> {
+            let done = self.done.iter().filter(|done| **done).count() as u32;
+            let more = self.value > done;
+            if more { Err("it counts too much".into()) } else { Ok(()) }
+        }
+
+        fn check_settled(&self) -> Result<(), String> {
+            let (value, expected) = (self.value, 2);
+            (value == expected)
+                .then_some(())
+                .ok_or(format!("the counter is {value}, expected {expected}"))
+        }
+    }
+
+    fn counter(is_atomic: bool) -> Counter {
+        let (read, done) = ([None; 2], [false; 2]);
+        Counter { is_atomic, value: 0, read, done, crashes: 1 }
+    }
+
+    #[test]
+    fn a_lost_update_is_found_with_its_shortest_run() {
+        let found = explore(counter(false), 1_000).unwrap_err();
+        assert_eq!(found.violation, "the counter is 1, expected 2");
+        assert_eq!(found.trace, ["Read(0)", "Read(1)", "Write(0)", "Write(1)"]);
+        assert_eq!(explore(counter(true), 1_000), Ok(4));
+    }
+
+    #[test]
+    fn a_random_run_finds_a_lost_update() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut choose = |n| random.usize(..n);
+        let found = (0..100).find_map(|_| {
+            run_at_random(counter(false), 100, &mut choose).err()
+        });
+        assert_eq!(found.unwrap().violation, "the counter is 1, expected 2");
+    }
+}
