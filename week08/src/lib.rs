@@ -15,10 +15,12 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod inbox;
 pub mod lease;
 pub mod levels;
 pub mod memory_per_key;
 pub mod money;
+pub mod outbox;
 pub mod percentiles;
 pub mod pgoutput;
 pub mod replication;

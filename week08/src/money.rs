@@ -34,6 +34,16 @@ pub struct Transfer {
     pub cents: NonZero<u32>,
 }
 
+/// What the payment service tells the savings service: a transfer is debited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Message {
+    /// When the transfer was debited, in seconds since 1970. It stays the same
+    /// when the message is published again.
+    pub debited_s: u64,
+    /// The transfer.
+    pub transfer: Transfer,
+}
+
 /// A table of a service's database. Each has the columns `seq`, `key` and
 /// `value`:
 ///
@@ -55,6 +65,8 @@ pub enum Table {
     Outbox,
     /// Messages that have taken effect.
     Inbox,
+    /// Limits that only grow, such as the age of rows that were deleted.
+    Limits,
     /// The outcomes of parts of distributed transactions.
     Fence,
     /// What waits for a person.
@@ -77,8 +89,9 @@ pub struct Row {
 /// A local transaction of one service. Its changes become visible together when
 /// the caller commits it, and not at all if the caller drops it.
 ///
-/// A lock on a row, also on one that `insert` has found, lasts until the end of
-/// the transaction.
+/// Each statement sees what was committed before it began (`READ COMMITTED`). A
+/// row that `insert`, `replace` or `delete` has changed is locked until the
+/// transaction ends, and a concurrent one of these waits for it.
 ///
 /// # Cancel safety
 ///
@@ -99,7 +112,7 @@ pub trait Tx: Send {
     ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
     /// Inserts a row. Returns false, and changes nothing, if there is a row with
-    /// this key. Waits for a concurrent transaction that has inserted one.
+    /// this key.
     ///
     /// `INSERT INTO outbox (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING`
     fn insert(
@@ -109,9 +122,10 @@ pub trait Tx: Send {
         value: &str,
     ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
-    /// Returns the value of a row, and locks the row.
+    /// Returns the value of a row. Another transaction may change it before this
+    /// one ends.
     ///
-    /// `SELECT value FROM outbox WHERE key = $1 FOR UPDATE`
+    /// `SELECT value FROM outbox WHERE key = $1`
     fn get(
         &mut self,
         table: Table,
@@ -148,11 +162,11 @@ pub trait Tx: Send {
     ) -> impl Future<Output = Result<Vec<Row>, Self::Error>> + Send;
 }
 
-/// The text is no [`Transfer`].
+/// The text is no [`Transfer`], or no [`Message`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ParseTransferError {
-    /// It has not four numbers.
-    #[error("a transfer has four numbers: id, from, to and cents")]
+pub enum ParseError {
+    /// It has more numbers, or fewer.
+    #[error("the text has not the right number of fields")]
     Fields,
     /// A number is not valid.
     #[error("a field is not valid")]
@@ -168,17 +182,32 @@ impl fmt::Display for Transfer {
 }
 
 impl FromStr for Transfer {
-    type Err = ParseTransferError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut fields = text.split(' ');
-        let mut field = || fields.next().ok_or(ParseTransferError::Fields);
-        let (id, from, to, cents) = (field()?, field()?, field()?, field()?);
-        if fields.next().is_some() {
-            return Err(ParseTransferError::Fields);
-        }
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let fields: Vec<_> = text.split(' ').collect();
+        let [id, from, to, cents] = fields[..] else {
+            return Err(ParseError::Fields);
+        };
         let (id, from) = (id.parse()?, from.parse()?);
         Ok(Self { id, from, to: to.parse()?, cents: cents.parse()? })
+    }
+}
+
+/// Writes the time before the transfer: `1000 7 1 2 100`.
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.debited_s, self.transfer)
+    }
+}
+
+impl FromStr for Message {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let fields = text.split_once(' ').ok_or(ParseError::Fields)?;
+        let (debited_s, transfer) = (fields.0.parse()?, fields.1.parse()?);
+        Ok(Self { debited_s, transfer })
     }
 }
 
@@ -187,15 +216,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transfer_is_read_back_from_its_text() {
+    fn a_transfer_and_its_message_are_read_back_from_their_texts() {
         for number in [1, 42, u64::MAX] {
             let cents = NonZero::<u32>::MAX;
             let transfer = Transfer { id: number, from: 0, to: number, cents };
             assert_eq!(transfer.to_string().parse(), Ok(transfer));
+            let message = Message { debited_s: number, transfer };
+            assert_eq!(message.to_string().parse(), Ok(message));
         }
         for text in ["", "1 2 3", "1 2 3 4 5", "1 2 3 0", "1 2 3 -4", "1 2  4"]
         {
             assert!(text.parse::<Transfer>().is_err(), "{text:?}");
+            let text = format!("9 {text}");
+            assert!(text.parse::<Message>().is_err(), "{text:?}");
         }
     }
 }
