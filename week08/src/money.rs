@@ -21,7 +21,7 @@ pub mod simulated;
 
 /// Moves money from an account of the payment service to an account of the
 /// savings service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Transfer {
     /// Chosen by the client, so that it can repeat its request. No two
     /// transfers have the same id.
@@ -35,7 +35,7 @@ pub struct Transfer {
 }
 
 /// What the payment service tells the savings service: a transfer is debited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Message {
     /// When the transfer was debited, in seconds since 1970. It stays the same
     /// when the message is published again.
@@ -181,6 +181,13 @@ impl fmt::Display for Transfer {
     }
 }
 
+/// Short, as traces of runs have many of them.
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Transfer({self})")
+    }
+}
+
 impl FromStr for Transfer {
     type Err = ParseError;
 
@@ -198,6 +205,12 @@ impl FromStr for Transfer {
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.debited_s, self.transfer)
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({self})")
     }
 }
 

@@ -17,9 +17,10 @@
 //! same time. A real database has to serialize what they share.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Debug, Display};
+use std::fmt::{Debug, Display};
 use std::hash::Hash;
 use std::num::NonZero;
+use std::rc::Rc;
 
 use super::Transfer;
 use super::explore::System;
@@ -60,11 +61,29 @@ pub trait Process: Clone + Debug + Eq + Hash {
     /// Called now and then when the process has no effect to perform.
     fn wake(&mut self);
 
-    /// Describes the next effect, or returns `None` if there is none.
-    fn next_effect(&self) -> Option<String>;
+    /// Returns whether there is an effect to perform.
+    fn has_effect(&self) -> bool;
 
-    /// Performs the next effect.
-    fn perform(&mut self, database: &mut Database) -> Output<Self::Message>;
+    /// Describes the next effect. It is only called if there is one.
+    fn describe_effect(&self) -> String;
+
+    /// Performs the next effect, or only seems to, or only seems to fail.
+    fn perform(
+        &mut self,
+        database: &mut Database,
+        fate: Fate,
+    ) -> Output<Self::Message>;
+}
+
+/// What becomes of an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It is performed, and the process learns it.
+    Performed,
+    /// It is performed, and the process gets an error: the answer is lost.
+    AnswerLost,
+    /// It is not performed, and the process gets an error.
+    Refused,
 }
 
 /// A service with a database of its own.
@@ -113,13 +132,16 @@ pub struct Faults {
     pub repeats: u32,
     /// Calls that are lost.
     pub losses: u32,
+    /// Effects that are refused, or whose answer is lost.
+    pub failures: u32,
 }
 
 /// Processes, databases, and the messages between them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cluster<P: Process> {
     processes: Vec<P>,
-    databases: BTreeMap<Service, Database>,
+    /// Shared with the states before, until they change.
+    databases: BTreeMap<Service, Rc<Database>>,
     /// The messages of each receiver and key.
     queues: BTreeMap<(Id, u64), Vec<P::Message>>,
     /// Sorted, as their order has no meaning.
@@ -135,19 +157,20 @@ pub struct Cluster<P: Process> {
 
 /// A change of a [`Cluster`].
 #[derive(Debug, Clone)]
-pub struct Action<M> {
-    kind: Kind<M>,
-    text: String,
-}
-
-#[derive(Debug, Clone)]
-enum Kind<M> {
-    Perform(Id),
+pub enum Action<M> {
+    /// A process performs its next effect.
+    Perform(Id, Fate),
+    /// The queue delivers its first message, which stays there.
     Deliver(Id, M),
+    /// A call arrives.
     Call(Id, M),
+    /// A process looks for work.
     Wake(Id),
+    /// A process crashes.
     Crash(Id),
+    /// The queue delivers a message that was acknowledged.
     Repeat(Id, M),
+    /// A call is lost.
     Lose(Id, M),
 }
 
@@ -184,7 +207,7 @@ impl<P: Process> Cluster<P> {
         ];
         Self {
             processes,
-            databases: databases.into(),
+            databases: databases.map(|(s, d)| (s, Rc::new(d))).into(),
             queues: BTreeMap::new(),
             calls: Vec::new(),
             acknowledged: BTreeMap::new(),
@@ -193,6 +216,19 @@ impl<P: Process> Cluster<P> {
             balance,
             must_complete,
         }
+    }
+
+    /// Puts a message into the queue of a process, as a client does that repeats
+    /// its request until it is answered.
+    #[must_use]
+    pub fn with_message(
+        mut self,
+        to: Id,
+        key: u64,
+        message: P::Message,
+    ) -> Self {
+        self.push(Output::Queue { to, key, message }, to);
+        self
     }
 
     /// Returns the database of a service.
@@ -251,87 +287,116 @@ impl<P: Process> System for Cluster<P> {
 
     fn actions(&self) -> Vec<Self::Action> {
         let mut actions = Vec::new();
-        let mut add = |kind, text| actions.push(Action { kind, text });
         for (id, process) in self.processes.iter().enumerate() {
-            let name = process.name();
-            if let Some(effect) = process.next_effect() {
-                add(Kind::Perform(id), format!("{name}: {effect}"));
+            if process.has_effect() {
+                actions.push(Action::Perform(id, Fate::Performed));
                 continue;
             }
-            let mine = |to: &Id| *to == id;
-            for (_, queue) in self.queues.iter().filter(|((to, _), _)| mine(to))
-            {
-                let message = queue[0].clone();
-                let text = format!("{name} receives {message}");
-                add(Kind::Deliver(id, message), text);
+            for (_, queue) in self.queues.iter().filter(|q| q.0.0 == id) {
+                actions.push(Action::Deliver(id, queue[0].clone()));
             }
-            for (_, message) in self.calls.iter().filter(|(to, _)| mine(to)) {
-                let text = format!("{name} is called: {message}");
-                add(Kind::Call(id, message.clone()), text);
+            for (_, message) in self.calls.iter().filter(|call| call.0 == id) {
+                actions.push(Action::Call(id, message.clone()));
             }
             if process.has_work(self.database(process.service())) {
-                add(Kind::Wake(id), format!("{name} looks for work"));
+                actions.push(Action::Wake(id));
             }
         }
-        if self.faults.crashes > 0 {
-            for (id, process) in self.processes.iter().enumerate() {
+        let Faults { crashes, repeats, losses, failures } = self.faults;
+        for (id, process) in self.processes.iter().enumerate() {
+            if crashes > 0 {
                 let mut restarted = process.clone();
                 restarted.restart();
-                if restarted != *process {
-                    let text = format!("{}: CRASH", process.name());
-                    add(Kind::Crash(id), text);
-                }
+                let changes = restarted != *process;
+                actions.extend(changes.then_some(Action::Crash(id)));
+            }
+            if failures > 0 && process.has_effect() {
+                let fates = [Fate::AnswerLost, Fate::Refused];
+                actions.extend(fates.map(|fate| Action::Perform(id, fate)));
             }
         }
-        if self.faults.repeats > 0 {
-            for (id, message) in &self.acknowledged {
-                let name = self.processes[*id].name();
-                let text = format!("the queue REPEATS {message} for {name}");
-                add(Kind::Repeat(*id, message.clone()), text);
-            }
+        if repeats > 0 {
+            let repeated = self.acknowledged.iter();
+            actions.extend(
+                repeated
+                    .map(|(id, message)| Action::Repeat(*id, message.clone())),
+            );
         }
-        if self.faults.losses > 0 {
-            for (id, message) in &self.calls {
-                let name = self.processes[*id].name();
-                let text = format!("a call of {name} is LOST: {message}");
-                add(Kind::Lose(*id, message.clone()), text);
-            }
+        if losses > 0 {
+            let lost = self.calls.iter();
+            actions.extend(
+                lost.map(|(id, message)| Action::Lose(*id, message.clone())),
+            );
         }
         actions
     }
 
+    fn describe(&self, action: &Self::Action) -> String {
+        let name = |id: &Id| self.processes[*id].name();
+        match action {
+            Action::Perform(id, fate) => {
+                let effect = self.processes[*id].describe_effect();
+                let fate = match fate {
+                    Fate::Performed => "",
+                    Fate::AnswerLost => ": the ANSWER IS LOST",
+                    Fate::Refused => ": REFUSED",
+                };
+                format!("{}: {effect}{fate}", name(id))
+            }
+            Action::Deliver(id, message) => {
+                format!("{} receives {message}", name(id))
+            }
+            Action::Call(id, message) => {
+                format!("{} is called: {message}", name(id))
+            }
+            Action::Wake(id) => format!("{} looks for work", name(id)),
+            Action::Crash(id) => format!("{}: CRASH", name(id)),
+            Action::Repeat(id, message) => {
+                format!("the queue REPEATS {message} for {}", name(id))
+            }
+            Action::Lose(id, message) => {
+                format!("a call of {} is LOST: {message}", name(id))
+            }
+        }
+    }
+
     fn is_fault(&self, action: &Self::Action) -> bool {
-        let Action { kind, .. } = action;
-        matches!(kind, Kind::Crash(_) | Kind::Repeat(..) | Kind::Lose(..))
+        match action {
+            Action::Perform(_, fate) => *fate != Fate::Performed,
+            Action::Deliver(..) | Action::Call(..) | Action::Wake(_) => false,
+            Action::Crash(_) | Action::Repeat(..) | Action::Lose(..) => true,
+        }
     }
 
     fn perform(&mut self, action: &Self::Action) {
-        match &action.kind {
-            Kind::Perform(id) => {
+        match action {
+            Action::Perform(id, fate) => {
+                self.faults.failures -= u32::from(*fate != Fate::Performed);
                 let process = &mut self.processes[*id];
                 let database = self.databases.get_mut(&process.service());
                 let database = database.expect("each service has a database");
-                let output = process.perform(database);
+                let database = Rc::make_mut(database);
+                let output = process.perform(database, *fate);
                 self.push(output, *id);
             }
-            Kind::Deliver(id, message) => {
+            Action::Deliver(id, message) => {
                 self.processes[*id].receive(message.clone());
             }
-            Kind::Call(id, message) => {
+            Action::Call(id, message) => {
                 self.take_call(*id, message);
                 self.processes[*id].receive(message.clone());
             }
-            Kind::Wake(id) => self.processes[*id].wake(),
-            Kind::Crash(id) => {
+            Action::Wake(id) => self.processes[*id].wake(),
+            Action::Crash(id) => {
                 self.faults.crashes -= 1;
                 self.processes[*id].restart();
             }
-            Kind::Repeat(id, message) => {
+            Action::Repeat(id, message) => {
                 self.faults.repeats -= 1;
                 let queue = self.queues.entry((*id, u64::MAX)).or_default();
                 queue.push(message.clone());
             }
-            Kind::Lose(id, message) => {
+            Action::Lose(id, message) => {
                 self.faults.losses -= 1;
                 self.take_call(*id, message);
             }
@@ -371,12 +436,6 @@ impl<P: Process> System for Cluster<P> {
             }
         }
         Ok(())
-    }
-}
-
-impl<M> Display for Action<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 
@@ -433,16 +492,18 @@ mod tests {
             }
         }
 
-        fn next_effect(&self) -> Option<String> {
-            match self {
-                Self::Payment { calls } => calls.map(|_| "debit".to_owned()),
-                Self::Savings { credits } => {
-                    credits.map(|cents| format!("credit {cents}"))
-                }
-            }
+        fn has_effect(&self) -> bool {
+            let (Self::Payment { calls: effect }
+            | Self::Savings { credits: effect }) = self;
+            effect.is_some()
         }
 
-        fn perform(&mut self, database: &mut Database) -> Output<u64> {
+        fn describe_effect(&self) -> String {
+            let is_payment = self.service() == Service::Payment;
+            if is_payment { "debit".into() } else { "credit".into() }
+        }
+
+        fn perform(&mut self, database: &mut Database, _: Fate) -> Output<u64> {
             match self {
                 Self::Payment { calls } => {
                     let cents = calls.take().expect("an effect is due");

@@ -15,18 +15,24 @@
 //! *Cost.* The number of states grows fast with the number of transfers and
 //! faults. Two transfers and two crashes are some thousands.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::Hash;
+use std::mem;
+use std::rc::Rc;
 
 /// Processes, their databases, and what is between them.
 pub trait System: Clone + Eq + Hash {
     /// One change: a process performs an effect, a message arrives, a process
-    /// crashes. Its text is a line of a trace.
-    type Action: Clone + fmt::Display;
+    /// crashes.
+    type Action: Clone;
 
-    /// Returns what can happen next, first what happens without faults.
+    /// Returns what can happen next. Without faults, the first action that is
+    /// none happens: so it must not be one that changes nothing.
     fn actions(&self) -> Vec<Self::Action>;
+
+    /// Describes an action in this state, for a trace.
+    fn describe(&self, action: &Self::Action) -> String;
 
     /// Whether the action is a fault.
     fn is_fault(&self, action: &Self::Action) -> bool;
@@ -59,7 +65,7 @@ pub struct Counterexample {
 }
 
 /// The most actions without a fault until a system settles.
-const MAX_SETTLING: usize = 10_000;
+const MAX_SETTLING: usize = 1_000;
 
 /// Visits all states that `system` can reach, and returns their number.
 ///
@@ -75,31 +81,35 @@ pub fn explore<S: System>(
     system: S,
     max_states: usize,
 ) -> Result<usize, Counterexample> {
+    let system = Rc::new(system);
     // The state and the action that come before each state.
-    let mut visited = vec![(system.clone(), None)];
-    let mut indices = HashMap::from([(system, 0)]);
-    let mut queue = VecDeque::from([0]);
-    while let Some(index) = queue.pop_front() {
-        let state = visited[index].0.clone();
-        let mut tail = Vec::new();
-        let checked = state.check().and_then(|()| settle(&state, &mut tail));
-        if let Err(violation) = checked {
+    let mut visited: Vec<Visited<S>> = vec![(Rc::clone(&system), None)];
+    let mut known = HashSet::from([system]);
+    let mut settled = HashSet::new();
+    let mut index = 0;
+    while let Some((state, _)) = visited.get(index) {
+        let state = Rc::clone(state);
+        let checked = state.check();
+        let checked = checked.map_err(|violation| (violation, Vec::new()));
+        let checked = checked.and_then(|()| settle(&*state, &mut settled));
+        if let Err((violation, mut tail)) = checked {
             let mut trace = trace_to(&visited, index);
             trace.append(&mut tail);
             return Err(Counterexample { violation, trace });
         }
         for action in state.actions() {
-            let mut next = state.clone();
+            let mut next = S::clone(&state);
             next.perform(&action);
-            if indices.contains_key(&next) {
-                continue;
+            let next = Rc::new(next);
+            if known.insert(Rc::clone(&next)) {
+                assert!(
+                    known.len() <= max_states,
+                    "more than {max_states} states"
+                );
+                visited.push((next, Some((index, action))));
             }
-            let new = visited.len();
-            assert!(new < max_states, "more than {max_states} states");
-            indices.insert(next.clone(), new);
-            visited.push((next, Some((index, action))));
-            queue.push_back(new);
         }
+        index += 1;
     }
     Ok(visited.len())
 }
@@ -125,46 +135,65 @@ pub fn run_at_random<S: System>(
             break;
         }
         let action = actions.swap_remove(choose(actions.len()));
-        trace.push(action.to_string());
+        trace.push(system.describe(&action));
         system.perform(&action);
     }
-    settle(&system, &mut trace)
-        .map_err(|violation| Counterexample { violation, trace })
+    settle(&system, &mut HashSet::new()).map_err(|(violation, mut tail)| {
+        trace.append(&mut tail);
+        Counterexample { violation, trace }
+    })
 }
 
-/// Runs without faults until nothing more happens. The actions are added to
-/// `trace` if the outcome is wrong.
+/// Runs without faults until nothing more happens, or until a state from which
+/// the system is known to settle. Returns what is wrong, and the actions until
+/// then.
 fn settle<S: System>(
     system: &S,
-    trace: &mut Vec<String>,
-) -> Result<(), String> {
+    settled: &mut HashSet<S>,
+) -> Result<(), (String, Vec<String>)> {
     let mut system = system.clone();
-    let mut added = Vec::new();
-    for turn in 0..MAX_SETTLING {
-        let mut actions = system.actions();
-        actions.retain(|action| !system.is_fault(action));
-        if actions.is_empty() {
-            return system.check_settled().inspect_err(|_| {
-                trace.append(&mut added);
-            });
+    let mut path: Vec<(S, S::Action)> = Vec::new();
+    let checked = loop {
+        if settled.contains(&system) {
+            break Ok(());
         }
-        // In turn, so that none waits for ever.
-        let action = actions.swap_remove(turn % actions.len());
-        added.push(action.to_string());
-        system.perform(&action);
-        system.check().inspect_err(|_| trace.append(&mut added))?;
+        let mut actions = system.actions().into_iter();
+        let action = actions.find(|action| !system.is_fault(action));
+        let Some(action) = action else {
+            break system.check_settled();
+        };
+        if path.len() == MAX_SETTLING {
+            path.truncate(20);
+            break Err(format!(
+                "the system does not settle within {MAX_SETTLING} actions"
+            ));
+        }
+        let mut next = system.clone();
+        next.perform(&action);
+        path.push((mem::replace(&mut system, next), action));
+        if let Err(violation) = system.check() {
+            break Err(violation);
+        }
+    };
+    match checked {
+        Ok(()) => {
+            settled.extend(path.into_iter().map(|(state, _)| state));
+            Ok(())
+        }
+        Err(violation) => {
+            let described = path.iter().map(|(s, action)| s.describe(action));
+            Err((violation, described.collect()))
+        }
     }
-    trace.extend(added.drain(..20));
-    Err(format!("does not settle within {MAX_SETTLING} actions"))
 }
 
-type Visited<S> = (S, Option<(usize, <S as System>::Action)>);
+type Visited<S> = (Rc<S>, Option<(usize, <S as System>::Action)>);
 
 fn trace_to<S: System>(visited: &[Visited<S>], index: usize) -> Vec<String> {
     let mut trace = Vec::new();
     let mut before = &visited[index].1;
     while let Some((index, action)) = before {
-        trace.push(action.to_string());
+        trace.push(visited[*index].0.describe(action));
         before = &visited[*index].1;
     }
     trace.reverse();
@@ -203,12 +232,6 @@ mod tests {
         Crash(usize),
     }
 
-    impl fmt::Display for Action {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            fmt::Debug::fmt(self, f)
-        }
-    }
-
     impl System for Counter {
         type Action = Action;
 
@@ -224,6 +247,10 @@ mod tests {
             let crashes = read.filter(|_| self.crashes > 0).map(Action::Crash);
             actions.extend(crashes);
             actions
+        }
+
+        fn describe(&self, action: &Action) -> String {
+            format!("{action:?}")
         }
 
         fn is_fault(&self, action: &Action) -> bool {
@@ -271,7 +298,7 @@ mod tests {
     fn a_lost_update_is_found_with_its_shortest_run() {
         let found = explore(counter(false), 1_000).unwrap_err();
         assert_eq!(found.violation, "the counter is 1, expected 2");
-        assert_eq!(found.trace, ["Read(0)", "Read(1)", "Write(0)", "Write(1)"]);
+        assert_eq!(found.trace, ["Read(1)", "Read(0)", "Write(0)", "Write(1)"]);
         assert_eq!(explore(counter(true), 1_000), Ok(4));
     }
 

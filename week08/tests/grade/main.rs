@@ -5,6 +5,8 @@ mod levels;
 mod memory_per_key;
 mod percentiles;
 mod pgoutput;
+mod outbox;
+mod pipeline;
 mod segment;
 mod slab_classes;
 mod slab_lru;
