@@ -1,0 +1,12 @@
+//! The real parts of transfers between services.
+//!
+//! The exercises of week 8 are pure: functions in a local transaction, and state
+//! machines. This package performs their effects.
+//!
+//! | Module | What it does |
+//! |--------|--------------|
+//! | [`sql`] | A service's database: SQLite or Postgres |
+
+#![forbid(unsafe_code)]
+
+pub mod sql;
