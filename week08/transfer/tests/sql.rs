@@ -7,7 +7,8 @@ use lab::cancel::after_polls;
 use lab::servers::Postgres;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
-use week08::money::{Message, Table, Transfer, Tx as _};
+use week08::money::simulated::Database;
+use week08::money::{Message, Table, Transfer, Tx};
 use week08::outbox::{Outcome, Reply};
 use week08::{inbox, outbox};
 use week08_transfer::sql::Ledger;
@@ -108,6 +109,77 @@ async fn a_dropped_transaction_leaves_nothing_open(url: &str) {
     assert!(rows >= 60, "{rows} messages, expected one of each second debit");
     let expected = 1_000_000 - 10 * rows as i64;
     assert_eq!(again.balance(FROM).await.unwrap(), Some(expected));
+}
+
+/// Performs random operations, and returns their results.
+async fn operations<T: Tx>(
+    tx: &mut T,
+    seed: u64,
+) -> Result<Vec<String>, T::Error> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut results = Vec::new();
+    for _ in 0..6 {
+        let table = [Table::Outbox, Table::Fence][random.usize(..2)];
+        let key = ["", "a", "b", "é'%", "a "][random.usize(..5)];
+        let value = ["", "x", "y"][random.usize(..3)];
+        let other = ["", "x", "y"][random.usize(..3)];
+        results.push(match random.u8(..6) {
+            0 => format!("{:?}", tx.insert(table, key, value).await?),
+            1 => format!("{:?}", tx.get(table, key).await?),
+            2 => format!("{:?}", tx.replace(table, key, value, other).await?),
+            3 => format!("{:?}", tx.delete(table, key).await?),
+            4 => {
+                let rows = tx.oldest(table, random.usize(..4)).await?;
+                let rows: Vec<_> =
+                    rows.iter().map(|row| (&row.key, &row.value)).collect();
+                format!("{rows:?}")
+            }
+            _ => {
+                let (account, cents) =
+                    (random.u64(1..4), random.i64(-300..300));
+                format!("{:?}", tx.add(account, cents).await?)
+            }
+        });
+    }
+    Ok(results)
+}
+
+async fn operations_agree_with_the_simulated_database(url: &str) {
+    let ledger = Ledger::connect(url).await.unwrap();
+    let mut simulated = Database::new([(1, 500), (2, 0)]);
+    for (account, cents) in [(1, 500), (2, 0)] {
+        ledger.open_account(account, cents).await.unwrap();
+    }
+    for seed in 0..400 {
+        let is_committed = seed % 3 != 0;
+        let expected = simulated.transaction(
+            async |tx: &mut Database| operations(tx, seed).await.unwrap(),
+            |_| is_committed,
+        );
+        let mut seen = Vec::new();
+        let ended = ledger.transaction(async |tx| {
+            seen = operations(tx, seed).await?;
+            is_committed.then_some(()).ok_or(sqlx::Error::RowNotFound)
+        });
+        assert_eq!(ended.await.is_ok(), is_committed);
+        assert_eq!(seen, expected, "operations of seed {seed}");
+    }
+    for account in [1, 2] {
+        let seen = ledger.balance(account).await.unwrap();
+        let expected = simulated.accounts.get(&account).copied();
+        assert_eq!(seen, expected, "balance of account {account}");
+    }
+}
+
+#[tokio::test]
+async fn operations_agree_with_the_simulated_database_on_sqlite() {
+    on_sqlite(operations_agree_with_the_simulated_database).await;
+}
+
+#[tokio::test]
+#[ignore = "needs postgres"]
+async fn operations_agree_with_the_simulated_database_on_postgres() {
+    on_postgres(operations_agree_with_the_simulated_database).await;
 }
 
 #[tokio::test]
