@@ -58,6 +58,12 @@ pub trait Process: Clone + Debug + Eq + Hash {
     /// to publish, or it is time to try again.
     fn has_work(&self, database: &Database) -> bool;
 
+    /// Returns whether the process waits for an answer. It is woken when no call
+    /// is in flight. Earlier is a fault: its patience is too short.
+    fn is_waiting(&self) -> bool {
+        false
+    }
+
     /// Called now and then when the process has no effect to perform.
     fn wake(&mut self);
 
@@ -73,6 +79,15 @@ pub trait Process: Clone + Debug + Eq + Hash {
         database: &mut Database,
         fate: Fate,
     ) -> Output<Self::Message>;
+
+    /// Checks the process and its database when nothing more happens.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong.
+    fn check_settled(&self, _database: &Database) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// What becomes of an effect.
@@ -114,7 +129,7 @@ pub enum Output<M> {
     },
     /// The process acknowledges a message of its queue.
     Acknowledge(M),
-    /// A call: the message arrives once, or is lost.
+    /// A call: the message arrives once, in any order, or is lost.
     Call {
         /// The receiver.
         to: Id,
@@ -128,7 +143,8 @@ pub enum Output<M> {
 pub struct Faults {
     /// Crashes of any process.
     pub crashes: u32,
-    /// Queued messages that arrive again after they were acknowledged.
+    /// Queued messages that arrive again after they were acknowledged, and
+    /// waits that end while a call is in flight.
     pub repeats: u32,
     /// Calls that are lost.
     pub losses: u32,
@@ -166,6 +182,8 @@ pub enum Action<M> {
     Call(Id, M),
     /// A process looks for work.
     Wake(Id),
+    /// A process stops waiting for an answer, although a call is in flight.
+    TimeOut(Id),
     /// A process crashes.
     Crash(Id),
     /// The queue delivers a message that was acknowledged.
@@ -287,6 +305,8 @@ impl<P: Process> System for Cluster<P> {
 
     fn actions(&self) -> Vec<Self::Action> {
         let mut actions = Vec::new();
+        let is_busy = !self.calls.is_empty()
+            || self.processes.iter().any(Process::has_effect);
         for (id, process) in self.processes.iter().enumerate() {
             if process.has_effect() {
                 actions.push(Action::Perform(id, Fate::Performed));
@@ -299,7 +319,11 @@ impl<P: Process> System for Cluster<P> {
                 actions.push(Action::Call(id, message.clone()));
             }
             if process.has_work(self.database(process.service())) {
-                actions.push(Action::Wake(id));
+                if !process.is_waiting() || !is_busy {
+                    actions.push(Action::Wake(id));
+                } else if self.faults.repeats > 0 {
+                    actions.push(Action::TimeOut(id));
+                }
             }
         }
         let Faults { crashes, repeats, losses, failures } = self.faults;
@@ -350,6 +374,9 @@ impl<P: Process> System for Cluster<P> {
                 format!("{} is called: {message}", name(id))
             }
             Action::Wake(id) => format!("{} looks for work", name(id)),
+            Action::TimeOut(id) => {
+                format!("{} TIMES OUT while a call is in flight", name(id))
+            }
             Action::Crash(id) => format!("{}: CRASH", name(id)),
             Action::Repeat(id, message) => {
                 format!("the queue REPEATS {message} for {}", name(id))
@@ -364,7 +391,10 @@ impl<P: Process> System for Cluster<P> {
         match action {
             Action::Perform(_, fate) => *fate != Fate::Performed,
             Action::Deliver(..) | Action::Call(..) | Action::Wake(_) => false,
-            Action::Crash(_) | Action::Repeat(..) | Action::Lose(..) => true,
+            Action::Crash(_)
+            | Action::Repeat(..)
+            | Action::Lose(..)
+            | Action::TimeOut(_) => true,
         }
     }
 
@@ -387,6 +417,10 @@ impl<P: Process> System for Cluster<P> {
                 self.processes[*id].receive(message.clone());
             }
             Action::Wake(id) => self.processes[*id].wake(),
+            Action::TimeOut(id) => {
+                self.faults.repeats -= 1;
+                self.processes[*id].wake();
+            }
             Action::Crash(id) => {
                 self.faults.crashes -= 1;
                 self.processes[*id].restart();
@@ -422,6 +456,9 @@ impl<P: Process> System for Cluster<P> {
     }
 
     fn check_settled(&self) -> Result<(), String> {
+        for process in &self.processes {
+            process.check_settled(self.database(process.service()))?;
+        }
         let counts = self.counts();
         let transfers = counts.iter().take(self.transfers as usize);
         for (i, [debited, credited]) in transfers.enumerate() {

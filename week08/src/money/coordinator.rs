@@ -1,0 +1,452 @@
+//! The coordinator of TCC (try, confirm, cancel), and the calls that it makes.
+//!
+//! *Question.* Two services each do a part of a transfer. How do both finish it,
+//! or both undo it, although calls are lost, and the coordinator crashes?
+//!
+//! *Idea.* Each part is a **branch**. The coordinator stores the transfer with
+//! both branches before the first call. It tries both, and stores one decision:
+//! confirm if both tries are done, otherwise cancel. It repeats the confirms or
+//! cancels until both branches have acknowledged theirs.
+//!
+//! *Guarantee.* There is one decision for a transfer, since it is stored with a
+//! compare-and-set. A cancel is sent to *both* branches, also to one whose try
+//! was refused or never answered. A coordinator that has crashed goes on from
+//! its table. It never has two calls of different operations to one branch that
+//! it waits for, but an earlier one may still arrive.
+//!
+//! *Cost.* It runs one transfer at a time. A real one runs many, each of them
+//! under a lease.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::{Row, Table, Transfer, Tx};
+
+/// The part that a service has in a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// The payment service takes the money from [`Transfer::from`].
+    Debit,
+    /// The savings service adds the money to [`Transfer::to`].
+    Credit,
+}
+
+/// One side of a transfer. It is known by the id of the transfer and the side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Branch {
+    /// The side.
+    pub side: Side,
+    /// The transfer.
+    pub transfer: Transfer,
+}
+
+/// What the coordinator asks of a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operation {
+    /// Reserve all that a confirm needs.
+    Try,
+    /// Use what was reserved.
+    Confirm,
+    /// Give back what was reserved, if anything was.
+    Cancel,
+}
+
+/// A call of a participant. It may be lost, arrive twice, and arrive after a
+/// later call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Call {
+    /// What to do.
+    pub operation: Operation,
+    /// The branch.
+    pub branch: Branch,
+}
+
+/// The answer of a participant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reply {
+    /// The call has taken effect, now or at an earlier time.
+    Done,
+    /// There is no such account, or it has not enough money, or it cannot take
+    /// more. Nothing is changed, and a later call may be done.
+    Refused,
+    /// The branch is cancelled, so it cannot be tried or confirmed.
+    Cancelled,
+    /// The branch is confirmed, so it cannot be cancelled.
+    Confirmed,
+    /// The branch has not been tried, so it cannot be confirmed.
+    NotTried,
+    /// The branch has other accounts or another amount.
+    Conflict,
+}
+
+/// How far a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Both branches are registered, and may have been tried.
+    Trying,
+    /// The decision is to confirm both branches.
+    Confirming,
+    /// The decision is to cancel both branches.
+    Cancelling,
+    /// Both branches are confirmed.
+    Confirmed,
+    /// Both branches are cancelled.
+    Cancelled,
+    /// A participant contradicts the decision: a person has to look.
+    Parked,
+}
+
+/// Runs the transfers of its table, the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Coordinator {
+    patience: Option<u32>,
+    running: Option<Running>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Running {
+    phase: Phase,
+    transfer: Transfer,
+    /// The sides that have done the operation of this phase.
+    done: BTreeSet<Side>,
+    /// How often it was time to try again.
+    waits: u32,
+}
+
+/// An event that the coordinator handles.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A client has requested a transfer, for the first time or again.
+    Requested(Transfer),
+    /// It is time to look for a transfer, or to repeat calls without an answer.
+    Wake,
+    /// The transaction is committed.
+    Committed(Outcome),
+    /// The transaction is rolled back, or its outcome is unknown.
+    RolledBack,
+    /// A participant has answered a call.
+    Answered(Call, Reply),
+}
+
+/// An effect that the caller performs. It reports the event of an effect before
+/// it performs the next one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
+    Transact(Command),
+    /// Call the participant of this side.
+    Call(Call),
+    /// Tell the client that the transfer is stored. It will be confirmed or
+    /// cancelled.
+    Accept,
+}
+
+/// What a transaction does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// Stores a transfer, and thereby registers both branches.
+    Begin(Transfer),
+    /// Reads the oldest transfer that is not finished.
+    Load,
+    /// Changes the phase of a transfer if it is still the first one, and reads
+    /// the phase.
+    Change(Transfer, Phase, Phase),
+}
+
+/// What a transaction has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The transfer is stored, now or at an earlier time.
+    Begun,
+    /// The transfer, and how far it is.
+    Loaded(Option<(Phase, Transfer)>),
+}
+
+impl Coordinator {
+    /// Creates a coordinator. It cancels a transfer if a try is not answered
+    /// although it was repeated `patience` times. With `None`, it tries for
+    /// ever.
+    pub fn new(patience: Option<u32>) -> Self {
+        Self { patience, running: None }
+    }
+
+    /// Returns whether a transfer is waiting for answers.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Handles an event, and returns the effects to perform, in order.
+    pub fn step(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Requested(transfer) => {
+                vec![Effect::Transact(Command::Begin(transfer))]
+            }
+            Event::Wake => self.wake(),
+            Event::Committed(Outcome::Begun) => vec![Effect::Accept],
+            Event::Committed(Outcome::Loaded(loaded)) => {
+                let open =
+                    loaded.filter(|(phase, _)| phase.operation().is_some());
+                self.running = open.map(|(phase, transfer)| Running {
+                    phase,
+                    transfer,
+                    done: BTreeSet::new(),
+                    waits: 0,
+                });
+                self.calls()
+            }
+            // The next wake reads what is stored.
+            Event::RolledBack => {
+                self.running = None;
+                Vec::new()
+            }
+            Event::Answered(call, reply) => self.answered(call, reply),
+        }
+    }
+
+    fn wake(&mut self) -> Vec<Effect> {
+        let Some(running) = &mut self.running else {
+            return vec![Effect::Transact(Command::Load)];
+        };
+        if let (Phase::Trying, Some(patience)) = (running.phase, self.patience)
+        {
+            if running.waits == patience {
+                return running.change(Phase::Cancelling);
+            }
+            running.waits += 1;
+        }
+        self.calls()
+    }
+
+    /// Calls each branch that has not done its operation.
+    fn calls(&self) -> Vec<Effect> {
+        let Some(running) = &self.running else { return Vec::new() };
+        let Running { phase, transfer, ref done, .. } = *running;
+        let operation = phase.operation().expect("it is not finished");
+        let sides = [Side::Debit, Side::Credit].into_iter();
+        let sides = sides.filter(|side| !done.contains(side));
+        let branches = sides.map(|side| Branch { side, transfer });
+        branches
+            .map(|branch| Effect::Call(Call { operation, branch }))
+            .collect()
+    }
+
+    fn answered(&mut self, call: Call, reply: Reply) -> Vec<Effect> {
+        let Some(running) = &mut self.running else { return Vec::new() };
+        let is_awaited = running.transfer == call.branch.transfer
+            && running.phase.operation() == Some(call.operation);
+        if !is_awaited {
+            return Vec::new();
+        }
+        match (running.phase, reply) {
+            (phase, Reply::Done) => {
+                running.done.insert(call.branch.side);
+                if running.done.len() < 2 {
+                    return Vec::new();
+                }
+                running.change(match phase {
+                    Phase::Trying => Phase::Confirming,
+                    Phase::Confirming => Phase::Confirmed,
+                    _ => Phase::Cancelled,
+                })
+            }
+            (Phase::Trying, _) => running.change(Phase::Cancelling),
+            // A decision is final: the call is repeated.
+            (_, Reply::Refused) => Vec::new(),
+            (..) => running.change(Phase::Parked),
+        }
+    }
+}
+
+impl Running {
+    fn change(&self, to: Phase) -> Vec<Effect> {
+        let command = Command::Change(self.transfer, self.phase, to);
+        vec![Effect::Transact(command)]
+    }
+}
+
+/// Performs a command in a transaction.
+///
+/// # Errors
+///
+/// Returns the error of the database. The transaction has to be rolled back.
+pub async fn transact<T: Tx>(
+    tx: &mut T,
+    command: &Command,
+) -> Result<Outcome, T::Error> {
+    match *command {
+        Command::Begin(transfer) => {
+            let row = Phase::Trying.row(transfer);
+            tx.insert(Table::Transfers, &transfer.id.to_string(), &row).await?;
+            Ok(Outcome::Begun)
+        }
+        // `WHERE` and a partial index keep a real service from reading them all.
+        Command::Load => {
+            let rows = tx.oldest(Table::Transfers, usize::MAX).await?;
+            Ok(Outcome::Loaded(unfinished(&rows)))
+        }
+        Command::Change(transfer, from, to) => {
+            let key = transfer.id.to_string();
+            let (old, new) = (from.row(transfer), to.row(transfer));
+            tx.replace(Table::Transfers, &key, &old, &new).await?;
+            let stored = tx.get(Table::Transfers, &key).await?;
+            Ok(Outcome::Loaded(stored.map(|row| parse(&row))))
+        }
+    }
+}
+
+/// Returns the first of the coordinator's rows that is not finished.
+pub fn unfinished(rows: &[Row]) -> Option<(Phase, Transfer)> {
+    let rows = rows.iter().map(|row| parse(&row.value));
+    rows.into_iter().find(|(phase, _)| phase.operation().is_some())
+}
+
+/// Reads a row of the coordinator's [`Table::Transfers`].
+///
+/// # Panics
+///
+/// Panics if it is none.
+pub fn parse(row: &str) -> (Phase, Transfer) {
+    let (phase, transfer) = row.split_once(' ').expect("it has two parts");
+    let phase = Phase::ALL.into_iter().find(|p| p.name() == phase);
+    let transfer = transfer.parse().expect("it is a transfer");
+    (phase.expect("it is a phase"), transfer)
+}
+
+impl Phase {
+    const ALL: [Self; 6] = [
+        Self::Trying,
+        Self::Confirming,
+        Self::Cancelling,
+        Self::Confirmed,
+        Self::Cancelled,
+        Self::Parked,
+    ];
+
+    /// Returns what the branches have to do, or `None` if that is nothing.
+    fn operation(self) -> Option<Operation> {
+        match self {
+            Self::Trying => Some(Operation::Try),
+            Self::Confirming => Some(Operation::Confirm),
+            Self::Cancelling => Some(Operation::Cancel),
+            Self::Confirmed | Self::Cancelled | Self::Parked => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Trying => "trying",
+            Self::Confirming => "confirming",
+            Self::Cancelling => "cancelling",
+            Self::Confirmed => "confirmed",
+            Self::Cancelled => "cancelled",
+            Self::Parked => "parked",
+        }
+    }
+
+    fn row(self, transfer: Transfer) -> String {
+        format!("{} {transfer}", self.name())
+    }
+}
+
+/// Writes the operation, the side and the transfer: `try debit 7 1 2 100`.
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operation = match self.operation {
+            Operation::Try => "try",
+            Operation::Confirm => "confirm",
+            Operation::Cancel => "cancel",
+        };
+        write!(f, "{operation} {} {}", self.branch.side, self.branch.transfer)
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Debit => "debit",
+            Self::Credit => "credit",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZero;
+
+    use super::super::simulated::Database;
+    use super::*;
+
+    const TRANSFER: Transfer =
+        Transfer { id: 7, from: 1, to: 2, cents: NonZero::<u32>::MIN };
+
+    fn call(operation: Operation, side: Side) -> Call {
+        Call { operation, branch: Branch { side, transfer: TRANSFER } }
+    }
+
+    /// Handles an event, runs transactions at once, and returns the calls.
+    fn run(
+        machine: &mut Coordinator,
+        database: &mut Database,
+        event: Event,
+    ) -> Vec<Call> {
+        let mut calls = Vec::new();
+        for effect in machine.step(event) {
+            match effect {
+                Effect::Call(call) => calls.push(call),
+                Effect::Accept => {}
+                Effect::Transact(command) => {
+                    let body =
+                        async |tx: &mut Database| transact(tx, &command).await;
+                    let Ok(outcome) = database.transaction(body, Result::is_ok);
+                    let event = Event::Committed(outcome);
+                    calls.extend(run(machine, database, event));
+                }
+            }
+        }
+        calls
+    }
+
+    #[test]
+    fn both_branches_are_stored_before_a_call_and_cancelled_after_a_refusal() {
+        let (mut machine, mut database) =
+            (Coordinator::new(None), Database::default());
+        let mut run =
+            |machine: &mut _, event| run(machine, &mut database, event);
+        let both = |o| [call(o, Side::Debit), call(o, Side::Credit)].to_vec();
+        assert_eq!(run(&mut machine, Event::Requested(TRANSFER)), []);
+        let calls = run(&mut machine, Event::Wake);
+        assert_eq!(calls, both(Operation::Try));
+        let refused = Event::Answered(calls[1], Reply::Refused);
+        let cancels = run(&mut machine, refused.clone());
+        assert_eq!(cancels, both(Operation::Cancel));
+        // An answer to an earlier call changes nothing.
+        assert_eq!(run(&mut machine, refused), []);
+        let done = Event::Answered(cancels[0], Reply::Done);
+        assert_eq!(run(&mut machine, done), []);
+        // After a crash, it goes on from its table.
+        machine = Coordinator::new(None);
+        assert_eq!(run(&mut machine, Event::Wake), cancels);
+        for call in cancels {
+            run(&mut machine, Event::Answered(call, Reply::Done));
+        }
+        assert_eq!(run(&mut machine, Event::Wake), []);
+        assert!(!machine.is_running());
+    }
+
+    #[test]
+    fn a_decision_is_not_changed_by_a_second_coordinator() {
+        let mut database = Database::default();
+        let mut machines = [Coordinator::new(None), Coordinator::new(Some(0))];
+        run(&mut machines[0], &mut database, Event::Requested(TRANSFER));
+        let tries = machines
+            .each_mut()
+            .map(|machine| run(machine, &mut database, Event::Wake));
+        let cancels = run(&mut machines[1], &mut database, Event::Wake);
+        let mut last = Vec::new();
+        for call in tries[0].clone() {
+            let done = Event::Answered(call, Reply::Done);
+            last = run(&mut machines[0], &mut database, done);
+        }
+        assert_eq!(last, cancels);
+    }
+}
