@@ -53,7 +53,7 @@ pub enum Operation {
 
 /// A call of a participant. It may be lost, arrive twice, and arrive after a
 /// later call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Call {
     /// What to do.
     pub operation: Operation,
@@ -114,7 +114,7 @@ struct Running {
 }
 
 /// An event that the coordinator handles.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A client has requested a transfer, for the first time or again.
     Requested(Transfer),
@@ -130,7 +130,7 @@ pub enum Event {
 
 /// An effect that the caller performs. It reports the event of an effect before
 /// it performs the next one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
     Transact(Command),
@@ -360,6 +360,13 @@ impl fmt::Display for Call {
     }
 }
 
+/// Short, as traces of runs have many of them.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({self})")
+    }
+}
+
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -417,7 +424,7 @@ mod tests {
         let calls = run(&mut machine, Event::Wake);
         assert_eq!(calls, both(Operation::Try));
         let refused = Event::Answered(calls[1], Reply::Refused);
-        let cancels = run(&mut machine, refused.clone());
+        let cancels = run(&mut machine, refused);
         assert_eq!(cancels, both(Operation::Cancel));
         // An answer to an earlier call changes nothing.
         assert_eq!(run(&mut machine, refused), []);
