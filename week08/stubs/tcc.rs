@@ -1,0 +1,76 @@
+//! TCC (try, confirm, cancel): a participant with a fence table. Your turn.
+//!
+//! A coordinator tries both branches of a transfer, and then confirms both or
+//! cancels both. You write the participant. It has the branches of both sides:
+//! the payment service calls it for debits, the savings service for credits.
+//!
+//! These rules are graded, and nothing else:
+//!
+//! - A branch is known by the id of its transfer and its side. It is untried at
+//!   first, then tried, and then confirmed or cancelled, or it is cancelled
+//!   without having been tried. Its state is kept in `Table::Fence`, in one row
+//!   or several.
+//! - Try of an untried branch: a debit takes the cents from the account `from`
+//!   (they are frozen). A credit changes no balance; the account `to` has to
+//!   exist. Then the branch is tried, and the reply is `Done`.
+//! - Confirm of a tried branch: a debit changes no account and needs none. A
+//!   credit adds the cents to `to`. Then the branch is confirmed, and the reply
+//!   is `Done`.
+//! - Cancel of a tried branch: a debit adds the cents to `from`. A credit
+//!   changes no account and needs none. Then the branch is cancelled, and the
+//!   reply is `Done`.
+//! - If `Tx::add` returns false, the reply is `Refused`, and the branch and the
+//!   accounts are as before the call.
+//! - Cancel of an untried branch: it is cancelled, the reply is `Done`, and no
+//!   account changes.
+//! - Confirm of an untried branch: `NotTried`, and nothing changes.
+//! - A repeated call changes nothing, and its reply is `Done`: the try of a
+//!   branch that is tried or confirmed, the confirm of a confirmed branch, the
+//!   cancel of a cancelled one.
+//! - A confirmed branch and a cancelled branch stay so. The reply to a cancel of
+//!   a confirmed branch is `Confirmed`. The reply to a try or a confirm of a
+//!   cancelled branch is `Cancelled`. Nothing changes.
+//! - If the branch is not untried and was called with other accounts or other
+//!   cents, the reply is `Conflict`, and nothing changes.
+//! - `transact` returns the error of the first statement that fails, and makes
+//!   no further statement. Otherwise it returns `Ok`, and the caller commits,
+//!   also if the reply is not `Done`.
+//! - Two transactions at once have the replies and the effects of one after the
+//!   other, in either order, with the isolation and the locks that `Tx`
+//!   describes.
+//! - Each transaction changes a row of the fence before it calls `add`. Then all
+//!   lock in one order, and no two of them deadlock.
+//!
+//! Help: `Tx::insert` and `Tx::replace` return whether they have changed
+//! something. The text of a `Transfer` (`to_string`) can be a part of a row.
+
+use crate::money::Tx;
+use crate::money::coordinator::{Call, Operation, Reply};
+
+/// Performs a call in a local transaction of the participant. The caller commits
+/// it if the result is `Ok`, whatever the reply is, and sends the reply after
+/// the commit.
+///
+/// # Errors
+///
+/// Returns the error of the database. The transaction has to be rolled back.
+///
+/// # Cancel safety
+///
+/// If the future is dropped, the transaction has to be rolled back.
+pub async fn transact<T: Tx>(
+    _tx: &mut T,
+    call: &Call,
+) -> Result<Reply, T::Error> {
+    match call.operation {
+        Operation::Try => {
+            todo!("what if a row is there: from a try, or from a cancel?")
+        }
+        Operation::Confirm => {
+            todo!("of two calls at once, which one adds the money?")
+        }
+        Operation::Cancel => {
+            todo!("what does the try find that arrives after this?")
+        }
+    }
+}

@@ -1,0 +1,465 @@
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::num::NonZero;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
+use week08::money::Transfer;
+use week08::money::coordinator::Operation::{Cancel, Confirm, Try};
+use week08::money::coordinator::Side::{Credit, Debit};
+use week08::money::coordinator::{Branch, Call, Operation, Reply, Side};
+use week08::money::simulated::Database;
+
+#[path = "tcc/cluster.rs"]
+mod cluster;
+#[path = "tcc/session.rs"]
+mod session;
+
+use session::{Model, Session};
+
+const OPERATIONS: [Operation; 3] = [Try, Confirm, Cancel];
+const SIDES: [Side; 2] = [Debit, Credit];
+const FROM: u64 = 1;
+const TO: u64 = 2;
+
+mod calls {
+    use super::*;
+
+    #[test]
+    fn a_try_freezes_a_debit_once_and_only_reserves_a_credit() {
+        for [from, to, cents] in [[500, 0, 100], [100, 7, 100], [1, 0, 1]] {
+            let mut bank = Bank::new(from, to, cents);
+            bank.expect(Debit, Try, Reply::Done, [from - cents, to]);
+            bank.expect(Debit, Try, Reply::Done, [from - cents, to]);
+            bank.expect(Credit, Try, Reply::Done, [from - cents, to]);
+            bank.expect(Credit, Try, Reply::Done, [from - cents, to]);
+        }
+    }
+
+    #[test]
+    fn a_confirm_keeps_the_debit_and_adds_the_credit_once() {
+        for [from, to, cents] in [[500, 0, 100], [100, 7, 100], [1, 0, 1]] {
+            let mut bank = Bank::new(from, to, cents);
+            bank.expect(Debit, Try, Reply::Done, [from - cents, to]);
+            bank.expect(Credit, Try, Reply::Done, [from - cents, to]);
+            let (from, credited) = (from - cents, to + cents);
+            bank.expect(Debit, Confirm, Reply::Done, [from, to]);
+            bank.expect(Debit, Confirm, Reply::Done, [from, to]);
+            bank.expect(Credit, Confirm, Reply::Done, [from, credited]);
+            bank.expect(Credit, Confirm, Reply::Done, [from, credited]);
+        }
+    }
+
+    #[test]
+    fn a_cancel_gives_back_what_the_try_froze_once() {
+        for [from, to, cents] in [[500, 0, 100], [100, 7, 100], [1, 0, 1]] {
+            let mut bank = Bank::new(from, to, cents);
+            bank.expect(Debit, Try, Reply::Done, [from - cents, to]);
+            bank.expect(Credit, Try, Reply::Done, [from - cents, to]);
+            for _ in 0..2 {
+                bank.expect(Debit, Cancel, Reply::Done, [from, to]);
+                bank.expect(Credit, Cancel, Reply::Done, [from, to]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_try_freezes_nothing_and_its_cancel_gives_nothing_back() {
+        for [from, cents] in [[99, 100], [0, 1], [0, i64::from(u32::MAX)]] {
+            let mut bank = Bank::new(from, 0, cents);
+            bank.expect(Debit, Try, Reply::Refused, [from, 0]);
+            bank.expect(Debit, Try, Reply::Refused, [from, 0]);
+            bank.expect(Debit, Cancel, Reply::Done, [from, 0]);
+        }
+        let mut bank = Bank::new(500, 0, 100);
+        bank.database.accounts.remove(&TO);
+        for operation in [Try, Try, Cancel] {
+            let reply = bank.call(Credit, operation);
+            let expected =
+                if operation == Try { Reply::Refused } else { Reply::Done };
+            assert_eq!(reply, expected, "{operation:?} without an account");
+        }
+    }
+}
+
+mod fence {
+    use super::*;
+
+    #[test]
+    fn a_cancel_without_a_try_succeeds_and_its_late_try_is_refused() {
+        for side in SIDES {
+            let mut bank = Bank::new(500, 0, 100);
+            for _ in 0..2 {
+                bank.expect(side, Cancel, Reply::Done, [500, 0]);
+                bank.expect(side, Try, Reply::Cancelled, [500, 0]);
+                bank.expect(side, Try, Reply::Cancelled, [500, 0]);
+                bank.expect(side, Confirm, Reply::Cancelled, [500, 0]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_confirmed_or_cancelled_branch_stays_so_whatever_is_called() {
+        for (side, last) in
+            SIDES.into_iter().flat_map(|side| [(side, Confirm), (side, Cancel)])
+        {
+            let mut bank = Bank::new(500, 0, 100);
+            bank.call(side, Try);
+            bank.call(side, last);
+            let balances = bank.balances();
+            for operation in [Try, Confirm, Cancel, Try, Cancel, Confirm, Try] {
+                let expected = match (last, operation) {
+                    (Confirm, Cancel) => Reply::Confirmed,
+                    (Cancel, Try | Confirm) => Reply::Cancelled,
+                    _ => Reply::Done,
+                };
+                bank.expect(side, operation, expected, balances);
+            }
+        }
+    }
+
+    #[test]
+    fn any_calls_in_any_order_match_the_model() {
+        let steps = prop::collection::vec(any_step(), 1..60);
+        let balance = select(vec![0, 100, 250, 1 << 33, i64::MAX]);
+        for_all(
+            1_500,
+            (balance.clone(), balance, steps),
+            |(from, to, steps)| {
+                let mut database = Database::new([(FROM, from), (TO, to)]);
+                let mut model = Model::new(&database);
+                for (i, step) in steps.iter().enumerate() {
+                    let (seen, expected) = match *step {
+                        Step::Call(call) => (
+                            session::run(&mut database, call),
+                            model.call(call),
+                        ),
+                        Step::Set(account, cents) => {
+                            set(&mut database.accounts, account, cents);
+                            set(&mut model.accounts, account, cents);
+                            continue;
+                        }
+                    };
+                    let steps = &steps[..=i];
+                    assert_eq!(
+                        seen, expected,
+                        "seen, expected after {steps:?}"
+                    );
+                    let (seen, expected) =
+                        (&database.accounts, &model.accounts);
+                    assert_eq!(seen, expected, "accounts after {steps:?}");
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn each_of_2_000_open_branches_is_found_again() {
+        let mut database = Database::new([(FROM, 2_000), (TO, 0)]);
+        let call = |id: u64, side, operation| {
+            let cents = NonZero::<u32>::MIN;
+            let id = id << 28;
+            let transfer = Transfer { id, from: FROM, to: TO, cents };
+            Call { operation, branch: Branch { side, transfer } }
+        };
+        let end = |id| if id % 2 == 0 { Confirm } else { Cancel };
+        // 0 is the first try, 1 its repeat, 2 the end, 3 a late try.
+        for round in 0..4 {
+            for (id, side) in (0..1_000).flat_map(|id| SIDES.map(|s| (id, s))) {
+                let operation = if round == 2 { end(id) } else { Try };
+                let is_late = round == 3 && end(id) == Cancel;
+                let expected =
+                    if is_late { Reply::Cancelled } else { Reply::Done };
+                let call = call(id, side, operation);
+                let reply = session::run(&mut database, call);
+                assert_eq!(reply, expected, "{call}, in round {round}");
+            }
+        }
+        let balances: Vec<_> = database.accounts.into_values().collect();
+        assert_eq!(balances, [1_500, 500], "balances");
+    }
+}
+
+mod concurrency {
+    use super::*;
+
+    #[test]
+    fn two_calls_at_once_act_like_one_after_the_other() {
+        for (database, model, first) in situations() {
+            for (second, cents) in [
+                (Try, 100),
+                (Confirm, 100),
+                (Cancel, 100),
+                (Try, 99),
+                (Cancel, 99),
+            ] {
+                let mut rival = first;
+                rival.operation = second;
+                rival.branch.transfer.cents = NonZero::new(cents).unwrap();
+                check_rival(&database, &model, first, rival);
+            }
+        }
+    }
+
+    #[test]
+    fn the_row_of_the_fence_is_changed_before_the_account() {
+        for (database, _, call) in situations() {
+            let mut session = Session::new(database);
+            session.run(call).unwrap();
+            assert!(
+                !session.account_was_first,
+                "{call} changed the account first: two calls can deadlock"
+            );
+        }
+    }
+
+    #[test]
+    fn a_failed_statement_fails_the_call_and_a_repeat_succeeds() {
+        for (database, mut model, call) in situations() {
+            let expected = model.call(call);
+            for n in 0.. {
+                let mut session = Session::new(database.clone());
+                session.fails_at = Some(n);
+                let result = session.run(call);
+                if session.statements <= n {
+                    assert_eq!(result, Ok(expected), "{call}");
+                    break;
+                }
+                let message = format!("{call}, statement {n} failed");
+                assert!(result.is_err(), "{message}, and it was {result:?}");
+                assert_eq!(session.statements, n + 1, "{message}: statements");
+                let mut database = database.clone();
+                let reply = session::run(&mut database, call);
+                assert_eq!(reply, expected, "{message}, and it was repeated");
+                assert_eq!(database.accounts, model.accounts, "{message}");
+            }
+        }
+    }
+
+    /// Runs `rival` at each point of `first`, and checks that both have the
+    /// effects of one of the two orders.
+    fn check_rival(
+        database: &Database,
+        model: &Model,
+        first: Call,
+        rival: Call,
+    ) {
+        for n in 0.. {
+            let mut session = Session::new(database.clone());
+            session.rival = Some((n, rival));
+            let reply = session.run(first).expect("no statement fails");
+            let statements = session.statements;
+            let (mut after, rival_reply) = session.commit();
+            let mut seen = vec![reply, rival_reply];
+            let mut accounts = vec![after.accounts.clone()];
+            for operation in [Try, Confirm, Cancel] {
+                let call = Call { operation, branch: first.branch };
+                seen.push(session::run(&mut after, call));
+                accounts.push(after.accounts.clone());
+            }
+            let is_serial = [false, true].map(|rival_is_first| {
+                let mut model = model.clone();
+                let mut expected = if rival_is_first {
+                    let rival_reply = model.call(rival);
+                    vec![model.call(first), rival_reply]
+                } else {
+                    vec![model.call(first), model.call(rival)]
+                };
+                let mut balances = vec![model.accounts.clone()];
+                for operation in [Try, Confirm, Cancel] {
+                    let call = Call { operation, branch: first.branch };
+                    expected.push(model.call(call));
+                    balances.push(model.accounts.clone());
+                }
+                expected == seen && balances == accounts
+            });
+            assert_ne!(
+                is_serial,
+                [false, false],
+                "`{first}`, and `{rival}` before statement {n} of it: replies \
+                 {:?}, then try, confirm, cancel: {:?}, accounts {accounts:?}: \
+                 neither order gives this",
+                &seen[..2],
+                &seen[2..],
+            );
+            if n > statements {
+                break;
+            }
+        }
+    }
+}
+
+mod crashes {
+    use fastrand::Rng;
+    use week08::money::cluster::Faults;
+    use week08::money::explore::{explore, run_at_random};
+
+    use super::cluster::cluster;
+
+    const NONE: Faults =
+        Faults { crashes: 0, repeats: 0, losses: 0, failures: 0 };
+
+    #[test]
+    fn transfers_complete_despite_two_crashes_or_lost_calls() {
+        check(1, 1, None, Faults { crashes: 2, ..NONE });
+        check(1, 1, None, Faults { losses: 2, ..NONE });
+        check(2, 11, None, Faults { losses: 1, ..NONE });
+    }
+
+    #[test]
+    fn a_cancel_that_overtakes_its_try_leaves_nothing_reserved() {
+        check(1, 1, Some(0), Faults { repeats: 1, ..NONE });
+        check(1, 1, Some(1), Faults { repeats: 2, ..NONE });
+    }
+
+    #[test]
+    fn a_transfer_without_enough_money_is_cancelled_on_both_sides() {
+        check(1, 0, None, Faults { crashes: 1, ..NONE });
+        check(2, 10, None, Faults { losses: 1, ..NONE });
+    }
+
+    #[test]
+    fn random_runs_with_all_faults_neither_lose_nor_create_money() {
+        let mut rng = Rng::with_seed(8);
+        for run in 0..300 {
+            let faults =
+                Faults { crashes: 3, repeats: 4, losses: 3, failures: 3 };
+            let (number, patience) = (run % 5 + 1, [None, Some(0), Some(1)]);
+            let patience = patience[run as usize % 3];
+            let balance = [99_999, 11, 1_000][run as usize / 5 % 3];
+            let cluster = cluster(number, balance, patience, faults);
+            let choose = |n| rng.usize(..n);
+            if let Err(found) = run_at_random(cluster, 400, choose) {
+                panic!("run {run}: {found}");
+            }
+        }
+    }
+
+    fn check(number: u32, balance: i64, patience: Option<u32>, f: Faults) {
+        let cluster = cluster(number, balance, patience, f);
+        if let Err(found) = explore(cluster, 200_000) {
+            panic!("{found}");
+        }
+    }
+}
+
+/// One transfer, and the accounts of both services in one database.
+struct Bank {
+    database: Database,
+    model: Model,
+    transfer: Transfer,
+}
+
+impl Bank {
+    fn new(from: i64, to: i64, cents: i64) -> Self {
+        let database = Database::new([(FROM, from), (TO, to)]);
+        let cents = NonZero::new(u32::try_from(cents).unwrap()).unwrap();
+        let transfer = Transfer { id: 7, from: FROM, to: TO, cents };
+        Self { model: Model::new(&database), database, transfer }
+    }
+
+    fn call(&mut self, side: Side, operation: Operation) -> Reply {
+        let branch = Branch { side, transfer: self.transfer };
+        session::run(&mut self.database, Call { operation, branch })
+    }
+
+    fn balances(&self) -> [i64; 2] {
+        [FROM, TO].map(|account| self.database.accounts[&account])
+    }
+
+    fn expect(
+        &mut self,
+        side: Side,
+        operation: Operation,
+        reply: Reply,
+        balances: [i64; 2],
+    ) {
+        let before = self.balances();
+        let seen = (self.call(side, operation), self.balances());
+        assert_eq!(
+            seen,
+            (reply, balances),
+            "reply and balances (seen, expected) of {operation:?} {side}, with \
+             {before:?} before"
+        );
+    }
+}
+
+/// Returns each operation in each state of a branch, also with too little money
+/// for a try, and without the account.
+fn situations() -> Vec<(Database, Model, Call)> {
+    let mut all = Vec::new();
+    for (side, operation) in
+        SIDES.into_iter().flat_map(|side| OPERATIONS.map(|o| (side, o)))
+    {
+        for before in
+            [&[][..], &[Try], &[Try, Confirm], &[Try, Cancel], &[Cancel]]
+        {
+            for cents in [Some(150), Some(0), None] {
+                let mut bank = Bank::new(150, 150, 100);
+                let branch = Branch { side, transfer: bank.transfer };
+                for operation in before {
+                    bank.call(side, *operation);
+                    bank.model.call(Call { operation: *operation, branch });
+                }
+                for account in [FROM, TO] {
+                    set(&mut bank.database.accounts, account, cents);
+                    set(&mut bank.model.accounts, account, cents);
+                }
+                let call = Call { operation, branch };
+                all.push((bank.database, bank.model, call));
+            }
+        }
+    }
+    all
+}
+
+/// Opens an account with this balance, or closes it.
+fn set(accounts: &mut BTreeMap<u64, i64>, account: u64, cents: Option<i64>) {
+    accounts.remove(&account);
+    accounts.extend(cents.map(|cents| (account, cents)));
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Call(Call),
+    Set(u64, Option<i64>),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let id = select(vec![0, 1, 11, 1 << 32, (1 << 32) + 1, u64::MAX]);
+    let call = (id, 0..20_u32, select(&SIDES[..]), select(&OPERATIONS[..]));
+    let call = call.prop_map(|(id, other, side, operation)| {
+        let cents = if other == 1 { u32::MAX } else { 100 };
+        let cents = NonZero::new(cents).unwrap();
+        let from = if other == 2 { TO } else { FROM };
+        let to = if other == 3 { FROM } else { TO };
+        let transfer = Transfer { id, from, to, cents };
+        Step::Call(Call { operation, branch: Branch { side, transfer } })
+    });
+    let cents = select(vec![None, Some(0), Some(199), Some(i64::MAX - 99)]);
+    let set = (select(vec![FROM, TO]), cents);
+    let set = set.prop_map(|(account, cents)| Step::Set(account, cents));
+    prop_oneof![12 => call, 1 => set]
+}
+
+fn for_all<T: Debug>(
+    cases: u32,
+    inputs: impl Strategy<Value = T>,
+    check: impl Fn(T),
+) {
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let failure_persistence = None;
+    let config = test_runner::Config {
+        cases,
+        failure_persistence,
+        ..test_runner::Config::default()
+    };
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let checked = runner.run(&inputs, |input| {
+        check(input);
+        Ok(())
+    });
+    checked.unwrap_or_else(|error| panic!("{error}"));
+}
