@@ -41,8 +41,10 @@
 //! - Each transaction changes a row of the fence before it calls `add`. Then all
 //!   lock in one order, and no two of them deadlock.
 //!
-//! Help: `Tx::insert` and `Tx::replace` return whether they have changed
-//! something. The text of a `Transfer` (`to_string`) can be a part of a row.
+//! Help: `Call`, `Branch`, `Side` and `Reply` are in `money::coordinator`, `Tx`
+//! and `Table` in `money`. `Tx::insert` and `Tx::replace` return whether they
+//! have changed something. The text of a `Transfer` (`to_string`) can be a part
+//! of a row.
 
 use crate::money::Tx;
 use crate::money::coordinator::{Call, Operation, Reply};

@@ -428,18 +428,26 @@ enum Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let id = select(vec![0, 1, 11, 1 << 32, (1 << 32) + 1, u64::MAX]);
+    // Some are equal as a `u32`, or as an `f64`.
+    let double = 1 << 53;
+    let ids = [1, 11, (1 << 32) + 1, double, double + 1, u64::MAX];
+    let id = select(ids.to_vec());
     let call = (id, 0..20_u32, select(&SIDES[..]), select(&OPERATIONS[..]));
     let call = call.prop_map(|(id, other, side, operation)| {
         let cents = if other == 1 { u32::MAX } else { 100 };
         let cents = NonZero::new(cents).unwrap();
-        let from = if other == 2 { TO } else { FROM };
-        let to = if other == 3 { FROM } else { TO };
+        let (from, to) = match other {
+            2 => (TO, TO),
+            3 => (FROM, FROM),
+            4 => (u64::MAX, TO),
+            5 => (FROM, u64::MAX),
+            _ => (FROM, TO),
+        };
         let transfer = Transfer { id, from, to, cents };
         Step::Call(Call { operation, branch: Branch { side, transfer } })
     });
     let cents = select(vec![None, Some(0), Some(199), Some(i64::MAX - 99)]);
-    let set = (select(vec![FROM, TO]), cents);
+    let set = (select(vec![FROM, TO, u64::MAX]), cents);
     let set = set.prop_map(|(account, cents)| Step::Set(account, cents));
     prop_oneof![12 => call, 1 => set]
 }
