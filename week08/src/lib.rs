@@ -28,5 +28,6 @@ pub mod segment;
 pub mod slab_classes;
 pub mod slab_lru;
 pub mod snowflake;
+pub mod tcc;
 
 mod model_checked;

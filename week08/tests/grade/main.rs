@@ -3,9 +3,9 @@
 mod lease;
 mod levels;
 mod memory_per_key;
+mod outbox;
 mod percentiles;
 mod pgoutput;
-mod outbox;
 mod pipeline;
 mod segment;
 mod slab_classes;
