@@ -163,23 +163,29 @@ impl Relay {
     /// Handles an event, and returns the effects to perform, in order.
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         match event {
-            Event::Wake if self.is_idle => return self.read(),
+            Event::Wake if self.is_idle => self.read(),
             Event::Committed(Outcome::Read(rows)) => {
                 self.unpublished = rows.into();
+                self.publish()
             }
             Event::Published => {
                 let row = self.unpublished.pop_front();
                 self.published.extend(row.map(|row| row.key));
+                self.publish()
             }
-            // The order would be lost if the next one were published now. It is
-            // read again after the next wake.
-            Event::PublishFailed => self.unpublished.clear(),
+            // Not the next row: the messages would change their order.
+            Event::PublishFailed => self.delete(),
             // There may be more rows than fit into a batch.
-            Event::Committed(Outcome::Deleted) => return self.read(),
-            Event::RolledBack => *self = Self::new(self.batch),
-            _ => return Vec::new(),
+            Event::Committed(Outcome::Deleted)
+                if self.unpublished.is_empty() =>
+            {
+                self.read()
+            }
+            Event::Committed(Outcome::Deleted) | Event::RolledBack => {
+                self.pause()
+            }
+            _ => Vec::new(),
         }
-        self.next()
     }
 
     fn read(&mut self) -> Vec<Effect> {
@@ -187,17 +193,25 @@ impl Relay {
         vec![Effect::Transact(Command::Read(self.batch))]
     }
 
-    fn next(&mut self) -> Vec<Effect> {
-        if let Some(row) = self.unpublished.front() {
-            return vec![Effect::Publish(row.value.clone())];
+    fn publish(&mut self) -> Vec<Effect> {
+        match self.unpublished.front() {
+            Some(row) => vec![Effect::Publish(row.value.clone())],
+            None => self.delete(),
         }
-        // Not before the acknowledgment, or a crash would lose the message.
+    }
+
+    /// Only what is acknowledged: a crash would lose any other message.
+    fn delete(&mut self) -> Vec<Effect> {
+        if self.published.is_empty() {
+            return self.pause();
+        }
         let published = mem::take(&mut self.published);
-        self.is_idle = published.is_empty();
-        if published.is_empty() {
-            return Vec::new();
-        }
         vec![Effect::Transact(Command::Delete(published))]
+    }
+
+    fn pause(&mut self) -> Vec<Effect> {
+        *self = Self::new(self.batch);
+        Vec::new()
     }
 }
 

@@ -1,25 +1,529 @@
-use week08::money::cluster::Faults;
-use week08::money::explore::explore;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{Debug, Display};
+use std::mem;
+use std::num::NonZero;
 
-use crate::pipeline::pipeline;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
+use week08::money::cluster::{Fate, Faults};
+use week08::money::explore::{explore, run_at_random};
+use week08::money::simulated::Database;
+use week08::money::{Table, Transfer};
+use week08::outbox::{Api, Effect, Event, Relay, Reply, transact};
 
-#[test]
-fn try_out() {
-    for (n, b, crashes, repeats, failures) in [
-        (1, 2, 1, 0, 0),
-        (2, 2, 1, 0, 0),
-        (2, 2, 2, 1, 0),
-        (2, 1, 2, 0, 1),
-        (1, 1, 2, 1, 1),
-        (3, 2, 1, 0, 0),
-    ] {
-        let f = Faults { crashes, repeats, losses: 0, failures };
-        let t = std::time::Instant::now();
-        match explore(pipeline(n, b, f), 60_000) {
-            Ok(states) => {
-                println!("{n} {b} {f:?}: {states} states in {:?}", t.elapsed())
-            }
-            Err(e) => panic!("{e}"),
+#[allow(clippy::duplicate_mod, reason = "two graders share it")]
+#[path = "pipeline.rs"]
+mod pipeline;
+#[allow(clippy::duplicate_mod, reason = "two graders share it")]
+#[path = "statements.rs"]
+mod statements;
+
+use pipeline::pipeline;
+use statements::{Before, Interrupted, commit_between, content, fail_at};
+
+mod debit {
+    use super::*;
+
+    #[test]
+    fn a_repeated_request_is_accepted_and_debits_nothing() {
+        let mut database = Database::new([(1, 100)]);
+        let mut messages = vec!["7 5 1 2 60".to_owned()];
+        for now_s in [7, 7, 8, u64::MAX] {
+            let reply = request(&mut database, transfer(5, 1, 2, 60), now_s);
+            check(Reply::Accepted, reply, "the reply to the same request");
+            check(40, database.total(), "the balance after this request");
+            let seen = publish_all(&mut database);
+            check(&messages, &seen, "the messages after this request");
+            messages.clear();
         }
     }
+
+    #[test]
+    fn an_id_with_other_content_is_a_conflict() {
+        for id in [0, 1, u64::MAX] {
+            let mut database = Database::new([(1, 100), (3, 100)]);
+            request(&mut database, transfer(id, 1, 2, 60), 7);
+            for _ in 0..2 {
+                let others = [(3, 2, 60), (1, 3, 60), (1, 2, 61), (1, 2, 6)];
+                for (from, to, cents) in others.into_iter().chain([(9, 2, 60)])
+                {
+                    let before = content(&database);
+                    let other = transfer(id, from, to, cents);
+                    let reply = request(&mut database, other, 7);
+                    let what = format!("{other} after {id} 1 2 60");
+                    check(Reply::Conflict, reply, &what);
+                    check(&before, &content(&database), what);
+                }
+                publish_all(&mut database);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_id_is_free_for_a_later_request() {
+        for later in [transfer(5, 1, 2, 101), transfer(5, 3, 4, 7)] {
+            let mut database = Database::new([(1, 100), (3, 100)]);
+            for refused in [transfer(5, 1, 2, 101), transfer(5, 9, 2, 1)] {
+                let reply = request(&mut database, refused, 7);
+                check(Reply::Refused, reply, format!("reply to {refused}"));
+                check(200, database.total(), "balances after a refusal");
+            }
+            database.accounts.insert(1, 200);
+            let reply = request(&mut database, later, 8);
+            check(Reply::Accepted, reply, format!("reply to {later}"));
+            let seen = publish_all(&mut database);
+            check(vec![format!("8 {later}")], seen, "messages");
+        }
+    }
+
+    #[test]
+    fn any_requests_get_the_replies_and_balances_of_a_model() {
+        let number = || select(vec![0, 1, 2, u64::MAX]);
+        let id = select(vec![0, 1, 10, 1 << 32, u64::MAX]);
+        let cents = select(vec![1, 2, 50, u32::MAX]);
+        let one = (id, number(), number(), cents, number());
+        for_all(200, vec(one, 0..40), |requests| {
+            let accounts = [(0, 0), (1, 100), (u64::MAX, i64::MAX)];
+            let mut database = Database::new(accounts);
+            let mut model = BTreeMap::from(accounts);
+            let (mut accepted, mut messages) = (BTreeMap::new(), Vec::new());
+            for (id, from, to, cents, now_s) in requests {
+                let transfer = transfer(id, from, to, cents);
+                let balance = model.get_mut(&from);
+                let balance = balance.filter(|b| **b >= i64::from(cents));
+                let expected = match (accepted.get(&id), balance) {
+                    (Some(first), _) if *first == transfer => Reply::Accepted,
+                    (Some(_), _) => Reply::Conflict,
+                    (None, None) => Reply::Refused,
+                    (None, Some(balance)) => {
+                        *balance -= i64::from(cents);
+                        accepted.insert(id, transfer);
+                        messages.push(format!("{now_s} {transfer}"));
+                        Reply::Accepted
+                    }
+                };
+                let reply = request(&mut database, transfer, now_s);
+                check(expected, reply, format!("reply to {transfer}"));
+                check(&model, &database.accounts, "balances");
+            }
+            check(messages, publish_all(&mut database), "messages");
+        });
+    }
+
+    #[test]
+    fn an_error_of_any_statement_rolls_back_and_the_reply_is_unknown() {
+        let first = transfer(5, 1, 2, 60);
+        let nexts = [first, transfer(5, 1, 2, 6), transfer(6, 1, 2, 60)];
+        for (next, is_second) in nexts.map(|n| [(n, false), (n, true)]).concat()
+        {
+            for number in 1.. {
+                let mut database = Database::new([(1, 100)]);
+                if is_second {
+                    request(&mut database, first, 7);
+                }
+                let before = database.clone();
+                let mut seen = 0;
+                let reply = {
+                    let mut fail = fail_at(number, &mut seen);
+                    request_with(&mut database, next, 7, &mut fail)
+                };
+                if seen < number {
+                    assert!(number > 1, "expected a statement, seen none");
+                    break;
+                }
+                let case = format!("statement {number} of {next} fails");
+                check(Reply::Unknown, reply, format!("the reply: {case}"));
+                check(before, database, format!("what is stored: {case}"));
+            }
+        }
+    }
+
+    #[test]
+    fn concurrent_requests_have_the_result_of_one_after_the_other() {
+        let start = Database::new([(1, 100), (3, 60)]);
+        let both = |first, second| {
+            let mut database = start.clone();
+            let first = request(&mut database, first, 7);
+            let second = request(&mut database, second, 7);
+            (first, second, content(&database))
+        };
+        let all =
+            [(5, 1, 60), (5, 1, 100), (5, 3, 60), (5, 1, 101), (6, 1, 60)]
+                .map(|(id, from, cents)| transfer(id, from, 2, cents));
+        for (a, b) in all.iter().flat_map(|a| all.map(move |b| (*a, b))) {
+            let a_then_b = both(a, b);
+            let (b_reply, a_reply, rows) = both(b, a);
+            let b_then_a = (a_reply, b_reply, rows);
+            for number in 1.. {
+                let (mut statements, mut b_reply) = (0, None);
+                let mut commit_b = |tx: &mut Database| {
+                    statements += 1;
+                    if statements == number {
+                        let mut after = start.clone();
+                        let reply = request(&mut after, b, 7);
+                        let is_done = commit_between(tx, &start, &after);
+                        b_reply = is_done.then_some(reply);
+                    }
+                    Ok(())
+                };
+                let mut database = start.clone();
+                let reply = request_with(&mut database, a, 7, &mut commit_b);
+                if statements < number {
+                    break;
+                }
+                // If it could not commit, it had to wait.
+                let b_reply =
+                    b_reply.unwrap_or_else(|| request(&mut database, b, 7));
+                let seen = (reply, b_reply, content(&database));
+                assert!(
+                    seen == a_then_b || seen == b_then_a,
+                    "{b} commits before statement {number} of {a}\nexpected \
+                     {a_then_b:?}\n      or {b_then_a:?}\n    seen {seen:?}"
+                );
+            }
+        }
+    }
+}
+
+mod relay {
+    use super::*;
+
+    #[test]
+    fn messages_are_published_in_the_order_of_their_debits() {
+        for (messages, batch) in [0, 1, 2, 3, 17, 130]
+            .into_iter()
+            .flat_map(|n| [1, 2, 16, 17, 18, usize::MAX].map(|b| (n, b)))
+            .chain([(1_500, 100), (1_500, 1_499)])
+        {
+            let (mut database, expected) = debited(messages);
+            let seen =
+                wake(&mut new(batch), &mut database, |_, _, _| Fate::Performed);
+            let case = format!("{messages} messages, batches of {batch}");
+            let transactions = seen.len() - messages;
+            check(expected, published(seen), &case);
+            check(0, outbox(&database), format!("rows left of {case}"));
+            let most = 2 * messages.div_ceil(batch) + 1;
+            assert!(
+                transactions <= most,
+                "{case}: expected {most} transactions, seen {transactions}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_message_stays_in_the_outbox_until_it_is_acknowledged() {
+        for batch in [1, 2, 5, 100] {
+            let (mut database, mut left) = debited(17);
+            left.sort();
+            let (mut relay, mut late) = (new(batch), None);
+            wake(&mut relay, &mut database, |_, database, effect| {
+                let rows = outbox(database);
+                assert!(
+                    rows >= left.len(),
+                    "expected the {} messages without an acknowledgment in the \
+                     outbox, seen {rows} rows, when a relay with batches of \
+                     {batch} comes to {effect:?}",
+                    left.len()
+                );
+                let Effect::Publish(message) = effect else {
+                    return Fate::Performed;
+                };
+                if left.len() == 12 && late.is_none() {
+                    // Its transaction began earlier, so it has a smaller `seq`.
+                    left.push(late.insert(debit(database, 2_000)).clone());
+                    let rows = database.rows.iter_mut();
+                    let rows = rows.filter(|(id, _)| id.0 == Table::Outbox);
+                    let newest = rows.max_by_key(|(_, row)| row.seq);
+                    newest.expect("the late row").1.seq = 0;
+                }
+                left.retain(|other| other != message);
+                Fate::Performed
+            });
+            check(Vec::<String>::new(), left, "messages without an attempt");
+        }
+    }
+
+    #[test]
+    fn after_a_failure_a_relay_publishes_nothing_until_it_is_woken() {
+        let always = Just(vec![true; 50]);
+        let fails = prop_oneof![9 => vec(any::<bool>(), 0..60), 1 => always];
+        let sizes = (0..20_usize, 1..8_usize, 0..5_u64);
+        for_all(150, (sizes, fails), |((messages, batch, late), fails)| {
+            let (mut database, mut left) = debited(messages);
+            let (mut relay, mut fails) = (new(batch), fails.into_iter());
+            for round in 0..=60 {
+                let mut attempts = 0;
+                let mut has_failed = false;
+                let fate = |_: &mut _, database: &mut _, effect: &_| {
+                    if !matches!(effect, Effect::Publish(_)) {
+                        return Fate::Performed;
+                    }
+                    if attempts == 0 && round < late {
+                        left.push(debit(database, 1_000 + round));
+                    }
+                    attempts += 1;
+                    let fails = fails.next().unwrap_or(false);
+                    has_failed |= fails;
+                    if fails { Fate::Refused } else { Fate::Performed }
+                };
+                let seen = published(wake(&mut relay, &mut database, fate));
+                let case = format!(
+                    "publishing in batches of {batch} until message {attempts} \
+                     {}",
+                    if has_failed { "fails" } else { "succeeds" }
+                );
+                check(&left[..attempts.min(left.len())], &seen, &case);
+                left.drain(..attempts - usize::from(has_failed));
+                check(left.len(), outbox(&database), format!("rows: {case}"));
+            }
+            check(0, left.len(), "messages that were not published");
+        });
+    }
+
+    #[test]
+    fn a_rolled_back_transaction_repeats_at_most_a_batch() {
+        let fates = [Fate::Refused, Fate::AnswerLost];
+        for (batch, fate) in
+            [1, 2, 5, 100].map(|b| fates.map(|f| (b, f))).concat()
+        {
+            for number in 1.. {
+                let (mut database, expected) = debited(11);
+                let (mut relay, mut transactions) = (new(batch), 0);
+                let first = wake(&mut relay, &mut database, |_, _, effect| {
+                    let is_publish = matches!(effect, Effect::Publish(_));
+                    transactions += usize::from(!is_publish);
+                    let is_this = !is_publish && transactions == number;
+                    if is_this { fate } else { Fate::Performed }
+                });
+                if transactions < number {
+                    break;
+                }
+                let case =
+                    format!("{fate:?}: transaction {number}, batch {batch}");
+                let end = matches!(first.last(), Some(Effect::Transact(_)));
+                assert!(
+                    end && transactions == number,
+                    "{case}: expected no effect before the next wake"
+                );
+                let mut first = published(first);
+                check(&expected[..first.len()], &first, &case);
+                let second =
+                    wake(&mut relay, &mut database, |_, _, _| Fate::Performed);
+                let second = published(second);
+                check(0, outbox(&database), format!("rows left after {case}"));
+                let twice = (first.len() + second.len()).saturating_sub(11);
+                assert!(twice <= batch, "{case}: seen {twice} messages twice");
+                first.truncate(11 - second.len().min(11));
+                first.extend(second);
+                check(&expected, &first, &case);
+            }
+        }
+    }
+
+    #[test]
+    fn a_busy_relay_ignores_a_wake() {
+        for (batch, fate) in [1, 2, 5]
+            .map(|b| [(b, Fate::Performed), (b, Fate::Refused)])
+            .concat()
+        {
+            let (mut database, expected) = debited(5);
+            let seen =
+                wake(&mut new(batch), &mut database, |relay, _, effect| {
+                    let woken = relay.step(Event::Wake);
+                    let what = format!("effects of a wake before {effect:?}");
+                    check(Vec::new(), woken, what);
+                    let fails = *effect == Effect::Publish(expected[2].clone());
+                    if fails { fate } else { Fate::Performed }
+                });
+            let end = if fate == Fate::Refused { 3 } else { 5 };
+            check(&expected[..end], &published(seen), "messages");
+        }
+    }
+}
+
+mod crashes {
+    use super::*;
+
+    #[test]
+    fn a_transfer_survives_two_crashes_a_repeat_and_a_failure() {
+        let (crashes, repeats, failures) = (2, 1, 1);
+        let faults = Faults { crashes, repeats, failures, losses: 0 };
+        let run = explore(pipeline(1, 1, faults), 30_000);
+        run.unwrap_or_else(|run| panic!("{run}"));
+    }
+
+    #[test]
+    fn one_to_three_transfers_survive_a_crash_at_any_step() {
+        for transfers in 1..=3 {
+            let faults = Faults { crashes: 1, ..Faults::default() };
+            let run = explore(pipeline(transfers, 2, faults), 30_000);
+            run.unwrap_or_else(|run| panic!("{run}"));
+        }
+    }
+
+    #[test]
+    fn five_transfers_survive_many_faults_in_random_runs() {
+        let mut random = fastrand::Rng::with_seed(8);
+        for batch in (1..=4).cycle().take(60) {
+            let (crashes, repeats, failures) = (6, 3, 6);
+            let faults = Faults { crashes, repeats, failures, losses: 0 };
+            let choose = |n| random.usize(..n);
+            let run = run_at_random(pipeline(5, batch, faults), 400, choose);
+            run.unwrap_or_else(|run| panic!("{run}"));
+        }
+    }
+}
+
+fn transfer(id: u64, from: u64, to: u64, cents: u32) -> Transfer {
+    Transfer { id, from, to, cents: NonZero::new(cents).unwrap() }
+}
+
+fn request(database: &mut Database, transfer: Transfer, now_s: u64) -> Reply {
+    request_with(database, transfer, now_s, &mut |_| Ok(()))
+}
+
+/// Requests a transfer, and returns the reply.
+fn request_with(
+    database: &mut Database,
+    transfer: Transfer,
+    now_s: u64,
+    before: Before,
+) -> Reply {
+    let effects = Api.step(Event::Requested { transfer, now_s });
+    let mut effects = VecDeque::from(effects);
+    let (mut reply, mut published) = (None, None);
+    while let Some(effect) = effects.pop_front() {
+        let event = match effect {
+            Effect::Transact(command) => {
+                let body = async |tx: &mut Database| {
+                    let before = &mut *before;
+                    transact(&mut Interrupted { tx, before }, &command).await
+                };
+                let outcome = database.transaction(body, Result::is_ok);
+                if outcome.is_err() {
+                    check(None, published.take(), "messages after a rollback");
+                }
+                outcome.map_or(Event::RolledBack, Event::Committed)
+            }
+            Effect::Publish(message) => {
+                published = Some(message);
+                Event::Published
+            }
+            Effect::Reply(seen) => {
+                check(None, reply, "replies before the last one");
+                reply = Some(seen);
+                continue;
+            }
+        };
+        check(None, reply, "replies before all effects are performed");
+        effects.extend(Api.step(event));
+    }
+    reply.expect("a request is answered")
+}
+
+fn new(batch: usize) -> Relay {
+    Relay::new(NonZero::new(batch).unwrap())
+}
+
+/// Returns a database with debited transfers, and their messages.
+fn debited(messages: usize) -> (Database, Vec<String>) {
+    let mut database = Database::new([(1, i64::MAX)]);
+    // In another order than their ids and times.
+    let ids = (1..=messages as u64).map(|i| i * 7_919 % 1_501);
+    // A transaction copies the database, so keep it small meanwhile.
+    let mut rows = BTreeMap::new();
+    let debit = ids.map(|id| {
+        let message = debit(&mut database, id);
+        rows.extend(mem::take(&mut database.rows));
+        message
+    });
+    let messages = debit.collect();
+    database.rows = rows;
+    (database, messages)
+}
+
+/// Debits a transfer, and returns its message.
+fn debit(database: &mut Database, id: u64) -> String {
+    let transfer = transfer(id, 1, 2, 1);
+    let reply = request(database, transfer, id % 10);
+    check(Reply::Accepted, reply, format!("reply to {transfer}"));
+    format!("{} {transfer}", id % 10)
+}
+
+fn outbox(database: &Database) -> usize {
+    database.table(Table::Outbox).len()
+}
+
+/// Wakes the relay, reports events until it has no effect to perform, and
+/// returns its effects.
+fn wake(
+    relay: &mut Relay,
+    database: &mut Database,
+    mut fate: impl FnMut(&mut Relay, &mut Database, &Effect) -> Fate,
+) -> Vec<Effect> {
+    assert!(relay.is_idle(), "expected an idle relay before a wake");
+    let (mut effects, mut seen) = (relay.step(Event::Wake), Vec::new());
+    while !effects.is_empty() {
+        let effect = effects.remove(0);
+        assert!(!relay.is_idle(), "is_idle: expected false before {effect:?}");
+        assert!(seen.len() < 10_000, "a relay has 10,000 effects after a wake");
+        let fate = fate(relay, database, &effect);
+        seen.push(effect.clone());
+        let event = match effect {
+            Effect::Transact(command) => {
+                let body =
+                    async |tx: &mut Database| transact(tx, &command).await;
+                let Ok(outcome) =
+                    database.transaction(body, |_| fate != Fate::Refused);
+                if fate == Fate::Performed {
+                    Event::Committed(outcome)
+                } else {
+                    Event::RolledBack
+                }
+            }
+            Effect::Publish(_) if fate == Fate::Performed => Event::Published,
+            Effect::Publish(_) => Event::PublishFailed,
+            Effect::Reply(reply) => panic!("a relay replies {reply:?}"),
+        };
+        effects.extend(relay.step(event));
+    }
+    assert!(relay.is_idle(), "expected an idle relay after its last effect");
+    seen
+}
+
+/// Publishes all messages, and returns them.
+fn publish_all(database: &mut Database) -> Vec<String> {
+    published(wake(&mut new(3), database, |_, _, _| Fate::Performed))
+}
+
+fn published(effects: Vec<Effect>) -> Vec<String> {
+    let publish = |effect| match effect {
+        Effect::Publish(message) => Some(message),
+        _ => None,
+    };
+    effects.into_iter().filter_map(publish).collect()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the calls are shorter")]
+fn check<T: PartialEq + Debug>(expected: T, seen: T, what: impl Display) {
+    assert!(
+        expected == seen,
+        "{what}:\nexpected {expected:?}\n    seen {seen:?}"
+    );
+}
+
+fn for_all<S: Strategy>(cases: u32, strategy: S, check: impl Fn(S::Value)) {
+    let config = test_runner::Config {
+        cases,
+        failure_persistence: None,
+        ..test_runner::Config::default()
+    };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let test = |value| {
+        check(value);
+        Ok(())
+    };
+    TestRunner::new_with_rng(config, rng).run(&strategy, test).unwrap();
 }

@@ -25,7 +25,8 @@ pub(crate) struct Part<S, E> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Any {
     Api(Part<Api, outbox::Effect>),
-    Relay(Part<Relay, outbox::Effect>),
+    /// The relay, and how many rows it reads at a time.
+    Relay(Part<Relay, outbox::Effect>, NonZero<usize>),
     Consumer(Part<Consumer, inbox::Effect>),
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn pipeline(
     let batch = NonZero::new(batch).unwrap();
     let parts = vec![
         Any::Api(Part::new(Api)),
-        Any::Relay(Part::new(Relay::new(batch))),
+        Any::Relay(Part::new(Relay::new(batch)), batch),
         Any::Consumer(Part::new(Consumer)),
     ];
     let cluster = Cluster::new(parts, number, 1_000_000_000, true, faults);
@@ -66,7 +67,7 @@ impl Process for Any {
     fn name(&self) -> String {
         let name = match self {
             Self::Api(_) => "payment",
-            Self::Relay(_) => "relay",
+            Self::Relay(..) => "relay",
             Self::Consumer(_) => "savings",
         };
         name.to_owned()
@@ -74,7 +75,7 @@ impl Process for Any {
 
     fn service(&self) -> Service {
         match self {
-            Self::Api(_) | Self::Relay(_) => Service::Payment,
+            Self::Api(_) | Self::Relay(..) => Service::Payment,
             Self::Consumer(_) => Service::Savings,
         }
     }
@@ -82,11 +83,8 @@ impl Process for Any {
     fn restart(&mut self) {
         match self {
             Self::Api(part) => *part = Part::new(Api),
-            Self::Relay(part) => {
-                // Its batch size is configured.
-                let mut relay = part.machine.clone();
-                relay.step(outbox::Event::RolledBack);
-                *part = Part::new(relay);
+            Self::Relay(part, batch) => {
+                *part = Part::new(Relay::new(*batch));
             }
             Self::Consumer(part) => *part = Part::new(Consumer),
         }
@@ -102,7 +100,7 @@ impl Process for Any {
                 part.effects.extend(part.machine.step(event));
                 part.received = Some(message);
             }
-            Self::Relay(_) => unreachable!("nobody sends to the relay"),
+            Self::Relay(..) => unreachable!("nobody sends to the relay"),
             Self::Consumer(part) => {
                 let event = inbox::Event::Received(message.clone());
                 part.effects.extend(part.machine.step(event));
@@ -112,19 +110,19 @@ impl Process for Any {
     }
 
     fn has_work(&self, database: &Database) -> bool {
-        let is_relay = matches!(self, Self::Relay(_));
+        let is_relay = matches!(self, Self::Relay(..));
         is_relay && !database.table(Table::Outbox).is_empty()
     }
 
     fn wake(&mut self) {
-        let Self::Relay(part) = self else { return };
+        let Self::Relay(part, _) = self else { return };
         part.effects.extend(part.machine.step(outbox::Event::Wake));
     }
 
     fn has_effect(&self) -> bool {
         match self {
             Self::Api(part) => !part.effects.is_empty(),
-            Self::Relay(part) => !part.effects.is_empty(),
+            Self::Relay(part, _) => !part.effects.is_empty(),
             Self::Consumer(part) => !part.effects.is_empty(),
         }
     }
@@ -132,7 +130,7 @@ impl Process for Any {
     fn describe_effect(&self) -> String {
         match self {
             Self::Api(part) => format!("{:?}", part.effects[0]),
-            Self::Relay(part) => format!("{:?}", part.effects[0]),
+            Self::Relay(part, _) => format!("{:?}", part.effects[0]),
             Self::Consumer(part) => format!("{:?}", part.effects[0]),
         }
     }
@@ -147,7 +145,7 @@ impl Process for Any {
                 let step = |event| machine.step(event);
                 perform_outbox(step, received, effects, database, fate)
             }
-            Self::Relay(Part { machine, received, effects }) => {
+            Self::Relay(Part { machine, received, effects }, _) => {
                 let step = |event| machine.step(event);
                 perform_outbox(step, received, effects, database, fate)
             }
