@@ -1,6 +1,6 @@
 //! Transactions that a test interrupts before each of their statements.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use week08::money::simulated::Database;
 use week08::money::{Row, Table, Tx};
@@ -9,78 +9,121 @@ use week08::money::{Row, Table, Tx};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failed;
 
-/// Called before each statement, with what the transaction sees.
-pub(crate) type Before<'a> =
-    &'a mut (dyn FnMut(&mut Database) -> Result<(), Failed> + Send);
-
-pub(crate) struct Interrupted<'a> {
-    pub(crate) tx: &'a mut Database,
-    pub(crate) before: Before<'a>,
+/// What a transaction has locked: it has changed this row or balance.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lock {
+    Account(u64),
+    Row(Table, String),
 }
 
-/// Returns what is called before each statement, to let one of them fail.
-pub(crate) fn fail_at(
-    number: usize,
-    seen: &mut usize,
-) -> impl FnMut(&mut Database) -> Result<(), Failed> + Send {
-    move |_| {
-        *seen += 1;
-        let seen = *seen;
-        assert!(seen <= number, "statement {seen} follows an error of another");
-        if seen == number { Err(Failed) } else { Ok(()) }
+/// Is called before each statement with what the transaction sees and locks.
+pub(crate) struct Watch<'a> {
+    pub(crate) locks: BTreeSet<Lock>,
+    before: Box<Before<'a>>,
+}
+
+type Before<'a> =
+    dyn FnMut(&mut Database, &BTreeSet<Lock>) -> Result<(), Failed> + Send + 'a;
+
+/// A transaction that is watched.
+pub(crate) struct Watched<'a, 'b> {
+    tx: &'a mut Database,
+    watch: &'a mut Watch<'b>,
+}
+
+/// A transaction that has run: what was committed before and after it, and what
+/// it has locked.
+pub(crate) struct Other<'a> {
+    pub(crate) committed: &'a Database,
+    pub(crate) after: Database,
+    pub(crate) locks: BTreeSet<Lock>,
+}
+
+impl<'a> Watch<'a> {
+    pub(crate) fn new(
+        before: impl FnMut(&mut Database, &BTreeSet<Lock>) -> Result<(), Failed>
+        + Send
+        + 'a,
+    ) -> Self {
+        Self { locks: BTreeSet::new(), before: Box::new(before) }
+    }
+
+    /// Does nothing before a statement.
+    pub(crate) fn idle() -> Self {
+        Self::new(|_, _| Ok(()))
+    }
+
+    /// Lets a statement fail. It counts the statements in `seen`.
+    pub(crate) fn fail_at(number: usize, seen: &'a mut usize) -> Self {
+        Self::new(move |_, _| {
+            *seen += 1;
+            let seen = *seen;
+            assert!(seen <= number, "statement {seen} follows a failed one");
+            if seen == number { Err(Failed) } else { Ok(()) }
+        })
+    }
+
+    pub(crate) fn begin<'t>(
+        &'t mut self,
+        tx: &'t mut Database,
+    ) -> Watched<'t, 'a> {
+        self.locks.clear();
+        Watched { tx, watch: self }
     }
 }
 
-/// Commits another transaction between two statements: it changes `committed`
-/// to `after`, and `tx` sees it. Returns false, and changes nothing, if it has to
-/// wait, as `tx` has changed one of its rows.
-pub(crate) fn commit_between(
-    tx: &mut Database,
-    committed: &Database,
-    after: &Database,
-) -> bool {
-    let (ours, theirs) = (changed(committed, tx), changed(committed, after));
-    if !ours.0.is_disjoint(&theirs.0) || !ours.1.is_disjoint(&theirs.1) {
-        return false;
-    }
-    for account in theirs.0 {
-        tx.accounts.insert(account, after.accounts[&account]);
-    }
-    for id in theirs.1 {
-        match after.rows.get(&id) {
-            Some(row) => _ = tx.rows.insert(id, row.clone()),
-            None => _ = tx.rows.remove(&id),
+impl Other<'_> {
+    /// Commits between two statements of `tx`, which sees the changes. Returns
+    /// false, and changes nothing, if it has to wait for `tx`.
+    pub(crate) fn commit(
+        &self,
+        tx: &mut Database,
+        locks: &BTreeSet<Lock>,
+    ) -> bool {
+        if !self.locks.is_disjoint(locks) {
+            return false;
         }
+        for lock in &self.locks {
+            match lock {
+                Lock::Account(account) => {
+                    let change = self.after.accounts[account]
+                        - self.committed.accounts[account];
+                    *tx.accounts.get_mut(account).expect("it is locked") +=
+                        change;
+                }
+                Lock::Row(table, key) => {
+                    let id = (*table, key.clone());
+                    match self.after.rows.get(&id) {
+                        Some(row) => _ = tx.rows.insert(id, row.clone()),
+                        None => _ = tx.rows.remove(&id),
+                    }
+                }
+            }
+        }
+        true
     }
-    true
 }
 
-type Changed = (BTreeSet<u64>, BTreeSet<(Table, String)>);
+impl Watched<'_, '_> {
+    fn before(&mut self) -> Result<(), Failed> {
+        (self.watch.before)(self.tx, &self.watch.locks)
+    }
 
-fn changed(before: &Database, after: &Database) -> Changed {
-    let accounts = after.accounts.iter();
-    let accounts = accounts.filter(|(id, n)| before.accounts[id] != **n);
-    let rows = before.rows.keys().chain(after.rows.keys());
-    let rows = rows.filter(|id| before.rows.get(id) != after.rows.get(id));
-    (accounts.map(|(id, _)| *id).collect(), rows.cloned().collect())
+    fn lock(&mut self, is_changed: bool, lock: Lock) -> bool {
+        if is_changed {
+            self.watch.locks.insert(lock);
+        }
+        is_changed
+    }
 }
 
-/// Returns the balances, and the rows without their numbers.
-pub(crate) fn content(
-    database: &Database,
-) -> (BTreeMap<u64, i64>, BTreeMap<(Table, String), String>) {
-    let rows = database.rows.iter();
-    let rows = rows.map(|(id, row)| (id.clone(), row.value.clone()));
-    (database.accounts.clone(), rows.collect())
-}
-
-impl Tx for Interrupted<'_> {
+impl Tx for Watched<'_, '_> {
     type Error = Failed;
 
     async fn add(&mut self, account: u64, cents: i64) -> Result<bool, Failed> {
-        (self.before)(self.tx)?;
+        self.before()?;
         let Ok(added) = self.tx.add(account, cents).await;
-        Ok(added)
+        Ok(self.lock(added, Lock::Account(account)))
     }
 
     async fn insert(
@@ -89,9 +132,9 @@ impl Tx for Interrupted<'_> {
         key: &str,
         value: &str,
     ) -> Result<bool, Failed> {
-        (self.before)(self.tx)?;
+        self.before()?;
         let Ok(inserted) = self.tx.insert(table, key, value).await;
-        Ok(inserted)
+        Ok(self.lock(inserted, Lock::Row(table, key.to_owned())))
     }
 
     async fn get(
@@ -99,7 +142,7 @@ impl Tx for Interrupted<'_> {
         table: Table,
         key: &str,
     ) -> Result<Option<String>, Failed> {
-        (self.before)(self.tx)?;
+        self.before()?;
         let Ok(value) = self.tx.get(table, key).await;
         Ok(value)
     }
@@ -111,9 +154,9 @@ impl Tx for Interrupted<'_> {
         from: &str,
         to: &str,
     ) -> Result<bool, Failed> {
-        (self.before)(self.tx)?;
+        self.before()?;
         let Ok(replaced) = self.tx.replace(table, key, from, to).await;
-        Ok(replaced)
+        Ok(self.lock(replaced, Lock::Row(table, key.to_owned())))
     }
 
     async fn delete(
@@ -121,9 +164,9 @@ impl Tx for Interrupted<'_> {
         table: Table,
         key: &str,
     ) -> Result<bool, Failed> {
-        (self.before)(self.tx)?;
+        self.before()?;
         let Ok(deleted) = self.tx.delete(table, key).await;
-        Ok(deleted)
+        Ok(self.lock(deleted, Lock::Row(table, key.to_owned())))
     }
 
     async fn oldest(
@@ -131,7 +174,7 @@ impl Tx for Interrupted<'_> {
         table: Table,
         limit: usize,
     ) -> Result<Vec<Row>, Failed> {
-        (self.before)(self.tx)?;
+        self.before()?;
         let Ok(rows) = self.tx.oldest(table, limit).await;
         Ok(rows)
     }
