@@ -10,12 +10,13 @@
 //!
 //! *Guarantee.* A transfer is credited at most once, and its message is
 //! acknowledged only if the transfer is credited or parked for a person. Rows
-//! are deleted only below a stored **horizon**. An older message whose row is
-//! missing is parked, and not credited again.
+//! are deleted only below a stored **horizon**, which never falls. A message
+//! below the horizon whose row is missing is parked, and not credited again.
 //!
 //! *Cost.* One more row for each message. The producer's clock decides what is
 //! below the horizon, so the horizon has to be much older than the longest
-//! delay of a message. What is parked needs a person.
+//! delay of a message. A clean-up that finds only rows above the horizon among
+//! the oldest does not look further. Parked messages need a person.
 //!
 //! ```
 //! use std::num::NonZero;
@@ -70,13 +71,17 @@ pub enum Effect {
 pub enum Command {
     /// Credits the transfer of a message.
     Credit(String),
-    /// Deletes inbox rows of transfers that were debited before this second, at
-    /// most this number of rows.
-    Clean(u64, usize),
+    /// Raises the horizon, and deletes rows of the inbox that are older.
+    Clean {
+        /// Transfers that were debited before this second are older.
+        before_s: u64,
+        /// The number of rows to look at, the oldest by `seq`.
+        limit: usize,
+    },
 }
 
 /// What a transaction has done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The transfer is credited.
     Credited,
@@ -121,7 +126,9 @@ pub async fn transact<T: Tx>(
 ) -> Result<Outcome, T::Error> {
     match command {
         Command::Credit(message) => credit(tx, message).await,
-        Command::Clean(before_s, limit) => clean(tx, *before_s, *limit).await,
+        Command::Clean { before_s, limit } => {
+            clean(tx, *before_s, *limit).await
+        }
     }
 }
 
@@ -131,7 +138,7 @@ async fn credit<T: Tx>(tx: &mut T, text: &str) -> Result<Outcome, T::Error> {
     };
     let Message { debited_s, transfer } = message;
     let key = transfer.id.to_string();
-    // First: a concurrent delivery waits here, and so does a clean-up.
+    // First: here, it waits for a concurrent delivery or clean-up.
     if !tx.insert(Table::Inbox, &key, text).await? {
         let first = tx.get(Table::Inbox, &key).await?;
         if first.is_some_and(|first| first == text) {
@@ -139,7 +146,7 @@ async fn credit<T: Tx>(tx: &mut T, text: &str) -> Result<Outcome, T::Error> {
         }
         return park(tx, text).await;
     }
-    // After the insert, so that a horizon is seen whose rows are deleted.
+    // Not before the insert: a clean-up may have deleted the row in between.
     let horizon = horizon(tx).await?;
     let is_old = horizon.is_some_and(|(_, horizon)| debited_s < horizon);
     let cents = i64::from(transfer.cents.get());
@@ -171,7 +178,7 @@ async fn clean<T: Tx>(
         None => tx.insert(Table::Limits, HORIZON, &text).await?,
     };
     if !is_raised {
-        // Another one has just changed the horizon, perhaps to a lower one.
+        // Another clean-up has just changed the horizon.
         return Ok(Outcome::Cleaned(0));
     }
     let new = old.map_or(before_s, |(_, old)| old.max(before_s));
