@@ -17,7 +17,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::hash::Hash;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::mem;
 use std::rc::Rc;
 
@@ -84,8 +84,8 @@ pub fn explore<S: System>(
     let system = Rc::new(system);
     // The state and the action that come before each state.
     let mut visited: Vec<Visited<S>> = vec![(Rc::clone(&system), None)];
-    let mut known = HashSet::from([system]);
-    let mut settled = HashSet::new();
+    let mut known = HashSet::<_, Fast>::from_iter([system]);
+    let mut settled = HashSet::<_, Fast>::default();
     let mut index = 0;
     while let Some((state, _)) = visited.get(index) {
         let state = Rc::clone(state);
@@ -138,7 +138,7 @@ pub fn run_at_random<S: System>(
         trace.push(system.describe(&action));
         system.perform(&action);
     }
-    settle(&system, &mut HashSet::new()).map_err(|(violation, mut tail)| {
+    settle(&system, &mut HashSet::default()).map_err(|(violation, mut tail)| {
         trace.append(&mut tail);
         Counterexample { violation, trace }
     })
@@ -149,7 +149,7 @@ pub fn run_at_random<S: System>(
 /// then.
 fn settle<S: System>(
     system: &S,
-    settled: &mut HashSet<S>,
+    settled: &mut HashSet<S, Fast>,
 ) -> Result<(), (String, Vec<String>)> {
     let mut system = system.clone();
     let mut path: Vec<(S, S::Action)> = Vec::new();
@@ -207,6 +207,53 @@ impl fmt::Display for Counterexample {
             writeln!(f, "{number:4}. {action}")?;
         }
         Ok(())
+    }
+}
+
+/// Much faster than std's hasher without optimization.
+type Fast = BuildHasherDefault<FastHasher>;
+
+#[derive(Default)]
+struct FastHasher(u64);
+
+impl Hasher for FastHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes;
+        while let Some((first, rest)) = bytes.split_first_chunk::<8>() {
+            self.write_u64(u64::from_ne_bytes(*first));
+            bytes = rest;
+        }
+        let mut last = 0;
+        for byte in bytes {
+            last = last << 8 | u64::from(*byte);
+        }
+        self.write_u64(last);
+    }
+
+    fn write_u8(&mut self, n: u8) {
+        self.write_u64(n.into());
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 =
+            (self.0.rotate_left(5) ^ n).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
+
+    fn write_isize(&mut self, n: isize) {
+        self.write_u64(n as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        // The high bits are the best ones, and the map uses low ones, too.
+        self.0.rotate_left(26)
     }
 }
 
