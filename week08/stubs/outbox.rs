@@ -30,7 +30,8 @@
 //!   a smaller `seq` may appear later, as its transaction is committed later.
 //! - It reads at most `batch` rows at a time, and deletes them in one
 //!   transaction after all are published. Then it reads again, until no row is
-//!   left. So `n` rows need at most `2 * n.div_ceil(batch) + 1` transactions.
+//!   left, and is idle. So `n` rows need at most `2 * n.div_ceil(batch) + 1`
+//!   transactions.
 //! - After `Event::PublishFailed`, it publishes nothing until it is woken again.
 //!   Before it is idle, it deletes the rows whose messages are acknowledged.
 //! - After `Event::RolledBack`, it is idle at once. When it is woken, it begins
