@@ -13,7 +13,9 @@
 //! are deleted only below a stored **horizon**, which never falls. A message
 //! below the horizon whose row is missing is parked, and not credited again.
 //!
-//! *Cost.* One more row for each message. The producer's clock decides what is
+//! *Cost.* One more row for each message. In `REPEATABLE READ`, a credit might
+//! not see a horizon that was just raised, so it needs `READ COMMITTED` (or
+//! `SERIALIZABLE`). The producer's clock decides what is
 //! below the horizon, so the horizon has to be much older than the longest
 //! delay of a message. A clean-up that finds only rows above the horizon among
 //! the oldest does not look further. Parked messages need a person.

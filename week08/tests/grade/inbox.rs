@@ -51,6 +51,9 @@ mod credit {
                 format!("7 {id} 1 3 60"),
                 format!("7 {id} 1 9 60"),
                 format!("7 {id} 1 2 6"),
+                format!("7 {id} 1 2 600"),
+                format!("+7 {id} 1 2 60"),
+                format!("7 0{id} 1 2 60"),
             ];
             for other in &others {
                 for expected in [Parked, Repeated] {
@@ -148,13 +151,10 @@ mod credit {
                 clean(&mut database, 5, 0);
                 let (before, mut seen) = (database.clone(), 0);
                 let mut watch = Watch::fail_at(number, &mut seen);
-                let outcome = match &command {
-                    Command::Credit(text) => {
-                        deliver_with(&mut database, text, &mut watch)
-                    }
-                    clean @ Command::Clean { .. } => {
-                        run(&mut database, clean, &mut watch).ok()
-                    }
+                let outcome = if let Command::Credit(text) = &command {
+                    deliver_with(&mut database, text, &mut watch)
+                } else {
+                    run(&mut database, &command, &mut watch).ok()
                 };
                 drop(watch);
                 if seen < number {
@@ -388,7 +388,7 @@ mod crashes {
     #[test]
     fn five_transfers_survive_many_faults_in_random_runs() {
         let mut random = fastrand::Rng::with_seed(8);
-        for batch in (1..=4).cycle().take(60) {
+        for batch in (1..=4).cycle().take(400) {
             let (crashes, repeats, failures) = (6, 3, 6);
             let faults = Faults { crashes, repeats, failures, losses: 0 };
             // Faults are the last actions. Not all of them happen early.
