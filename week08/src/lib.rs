@@ -10,7 +10,14 @@
 //! | [`lease`] | Stale refill: cache leases | A slow reader stores the old value after the delete: how is that prevented? |
 //! | [`segment`] | ID segments: a double buffer | How does a process hand out ten million unique ids a second, and what happens while the database is away? |
 //! | [`snowflake`] | Snowflake ids: leased worker ids | Two pods start with the same worker id, or the clock steps back 3 ms: how does no id repeat? |
+//! | [`outbox`] | Transactional outbox | How does a service debit an account and send a message, if a crash is possible between the two? |
+//! | [`inbox`] | Inbox: an idempotent consumer | A queue delivers a message again. How is its transfer credited exactly once, and when may its row be deleted? |
 //! | [`pgoutput`] | pgoutput: decode logical replication | PostgreSQL streams each committed change as bytes. How are they decoded, and what is surprising about them? |
+//! | [`tcc`] | TCC: try, confirm, cancel | Money is frozen for a transfer, and the other service says no, or says nothing. How is it freed exactly once? |
+//!
+//! [`money`] has what the exercises on transfers share: accounts, local
+//! transactions, and all runs with crashes. [`replication`] has the types of
+//! `pgoutput`, and [`arena`] the memory of `slab_lru`.
 
 #![forbid(unsafe_code)]
 

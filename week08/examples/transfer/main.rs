@@ -77,7 +77,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         Pattern::Outbox => {
             show(&pipeline::pipeline(TRANSFERS, 2, FAULTS), chaos)
         }
-        Pattern::Tcc => show(&cluster::cluster(TRANSFERS, BALANCE, None, FAULTS), chaos),
+        Pattern::Tcc => {
+            show(&cluster::cluster(TRANSFERS, BALANCE, None, FAULTS), chaos)
+        }
     }
 }
 

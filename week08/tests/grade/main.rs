@@ -1,13 +1,14 @@
 //! The graders of week 8: each test checks one rule of an exercise.
 
+mod inbox;
 mod lease;
 mod levels;
 mod memory_per_key;
 mod outbox;
 mod percentiles;
 mod pgoutput;
-mod pipeline;
 mod segment;
 mod slab_classes;
 mod slab_lru;
 mod snowflake;
+mod tcc;

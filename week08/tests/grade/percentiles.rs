@@ -372,6 +372,9 @@ mod ends {
     }
 }
 
+/// The number of each request that is sent, and when it is sent.
+type Sent = Vec<(u64, Duration)>;
+
 /// A request, with the times from the start of the run.
 type Sample = (Duration, Duration, Outcome);
 
@@ -578,7 +581,7 @@ impl Case {
 
     /// Returns which requests are sent, and when, and how all requests end. It
     /// is `None` if one is answered and times out at the same time.
-    fn model(&self) -> Option<(Vec<(u64, Duration)>, Vec<Sample>)> {
+    fn model(&self) -> Option<(Sent, Vec<Sample>)> {
         let plan = self.plan();
         let (mut sent, mut samples) = (Vec::new(), Vec::new());
         let mut free = vec![Duration::ZERO; self.connections];
