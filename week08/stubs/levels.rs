@@ -21,16 +21,18 @@
 //! - The life of a local entry is `local_ttl`, with jitter, but at most the life
 //!   of the result that it is a copy of. It counts from the same moment as the
 //!   life of this result. An entry whose age has reached its life is not
-//!   returned. Each life may be `Duration::ZERO` or `Duration::MAX`.
+//!   returned. Each life, also `Stored::ttl`, may be `Duration::ZERO` or
+//!   `Duration::MAX`.
 //! - *Jitter.* A time with jitter is `time - time × jitter × rand`, with
 //!   `Config::jitter` and the `rand` that `get` was given.
 //! - *Remote failures.* A call of `Remote` fails if it returns an error, or if
-//!   it takes longer than `remote_timeout`: then it is dropped. If the remote
-//!   `get` fails, the load is limited: at most `loads_without_remote` such loads
-//!   run at once. If the load would be one too many, `load` is not called, and
-//!   `get` returns `GetError::Refused` at once. A load no longer counts when it
-//!   ends by a result, error or panic, or is dropped. After a remote `get` that
-//!   has failed, there is no `set`. If `set`, or the `delete` in the next rule,
+//!   it takes longer than `remote_timeout`: then its future is dropped before
+//!   the next call. If the remote `get` fails, the load is limited: at most
+//!   `loads_without_remote` such loads run at once. Other loads do not count. If
+//!   the load would be one too many, `load` is not called, and `get` returns
+//!   `GetError::Refused` at once. A load counts from its call until it ends by a
+//!   result, error or panic, or is dropped. After a remote `get` that has
+//!   failed, there is no `set`. If `set`, or the `delete` in the next rule,
 //!   fails, `get` goes on as if it had not.
 //! - *Bad entries.* If the bytes of a remote entry cannot be decoded, the entry
 //!   is deleted (`Remote::delete`), and counts as missing.
@@ -40,17 +42,18 @@
 //!   result for a key, and the key is not in the filter, `get` returns `None`
 //!   without any call, and stores nothing. `on_invalidation` inserts its key,
 //!   for it may have been created. There is no filter while the channel is lost.
-//! - *Invalidation.* `invalidate` calls the remote `delete`. Then it does what
-//!   `on_invalidation` does. Then it calls `publish`, so that other processes
-//!   call `on_invalidation`. It does all three even if calls fail, and returns
-//!   the first failure. If its future is dropped during `delete`, or `delete`
-//!   panics, the local entry is removed all the same.
+//! - *Invalidation.* `invalidate` calls the remote `delete`. After that, it does
+//!   once what `on_invalidation` does. Then it calls `publish`, so that other
+//!   processes call `on_invalidation`. It does all three even if calls fail, and
+//!   returns the first failure. If its future is dropped during `delete`, or
+//!   `delete` panics, when it is called or when it is polled, the local entry is
+//!   removed all the same.
 //! - `on_invalidation` removes the local entry of its key. A `get` of this key
 //!   whose first poll came before that does not store its result in the local
 //!   level any more. The same may happen to each `get` of another key, but to
 //!   those of at most one key in ten. In all other cases, a `get` that has got
 //!   a result from a level below stores it in the local level, also if another
-//!   `get` of the key runs at the same time.
+//!   `get` of the key runs at the same time, or has stored its own result.
 //! - *Channel.* `channel_lost` and `channel_restored` remove all local entries.
 //!   A `get` whose first poll came before that does not store its result in the
 //!   local level any more. While the channel is lost, `local_ttl` counts as the

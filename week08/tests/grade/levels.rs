@@ -1,30 +1,20 @@
-use std::collections::{HashMap, HashSet};
-use std::fmt::Debug;
-use std::future::{pending, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use fastbloom::AtomicBloomFilter;
-use proptest::collection::vec;
-use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, advance, sleep, timeout};
-use week08::levels::{
-    Config, GetError, Levels, Origin, Remote, RemoteError, Stored, Value,
-};
+use week08::levels::{Config, GetError, Levels, RemoteError};
+
+use schedules::{READS, check_schedules};
+use world::*;
 
 #[cfg(unix)]
 #[path = "levels/redis_level.rs"]
 mod redis_level;
-
-const SECOND: Duration = Duration::from_secs(1);
-const MS: Duration = Duration::from_millis(1);
-const KEYS: [&str; 3] = ["book", "", "日本 %\n"];
+#[path = "levels/schedules.rs"]
+mod schedules;
+#[path = "levels/world.rs"]
+mod world;
 
 mod reads {
     use super::*;
@@ -143,9 +133,16 @@ mod invalidation {
 
     #[test]
     fn each_failure_is_returned_and_the_remaining_steps_are_done() {
-        let all = [Outcome::Ok, Outcome::Error, Outcome::Hang, Outcome::Panic];
-        for case in 0..16 {
-            let [delete, publish] = digits(case, [4, 4]).map(|i| all[i]);
+        let all = [
+            Outcome::Ok,
+            Outcome::Error,
+            Outcome::Hang,
+            Outcome::Panic,
+            Outcome::PanicWhenCalled,
+        ];
+        for case in 0..5 * 4 {
+            let [delete, publish] = digits(case, [5, 4]).map(|i| all[i]);
+            let is_panic = delete == all[3] || delete == all[4];
             run(async {
                 let world = World::new(1, &[("book", Some(1))]);
                 let levels = &world.processes(1)[0];
@@ -164,10 +161,10 @@ mod invalidation {
                     Outcome::Ok => Some(Ok(())),
                     Outcome::Error => Some(Err(RemoteError::Failed(Broken))),
                     Outcome::Hang => Some(Err(RemoteError::TimedOut)),
-                    Outcome::Panic => None,
+                    Outcome::Panic | Outcome::PanicWhenCalled => None,
                 });
                 let [first, second] = expected.clone();
-                if delete != Outcome::Panic && publish != Outcome::Panic {
+                if !is_panic && publish != Outcome::Panic {
                     let expected = first.unwrap().and(second.unwrap());
                     assert_eq!(
                         seen,
@@ -176,7 +173,7 @@ mod invalidation {
                          the first failure, if any, with {steps}"
                     );
                 }
-                if delete != Outcome::Panic {
+                if !is_panic {
                     let expected = ["book"; 2].map(String::from);
                     let [deleted, published] = expected;
                     assert_eq!(
@@ -196,6 +193,44 @@ mod invalidation {
                 );
             });
         }
+    }
+
+    #[test]
+    fn the_local_entry_is_removed_between_delete_and_publish() {
+        run(async {
+            let world = World::new(1, &[("book", Some(1))]);
+            let levels = &world.processes(1)[0];
+            drop(levels.get("book", 0.0).await);
+            world.write("book", Some(2));
+            let mut invalidate = Box::pin(levels.invalidate("book"));
+            let phases = [
+                ("while `delete` runs", DELETE, 1, 0),
+                ("while `publish` runs", PUBLISH, 2, 3),
+                ("after `invalidate`", GET, 2, 0),
+            ];
+            for (when, running, price, calls) in phases {
+                world.lock().plans = Default::default();
+                if running == GET {
+                    assert_eq!(invalidate.as_mut().await, Ok(()));
+                } else {
+                    world.lock().plans[running].before = 100 * MS;
+                    let _ = poll_times(10, &mut invalidate);
+                }
+                world.lock().calls.clear();
+                let seen = levels.get("book", 0.0).await;
+                let seen = (seen, world.lock().calls.len());
+                assert_eq!(
+                    seen,
+                    (Ok(Some(Price(price))), calls),
+                    "the result of `get` and the number of its calls {when} \
+                     (left), expected (right). The price was changed from 1 to \
+                     2. After `delete` has ended, the local entry is removed, \
+                     and the next `get` calls `get`, `load` and `set`. Then \
+                     `publish` is called, and removes nothing"
+                );
+                advance(100 * MS).await;
+            }
+        });
     }
 
     #[test]
@@ -232,14 +267,17 @@ mod invalidation {
 
     #[test]
     fn a_fill_that_began_before_an_event_is_not_stored() {
-        for case in 0..10 * 6 * 2 * 2 {
-            let [polls, event, from_remote, second] =
-                digits(case, [10, 6, 2, 2]);
+        for case in 0..10 * 7 * 2 * 2 * 2 {
+            let [polls, event, from_remote, second, lost] =
+                digits(case, [10, 7, 2, 2, 2]);
             run(async {
                 let world = World::new(1, &[("book", Some(1))]);
-                let levels = &world.processes(1)[0];
+                let levels = &world.process(config());
                 if from_remote == 1 {
                     drop(levels.get("book", 0.0).await);
+                    levels.channel_lost();
+                }
+                if lost == 0 {
                     levels.channel_restored(filter(&["book"]));
                 }
                 let mut fill = Box::pin(levels.get("book", 0.0));
@@ -252,9 +290,13 @@ mod invalidation {
                     2 => levels.channel_lost(),
                     3 => levels.channel_restored(filter(&["book"])),
                     4 => (0..256).for_each(|_| levels.on_invalidation("book")),
-                    _ => {
+                    5 => {
                         levels.channel_lost();
                         levels.channel_restored(filter(&["book"]));
+                    }
+                    _ => {
+                        levels.channel_restored(filter(&["book"]));
+                        levels.channel_lost();
                     }
                 }
                 let names = [
@@ -264,6 +306,7 @@ mod invalidation {
                     "`channel_restored`",
                     "256 calls of `on_invalidation`",
                     "`channel_lost` and `channel_restored`",
+                    "`channel_restored` and `channel_lost`",
                 ];
                 if second == 1 {
                     world.lock().remote.clear();
@@ -286,9 +329,10 @@ mod invalidation {
                     Ok(Some(Price(2))),
                     "`get` (left), expected (right): another `get` began \
                      before {}, ended {} it, and its old result is in the \
-                     local level",
+                     local level. The channel was {} when it began",
                     names[event],
-                    if had_ended { "before" } else { "after" }
+                    if had_ended { "before" } else { "after" },
+                    if lost == 1 { "lost" } else { "restored" }
                 );
             });
         }
@@ -303,19 +347,36 @@ mod invalidation {
             let world = World::new(1, &rows);
             let levels = world.process(config());
             levels.channel_restored(filter(&keys));
-            let mut fills: Vec<_> = keys
-                .iter()
-                .flat_map(|key| [key, key])
-                .map(|key| Box::pin(levels.get(key, 0.0)))
-                .collect();
-            for fill in &mut fills {
-                let _ = poll_times(1, fill);
+            let mut fills = Vec::new();
+            for (i, key) in keys.iter().enumerate() {
+                // The life of the first result is shorter.
+                let rand = if i % 3 == 0 { 0.875 } else { 0.0 };
+                let mut first = Box::pin(levels.get(key, rand));
+                let mut second = Box::pin(levels.get(key, 0.0));
+                let _ = poll_times(1, &mut first);
+                let _ = poll_times(1, &mut second);
+                fills.push([first, second]);
             }
             levels.on_invalidation("another key");
-            for fill in fills {
-                drop(fill.await);
+            for (i, [first, second]) in fills.into_iter().enumerate() {
+                match i % 3 {
+                    0 => drop((first.await, second.await)),
+                    1 => {
+                        drop(second);
+                        drop(first.await);
+                    }
+                    _ => {
+                        drop(first);
+                        drop(second.await);
+                    }
+                }
             }
-            world.lock().calls.clear();
+            let calls = std::mem::take(&mut world.lock().calls);
+            let gets = calls.iter().filter(|c| c.kind() == GET).count();
+            // If `get`s share calls, it is open whose `rand` counts.
+            if gets == 3_000 {
+                advance(5 * SECOND).await;
+            }
             for key in &keys {
                 drop(levels.get(key, 0.0).await);
             }
@@ -324,44 +385,26 @@ mod invalidation {
             assert!(
                 missed <= 150,
                 "{missed} of 1,500 keys are not in the local level. Two `get`s \
-                 of each key were running when another key was invalidated: \
-                 expected at most 150"
+                 of each key began before another key was invalidated. Then \
+                 both were awaited, the second result with a longer life, or \
+                 the first or the second one was dropped: expected at most 150"
             );
         });
     }
 
     #[test]
     fn threads_that_read_and_invalidate_leave_no_old_value() {
-        let (row, done) = (Row::default(), AtomicBool::new(false));
+        let (row, met) = (Row::default(), AtomicU32::new(0));
         let levels = Levels::new(config(), Empty, row.clone());
-        levels.channel_restored(filter(&["book"]));
+        let keys: Vec<_> = (0..64).map(|i| i.to_string()).collect();
+        let rounds = 1_500;
         let runtime = || {
             let runtime = Builder::new_current_thread().enable_time().build();
             runtime.unwrap()
         };
-        let reader = || {
-            runtime().block_on(async {
-                while !done.load(SeqCst) {
-                    drop(levels.get("book", 0.0).await);
-                }
-            });
-        };
-        let write = async |value| {
-            // The next reads are misses. Meanwhile, the row changes.
-            levels.on_invalidation("book");
-            (0..value % 128 * 8).for_each(|_| std::hint::spin_loop());
-            row.0.store(value, SeqCst);
-            levels.on_invalidation("book");
-            for _ in 0..3 {
-                let seen = levels.get("book", 0.0).await;
-                if seen != Ok(Some(Price(value))) {
-                    return Some(seen);
-                }
-            }
-            None
-        };
         runtime().block_on(async {
             // On one thread first: a fill that has read the row.
+            levels.channel_restored(filter(&["book"]));
             let mut fill = Box::pin(levels.get("book", 0.0));
             let _ = poll_times(1, &mut fill);
             row.0.store(1, SeqCst);
@@ -375,23 +418,76 @@ mod invalidation {
                  after `on_invalidation`"
             );
         });
+        levels.channel_restored(filter(&keys));
+        // Waits until both threads are here.
+        let meet = |n: u32| {
+            met.fetch_add(1, SeqCst);
+            let start = std::time::Instant::now();
+            while met.load(SeqCst) < 2 * n {
+                assert!(start.elapsed() < 20 * SECOND, "a thread has stopped");
+                std::thread::yield_now();
+            }
+        };
+        // One thread ends its fills while the other one removes their keys, is
+        // faster, and overtakes it at any key.
+        let reader = || {
+            runtime().block_on(async {
+                for round in 0..rounds {
+                    meet(3 * round + 1);
+                    let mut fills: Vec<_> = keys
+                        .iter()
+                        .map(|key| Box::pin(levels.get(key, 0.0)))
+                        .collect();
+                    if round % 4 > 0 {
+                        for fill in &mut fills {
+                            assert_eq!(
+                                poll_times(1, fill),
+                                None,
+                                "a `get` while its load runs (left), expected \
+                                 (right)"
+                            );
+                        }
+                    }
+                    meet(3 * round + 2);
+                    for fill in fills {
+                        drop(fill.await);
+                    }
+                    meet(3 * round + 3);
+                }
+            });
+        };
+        let invalidate_all = || {
+            keys.iter().for_each(|key| levels.on_invalidation(key));
+        };
         std::thread::scope(|scope| {
             scope.spawn(reader);
-            scope.spawn(reader);
             let old = runtime().block_on(async {
-                for value in 2..10_000 {
-                    if let Some(seen) = write(value).await {
-                        return Some((value, seen));
+                let mut old = None;
+                for round in 0..rounds {
+                    let value = round + 2;
+                    meet(3 * round + 1);
+                    meet(3 * round + 2);
+                    row.0.store(value, SeqCst);
+                    (0..round % 64 * 8).for_each(|_| std::hint::spin_loop());
+                    invalidate_all();
+                    meet(3 * round + 3);
+                    for key in &keys {
+                        let seen = levels.get(key, 0.0).await;
+                        if seen != Ok(Some(Price(value))) {
+                            old.get_or_insert((key, value, seen));
+                        }
                     }
+                    // The next fills are misses.
+                    invalidate_all();
                 }
-                None
+                old
             });
-            done.store(true, SeqCst);
             assert_eq!(
                 old, None,
-                "a value that was written, and the different result of a \
-                 `get` after its `on_invalidation` (left), expected no such \
-                 result (right), while two other threads call `get`"
+                "a key, its value, and the different result of `get` after \
+                 `on_invalidation` (left), expected no such result (right). \
+                 Another `get` ended at the same time as `on_invalidation`, on \
+                 another thread"
             );
         });
     }
@@ -407,14 +503,27 @@ mod failures {
             let [failure, limit, end] = digits(case, [2, 4, 4]);
             let limit = [0, 1, 2, 17][limit];
             run(async {
-                let keys: Vec<_> = (0..=limit).map(|i| i.to_string()).collect();
+                let keys: Vec<_> =
+                    (0..limit + 7).map(|i| i.to_string()).collect();
                 let world = World::new(1, &[]);
                 let config = Config { loads_without_remote: limit, ..config() };
                 let levels = world.process(config);
                 levels.channel_restored(filter(&keys));
-                world.lock().plans[GET].outcome = failures[failure];
                 world.lock().plans[LOAD].before = 100 * SECOND;
+                let mut others = Vec::new();
+                // Begins a load whose remote `get` does not fail.
+                let mut begin_other = |i: usize| {
+                    world.lock().plans[GET].outcome = Outcome::Ok;
+                    let mut read = Box::pin(levels.get(&keys[i], 0.0));
+                    let _ = poll_times(3, &mut read);
+                    others.push(read);
+                };
                 for round in 0..3 {
+                    begin_other(limit + 1 + round);
+                    world.lock().plans[GET].outcome = Outcome::Hang;
+                    let mut early = Box::pin(levels.get(&keys[limit], 0.0));
+                    let _ = poll_times(1, &mut early);
+                    world.lock().plans[GET].outcome = failures[failure];
                     let mut fills: Vec<_> = keys[..limit]
                         .iter()
                         .map(|key| Box::pin(catch(levels.get(key, 0.0))))
@@ -429,9 +538,12 @@ mod failures {
                             None,
                             "a read in round {round} (left), expected \
                              (right): its load runs, since {limit} loads may \
-                             run without the remote level, and no more do"
+                             run without the remote level, and no more do. \
+                             Loads whose remote `get` has not failed run, \
+                             too, and one read waits for its remote `get`"
                         );
                     }
+                    drop(early);
                     world.lock().calls.clear();
                     let seen = levels.get(&keys[limit], 0.0).await;
                     assert_eq!(
@@ -441,12 +553,18 @@ mod failures {
                          fails, with `loads_without_remote: {limit}`, while \
                          {limit} such loads run"
                     );
-                    let calls = world.lock().calls.clone();
-                    let get = Call::Get(keys[limit].clone());
+                    begin_other(limit + 4 + round);
+                    let key = &keys[limit + 4 + round];
+                    let calls = std::mem::take(&mut world.lock().calls);
+                    let expected = [
+                        Call::Get(keys[limit].clone()),
+                        Call::Get(key.clone()),
+                        Call::Load(key.clone()),
+                    ];
                     assert_eq!(
-                        calls,
-                        [get],
-                        "the calls of a refused read (left), expected (right)"
+                        calls, expected,
+                        "the calls of a refused read, and of a read whose \
+                         remote `get` returns no entry (left), expected (right)"
                     );
                     // Each way in which a load ends gives its permit back.
                     world.lock().plans[LOAD].outcome = match end {
@@ -470,12 +588,11 @@ mod failures {
                         }
                     }
                     let calls = world.lock().calls.clone();
-                    let is_get = |c: &Call| c.kind() == GET;
-                    assert!(
-                        calls.iter().all(is_get),
-                        "calls from the refused read to the end of all loads: \
-                         {calls:?}, expected no `set` after a remote `get` \
-                         that has failed"
+                    assert_eq!(
+                        calls,
+                        [],
+                        "calls while these loads end (left), expected (right): \
+                         no `set` after a remote `get` that has failed"
                     );
                     levels.channel_restored(filter(&keys));
                 }
@@ -503,18 +620,20 @@ mod failures {
                 }
                 world.lock().plans[panics].outcome = Outcome::Panic;
                 let mut read = Box::pin(catch(levels.get("book", 0.0)));
-                let _ = poll_times(polls + 1, &mut read);
+                let ended = poll_times(polls + 1, &mut read).flatten();
                 drop(read);
                 world.lock().plans[panics].outcome = Outcome::Ok;
-                for _ in 0..2 {
+                for is_stored in [ended.is_some(), true] {
+                    world.lock().calls.clear();
                     let seen = levels.get("book", 0.0).await;
+                    let is_hit = world.lock().calls.is_empty();
                     assert_eq!(
-                        seen,
-                        Ok(Some(Price(1))),
-                        "`get` (left), expected (right), after another `get`, \
-                         in which {} would panic, was polled {} times at \
-                         most, and then dropped. Bad entry: {}, the remote \
-                         `get` fails: {}",
+                        (seen, is_hit),
+                        (Ok(Some(Price(1))), is_stored),
+                        "`get`, and whether it was a local hit (left), \
+                         expected (right), after another `get`, in which {} \
+                         would panic, was polled {} times at most, and then \
+                         dropped. Bad entry: {}, the remote `get` fails: {}",
                         CALLS[panics],
                         polls + 1,
                         bad == 1,
@@ -691,667 +810,4 @@ mod redis {
             .await;
         });
     }
-}
-
-/// Steps of a schedule: only reads, changes of rows, time, and bad bytes.
-const READS: [usize; 10] = [0, 0, 0, 0, 0, 0, 1, 2, 2, 3];
-const TIMEOUT: Duration = Duration::from_millis(1_000);
-const GET: usize = 0;
-const SET: usize = 1;
-const DELETE: usize = 2;
-const PUBLISH: usize = 3;
-const LOAD: usize = 4;
-const CALLS: [&str; 5] = ["`get`", "`set`", "`delete`", "`publish`", "`load`"];
-/// No call takes so long.
-const NEVER: Duration = Duration::from_secs(10_000);
-
-fn config() -> Config {
-    Config {
-        capacity: 10_000.try_into().unwrap(),
-        local_ttl: 8 * SECOND,
-        remote_ttl: 64 * SECOND,
-        negative_ttl: 4 * SECOND,
-        unsynced_ttl: 2 * SECOND,
-        jitter: 0.5,
-        remote_timeout: TIMEOUT,
-        loads_without_remote: 1,
-    }
-}
-
-fn filter<K: AsRef<str>>(keys: &[K]) -> AtomicBloomFilter {
-    let filter = AtomicBloomFilter::with_false_pos(1e-6).seed(&7);
-    let filter = filter.expected_items(4_000);
-    keys.iter().for_each(|key| _ = filter.insert(key.as_ref()));
-    filter
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Price(u32);
-
-impl Value for Price {
-    fn encode(&self) -> Vec<u8> {
-        self.0.to_be_bytes().into()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(|bytes| Self(u32::from_be_bytes(bytes)))
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Broken;
-
-/// A row that is never missing.
-#[derive(Clone, Default)]
-struct Row(Arc<AtomicU32>);
-
-impl Origin for Row {
-    type Value = Price;
-    type Error = Broken;
-
-    async fn load(&self, _: &str) -> Result<Option<Price>, Broken> {
-        let value = self.0.load(SeqCst);
-        wait(Duration::ZERO).await;
-        Ok(Some(Price(value)))
-    }
-}
-
-/// A remote level that stores nothing.
-struct Empty;
-
-impl Remote for Empty {
-    type Error = Broken;
-
-    async fn get(&self, _: &str) -> Result<Option<Stored>, Broken> {
-        Ok(None)
-    }
-
-    async fn set(
-        &self,
-        _: &str,
-        _: Vec<u8>,
-        _: Duration,
-    ) -> Result<(), Broken> {
-        Ok(())
-    }
-
-    async fn delete(&self, _: &str) -> Result<(), Broken> {
-        Ok(())
-    }
-
-    async fn publish(&self, _: &str) -> Result<(), Broken> {
-        Ok(())
-    }
-}
-
-/// A simulated remote level and origin, which processes share.
-#[derive(Clone)]
-struct World(Arc<Mutex<State>>);
-
-#[derive(Debug, Clone, Default)]
-struct State {
-    /// Keys that are here, but have no price, are absent.
-    rows: HashMap<String, Option<u32>>,
-    /// The entries, and when they expire.
-    remote: HashMap<String, (Vec<u8>, Option<Instant>)>,
-    /// The messages for each process. `None` if its channel is lost.
-    messages: Vec<Option<Vec<String>>>,
-    /// What calls of each kind do.
-    plans: [Plan; 5],
-    calls: Vec<Call>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Call {
-    Get(String),
-    Set(String, Vec<u8>, Duration),
-    Delete(String),
-    Publish(String),
-    Load(String),
-}
-
-/// How long a call takes before and after its effect, and how it ends.
-#[derive(Debug, Clone, Copy, Default)]
-struct Plan {
-    before: Duration,
-    after: Duration,
-    outcome: Outcome,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Outcome {
-    #[default]
-    Ok,
-    Error,
-    Hang,
-    Panic,
-}
-
-impl Call {
-    fn kind(&self) -> usize {
-        match self {
-            Self::Get(_) => GET,
-            Self::Set(..) => SET,
-            Self::Delete(_) => DELETE,
-            Self::Publish(_) => PUBLISH,
-            Self::Load(_) => LOAD,
-        }
-    }
-}
-
-impl State {
-    /// What a call does and returns.
-    fn execute(&mut self, call: &Call, now: Instant) -> Option<Stored> {
-        match call {
-            Call::Get(key) => {
-                let (bytes, end) = self.remote.get(key)?.clone();
-                let rest = |end: Instant| end.saturating_duration_since(now);
-                let ttl = end.map_or(Duration::MAX, rest);
-                return (!ttl.is_zero()).then_some(Stored { bytes, ttl });
-            }
-            Call::Set(key, bytes, ttl) => {
-                let entry = (bytes.clone(), now.checked_add(*ttl));
-                self.remote.insert(key.clone(), entry);
-            }
-            Call::Delete(key) => _ = self.remote.remove(key),
-            Call::Publish(key) => {
-                let queues = self.messages.iter_mut().flatten();
-                queues.for_each(|queue| queue.push(key.clone()));
-            }
-            Call::Load(_) => {}
-        }
-        None
-    }
-
-    fn row(&self, key: &str) -> Option<Price> {
-        self.rows.get(key).copied().flatten().map(Price)
-    }
-}
-
-impl World {
-    fn new(processes: usize, rows: &[(&str, Option<u32>)]) -> Self {
-        let rows = rows.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-        let messages = vec![Some(Vec::new()); processes];
-        let state = State { rows, messages, ..State::default() };
-        Self(Arc::new(Mutex::new(state)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
-    }
-
-    /// Returns a process whose channel is lost.
-    fn process(&self, config: Config) -> Levels<Self, Self> {
-        Levels::new(config, self.clone(), self.clone())
-    }
-
-    /// Returns processes with a filter that has the keys of all rows.
-    fn processes(&self, n: usize) -> Vec<Levels<Self, Self>> {
-        let keys: Vec<_> = self.lock().rows.keys().cloned().collect();
-        let process = |_| {
-            let levels = self.process(config());
-            levels.channel_restored(filter(&keys));
-            levels
-        };
-        (0..n).map(process).collect()
-    }
-
-    fn write(&self, key: &str, row: Option<u32>) {
-        self.lock().rows.insert(key.to_owned(), row);
-    }
-
-    /// Delivers all messages.
-    fn deliver(&self, levels: &[Levels<Self, Self>]) {
-        for (i, process) in levels.iter().enumerate() {
-            self.deliver_to(i, process);
-        }
-    }
-
-    fn deliver_to(&self, i: usize, process: &Levels<Self, Self>) {
-        let queue = self.lock().messages[i].as_mut().map(std::mem::take);
-        let messages = queue.unwrap_or_default();
-        messages.iter().for_each(|key| process.on_invalidation(key));
-    }
-
-    fn begin(&self, call: &Call) -> Plan {
-        let mut state = self.lock();
-        state.calls.push(call.clone());
-        state.plans[call.kind()]
-    }
-
-    async fn call(&self, call: Call) -> Result<Option<Stored>, Broken> {
-        let Plan { before, after, outcome } = self.begin(&call);
-        wait(before).await;
-        // Looked up again: it may have changed during the wait.
-        let outcome = match outcome {
-            Outcome::Ok => self.lock().plans[call.kind()].outcome,
-            _ => outcome,
-        };
-        match outcome {
-            Outcome::Ok => {}
-            Outcome::Error => return Err(Broken),
-            Outcome::Hang => pending().await,
-            Outcome::Panic => panic!("on purpose"),
-        }
-        let reply = self.lock().execute(&call, Instant::now());
-        wait(after).await;
-        Ok(reply)
-    }
-
-    fn expect(
-        &self,
-        key: &str,
-        row: Option<u32>,
-        seen: Result<Option<Price>, GetError<Broken>>,
-    ) {
-        let calls = &self.lock().calls;
-        let latest = &calls[calls.len().saturating_sub(10)..];
-        assert_eq!(
-            seen.map(|value| value.map(|price| price.0)),
-            Ok(row),
-            "`get` of {key:?} (left), expected (right); the latest calls: \
-             {latest:?}"
-        );
-    }
-}
-
-impl Remote for World {
-    type Error = Broken;
-
-    async fn get(&self, key: &str) -> Result<Option<Stored>, Broken> {
-        self.call(Call::Get(key.to_owned())).await
-    }
-
-    async fn set(
-        &self,
-        key: &str,
-        bytes: Vec<u8>,
-        ttl: Duration,
-    ) -> Result<(), Broken> {
-        self.call(Call::Set(key.to_owned(), bytes, ttl)).await.map(drop)
-    }
-
-    async fn delete(&self, key: &str) -> Result<(), Broken> {
-        self.call(Call::Delete(key.to_owned())).await.map(drop)
-    }
-
-    async fn publish(&self, key: &str) -> Result<(), Broken> {
-        self.call(Call::Publish(key.to_owned())).await.map(drop)
-    }
-}
-
-impl Origin for World {
-    type Value = Price;
-    type Error = Broken;
-
-    async fn load(&self, key: &str) -> Result<Option<Price>, Broken> {
-        let row = self.lock().row(key);
-        self.call(Call::Load(key.to_owned())).await.map(|_| row)
-    }
-}
-
-/// The rules, for calls one after the other.
-struct Model {
-    config: Config,
-    state: State,
-    now: Instant,
-    processes: Vec<Process>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Process {
-    entries: HashMap<String, Local>,
-    keys: Option<HashSet<String>>,
-}
-
-#[derive(Debug, Clone)]
-struct Local {
-    value: Option<Price>,
-    since: Instant,
-    ttl: Duration,
-}
-
-impl Model {
-    fn call(
-        &mut self,
-        call: Call,
-    ) -> Result<Option<Stored>, RemoteError<Broken>> {
-        let plan = self.state.plans[call.kind()];
-        let limit = if call.kind() == LOAD { 1_000 * SECOND } else { TIMEOUT };
-        let (took, result) = match plan.outcome {
-            Outcome::Ok if plan.before < limit => {
-                let at = self.now + plan.before;
-                let reply = self.state.execute(&call, at);
-                (plan.before + plan.after, Ok(reply))
-            }
-            Outcome::Error => (plan.before, Err(RemoteError::Failed(Broken))),
-            _ => (limit, Ok(None)),
-        };
-        self.state.calls.push(call);
-        self.now += took.min(limit);
-        if took < limit { result } else { Err(RemoteError::TimedOut) }
-    }
-
-    fn get(
-        &mut self,
-        p: usize,
-        key: &str,
-        rand: f64,
-    ) -> Result<Option<Price>, GetError<Broken>> {
-        let process = &self.processes[p];
-        if let Some(entry) = process.entries.get(key)
-            && self.now - entry.since < entry.ttl
-        {
-            return Ok(entry.value);
-        }
-        if process.keys.as_ref().is_some_and(|keys| !keys.contains(key)) {
-            return Ok(None);
-        }
-        let mut entry = self.fill(key.to_owned(), rand)?;
-        let config = self.config;
-        let unsynced = config.local_ttl.min(config.unsynced_ttl);
-        let process = &mut self.processes[p];
-        let ttl = process.keys.as_ref().map_or(unsynced, |_| config.local_ttl);
-        entry.ttl = entry.ttl.min(self.config.life(ttl, rand));
-        process.entries.insert(key.to_owned(), entry.clone());
-        Ok(entry.value)
-    }
-
-    fn fill(
-        &mut self,
-        key: String,
-        rand: f64,
-    ) -> Result<Local, GetError<Broken>> {
-        let since = self.now;
-        let found = self.call(Call::Get(key.clone()));
-        if let Ok(Some(Stored { bytes, ttl })) = &found {
-            let value = match &**bytes {
-                [0] => Some(None),
-                [1, a, b, c, d] => Some(Price::decode(&[*a, *b, *c, *d])),
-                _ => None,
-            };
-            if let Some(value) = value {
-                return Ok(Local { value, since, ttl: *ttl });
-            }
-            let _ = self.call(Call::Delete(key.clone()));
-        }
-        if found.is_err() && self.config.loads_without_remote == 0 {
-            return Err(GetError::Refused);
-        }
-        let since = self.now;
-        let value = self.state.row(&key);
-        let load = self.call(Call::Load(key.clone()));
-        load.map_err(|_| GetError::Origin(Broken))?;
-        let (bytes, ttl) = match value {
-            Some(price) => {
-                ([vec![1], price.encode()].concat(), self.config.remote_ttl)
-            }
-            None => (vec![0], self.config.negative_ttl),
-        };
-        let ttl = self.config.life(ttl, rand);
-        let rest = ttl.saturating_sub(self.now - since);
-        if found.is_ok() && !rest.is_zero() {
-            let _ = self.call(Call::Set(key, bytes, rest));
-        }
-        Ok(Local { value, since, ttl })
-    }
-
-    fn invalidate(
-        &mut self,
-        p: usize,
-        key: &str,
-    ) -> Result<(), RemoteError<Broken>> {
-        let deleted = self.call(Call::Delete(key.to_owned()));
-        self.forget(p, key);
-        let published = self.call(Call::Publish(key.to_owned()));
-        deleted.and(published).map(drop)
-    }
-
-    fn forget(&mut self, p: usize, key: &str) {
-        let Process { entries, keys } = &mut self.processes[p];
-        entries.remove(key);
-        keys.as_mut().map(|keys| keys.insert(key.to_owned()));
-    }
-}
-
-trait Life {
-    fn life(&self, ttl: Duration, rand: f64) -> Duration;
-}
-
-impl Life for Config {
-    fn life(&self, ttl: Duration, rand: f64) -> Duration {
-        ttl - ttl.mul_f64(self.jitter * rand)
-    }
-}
-
-/// Runs random schedules of the steps `kinds`, and compares each result, each
-/// call and the time with those of the model.
-fn check_schedules(cases: usize, kinds: &[usize], delays: &[[u64; 2]]) {
-    const STEPS: [u64; 8] = [1, 500, 999, 1_000, 2_000, 4_000, 8_000, 32_000];
-    let bytes: [&[u8]; 8] = [
-        &[],
-        &[0, 1],
-        &[1],
-        &[2],
-        &[1, 0, 0, 0],
-        &[1, 0, 0, 0, 0, 0],
-        &[1, 0, 0, 0, 9],
-        &[0],
-    ];
-    let steps =
-        vec((0..kinds.len(), 0..3_usize, 0..3_usize, 0..8_usize), 1..60);
-    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let mut runner = TestRunner::new_with_rng(Default::default(), rng);
-    for case in 0..cases {
-        let steps = steps.new_tree(&mut runner).unwrap().current();
-        let bases = [delays.len(), 2, 3, 2, 4];
-        let [delay, loads_without_remote, load, capped, lives] =
-            digits(case, bases);
-        let [before, after] = delays[delay].map(Duration::from_millis);
-        run(async {
-            let world = World::new(3, &[]);
-            let plan = Plan { before, after, outcome: Outcome::Ok };
-            let load = [0, 5, 200][load] * SECOND;
-            world.lock().plans = [plan; 5];
-            world.lock().plans[LOAD] = Plan { before: load, ..plan };
-            let unsynced_ttl = [2, 100][capped] * SECOND;
-            let mut config =
-                Config { unsynced_ttl, loads_without_remote, ..config() };
-            match lives {
-                0 => config.local_ttl = Duration::MAX,
-                1 => config.remote_ttl = Duration::MAX,
-                2 => config.negative_ttl = Duration::ZERO,
-                _ => {}
-            }
-            let levels: Vec<_> =
-                (0..3).map(|_| world.process(config)).collect();
-            let (state, now) = (world.lock().clone(), Instant::now());
-            let processes = vec![Process::default(); 3];
-            let mut model = Model { config, state, now, processes };
-            let mut channels = "lost at first, and `channel_restored` gets \
-                                the keys of the rows that are not `None`";
-            if kinds == READS {
-                channels = "restored at first, with all keys";
-                for (process, levels) in model.processes.iter_mut().zip(&levels)
-                {
-                    process.keys = Some(KEYS.map(String::from).into());
-                    levels.channel_restored(filter(&KEYS));
-                }
-            }
-            let mut names = Vec::new();
-            for (kind, p, k, x) in steps {
-                let key = KEYS[k];
-                let row = (x > 1).then_some(x as u32);
-                let mut seen = format!("{:?}", ());
-                let mut expected = seen.clone();
-                let name = match kinds[kind] {
-                    0 => {
-                        let rand = x as f64 / 8.0;
-                        seen = returned(levels[p].get(key, rand)).await;
-                        expected = debug(model.get(p, key, rand));
-                        format!("process {p}: `get({key:?}, {rand})`")
-                    }
-                    1 => {
-                        world.write(key, row);
-                        model.state.rows.insert(key.to_owned(), row);
-                        format!("the row of {key:?} changes to {row:?}")
-                    }
-                    2 => {
-                        let step = Duration::from_millis(STEPS[x]);
-                        advance(step).await;
-                        model.now += step;
-                        format!("{step:?} pass")
-                    }
-                    3 => {
-                        let end = model.now + 5 * SECOND;
-                        let entry = (bytes[x].to_vec(), Some(end));
-                        model.state.remote.insert(key.into(), entry.clone());
-                        world.lock().remote.insert(key.into(), entry);
-                        let bytes = bytes[x];
-                        format!("the remote entry of {key:?} is now {bytes:?}")
-                    }
-                    4 => {
-                        world.write(key, row);
-                        model.state.rows.insert(key.to_owned(), row);
-                        seen = returned(levels[p].invalidate(key)).await;
-                        expected = debug(model.invalidate(p, key));
-                        format!(
-                            "the row of {key:?} changes to {row:?}, process \
-                             {p}: `invalidate({key:?})`"
-                        )
-                    }
-                    5 => {
-                        let queue = &mut model.state.messages[p];
-                        let queue = queue.as_mut().map(std::mem::take);
-                        for key in queue.unwrap_or_default() {
-                            model.forget(p, &key);
-                        }
-                        world.deliver_to(p, &levels[p]);
-                        format!("process {p}: `on_invalidation` per message")
-                    }
-                    6 => {
-                        world.lock().messages[p] = None;
-                        model.state.messages[p] = None;
-                        levels[p].channel_lost();
-                        model.processes[p] = Process::default();
-                        format!("process {p}: `channel_lost`")
-                    }
-                    7 => {
-                        world.lock().messages[p] = Some(Vec::new());
-                        model.state.messages[p] = Some(Vec::new());
-                        let exists = |k: &&str| model.state.row(k).is_some();
-                        let keys = KEYS.iter().copied().filter(exists);
-                        let keys: Vec<_> = keys.map(String::from).collect();
-                        levels[p].channel_restored(filter(&keys));
-                        let keys = Some(keys.into_iter().collect());
-                        let entries = HashMap::new();
-                        model.processes[p] = Process { entries, keys };
-                        format!("process {p}: `channel_restored`")
-                    }
-                    8 => {
-                        let kind = x % 5;
-                        let hang = [Outcome::Hang, Outcome::Error];
-                        let hang = hang[usize::from(kind == LOAD)];
-                        let outcome = [Outcome::Ok, Outcome::Error, hang][k];
-                        world.lock().plans[kind].outcome = outcome;
-                        model.state.plans[kind].outcome = outcome;
-                        let call = CALLS[kind];
-                        format!("from now on, {call} ends by {outcome:?}")
-                    }
-                    _ => {
-                        for state in [&mut model.state, &mut world.lock()] {
-                            for plan in &mut state.plans {
-                                plan.outcome = Outcome::Ok;
-                            }
-                        }
-                        "from now on, all calls end by Ok".to_owned()
-                    }
-                };
-                names.push(name);
-                let calls = std::mem::take(&mut world.lock().calls);
-                let seen = (seen, calls, Instant::now() - now);
-                let calls = std::mem::take(&mut model.state.calls);
-                let expected = (expected, calls, model.now - now);
-                assert_eq!(
-                    seen,
-                    expected,
-                    "a step's result, its calls, and the time since the start \
-                     (left), expected (right). The channels are {channels}. \
-                     {}. Remote calls take {before:?} until their \
-                     effect and {after:?} after it, `load` takes {load:?} and \
-                     {after:?}. The step is the last one of this list: {}",
-                    debug(config).replace(&debug(Duration::MAX), "MAX"),
-                    names.join("; ")
-                );
-            }
-        });
-    }
-}
-
-fn debug(value: impl Debug) -> String {
-    format!("{value:?}")
-}
-
-/// Returns the result of `call` as text.
-async fn returned(call: impl Future<Output: Debug>) -> String {
-    timeout(NEVER, call).await.map_or("it never returns".to_owned(), debug)
-}
-
-/// Returns the digits of a number with these bases.
-fn digits<const N: usize>(mut number: usize, bases: [usize; N]) -> [usize; N] {
-    bases.map(|base| {
-        let digit = number % base;
-        number /= base;
-        digit
-    })
-}
-
-/// Runs a test in paused time, which advances when all tasks wait.
-fn run(test: impl Future<Output = ()>) {
-    let mut runtime = Builder::new_current_thread();
-    let runtime = runtime.enable_time().start_paused(true).build();
-    runtime.unwrap().block_on(async {
-        let test = timeout(1_000_000 * SECOND, test).await;
-        test.expect("a call of `get` or `invalidate` never returns");
-    });
-}
-
-/// Waits, and for at least one poll.
-async fn wait(time: Duration) {
-    if !time.is_zero() {
-        return sleep(time).await;
-    }
-    let mut is_first = true;
-    poll_fn(|context| {
-        if !std::mem::take(&mut is_first) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await
-}
-
-/// Polls `future` at most `n` times.
-fn poll_times<F: Future>(
-    n: usize,
-    future: &mut Pin<Box<F>>,
-) -> Option<F::Output> {
-    let mut context = Context::from_waker(Waker::noop());
-    for _ in 0..n {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return Some(output);
-        }
-    }
-    None
-}
-
-/// Returns `None` if `future` panics.
-async fn catch<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        let poll = AssertUnwindSafe(|| future.as_mut().poll(context));
-        catch_unwind(poll).map_or(Poll::Ready(None), |poll| poll.map(Some))
-    })
-    .await
 }
