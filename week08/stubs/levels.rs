@@ -11,7 +11,8 @@
 //!   then in the local one. A result of the remote level is stored in the local
 //!   one. `get` makes its calls one after the other, in the order of these
 //!   rules, and returns when the last one has ended. It makes no other calls.
-//!   Concurrent calls of `get` may each make their own, or share them.
+//!   Concurrent calls of `get` may each make their own, or share them. The
+//!   future of `get` is `Send`, so hold no `MutexGuard` across an `await`.
 //! - *Life.* The life of a result of the origin is `remote_ttl`, or
 //!   `negative_ttl` if the key is absent, with jitter. It counts from the moment
 //!   when `load` was **called**. `set` gets the rest that is left when `set` is

@@ -436,7 +436,7 @@ mod invalidation {
                     meet(3 * round + 1);
                     let mut fills: Vec<_> = keys
                         .iter()
-                        .map(|key| Box::pin(levels.get(key, 0.0)))
+                        .map(|key| Box::pin(can_move(levels.get(key, 0.0))))
                         .collect();
                     if round % 4 > 0 {
                         for fill in &mut fills {
@@ -810,4 +810,10 @@ mod redis {
             .await;
         });
     }
+}
+
+/// Does not compile if the future cannot move to another thread, as a task of a
+/// server does.
+fn can_move<F: Future + Send>(future: F) -> F {
+    future
 }

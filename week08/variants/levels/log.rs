@@ -202,15 +202,16 @@ impl<R: Remote, O: Origin> Levels<R, O> {
         {
             return Ok(value);
         }
-        let mut log = self.log();
-        let local_ttl = match &log.keys {
-            Some(keys) if !keys.contains(key) => return Ok(None),
-            Some(_) => self.config.local_ttl,
-            None => self.config.local_ttl.min(self.config.unsynced_ttl),
+        let (fill, local_ttl) = {
+            let mut log = self.log();
+            let local_ttl = match &log.keys {
+                Some(keys) if !keys.contains(key) => return Ok(None),
+                Some(_) => self.config.local_ttl,
+                None => self.config.local_ttl.min(self.config.unsynced_ttl),
+            };
+            log.fills += 1;
+            (Fill { levels: self, key, began: log.events }, local_ttl)
         };
-        log.fills += 1;
-        let fill = Fill { levels: self, key, began: log.events };
-        drop(log);
 
         let mut asked = Instant::now();
         let found = self.in_time(self.remote.get(key)).await;
