@@ -195,7 +195,8 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// When `lease` is not the valid lease of `key`. Then nothing changes.
+    /// Returns [`Refused`] if `lease` is not the valid lease of `key`. Then
+    /// nothing changes.
     pub fn fill(
         &mut self,
         key: &K,
@@ -244,7 +245,8 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
 }
 
 impl<V: Clone> Reader<V> {
-    /// Creates a reader that waits at most `max_waits` times for another one.
+    /// Creates a reader that waits at most `max_waits` times for another
+    /// reader.
     pub fn new(max_waits: u32) -> Self {
         Self { waits_left: max_waits, lease: None, loaded: None }
     }

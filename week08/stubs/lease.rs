@@ -6,53 +6,57 @@
 //!
 //! - If a key has a value, `get` returns `Hit` with it. If it has neither a
 //!   value nor a lease, `get` creates a lease and returns `Miss` with it. If it
-//!   has a lease, `get` returns `Busy`. Its `retry_after` is the time until the
-//!   lease ends, or `Config::retry_after` if that is less.
+//!   has a lease, `get` returns `Busy`. The `retry_after` of `Busy` is the time
+//!   until the lease ends, or `Config::retry_after` if that is less.
 //! - A key has at most one lease. No two leases of a cache are equal, whatever
 //!   their keys are, and however many leases were created before.
 //! - `fill` stores the value if `lease` is the lease that `key` has. Then the
 //!   key has a value, and no lease any more. In all other cases, also if the
-//!   lease belongs to another key, it returns `Refused` and changes nothing.
+//!   lease belongs to another key, `fill` returns `Refused` and changes
+//!   nothing.
 //! - `delete` removes the value and the lease of the key.
 //! - Keys are the same if they are equal (`==`). Equal hashes are not enough.
 //! - A lease ends when `Config::lease` has passed since the `get` that created
-//!   it, and a value when `Config::ttl` has passed since its `fill`. From
-//!   exactly that time on, the key does not have it. No other call makes them
-//!   last longer. Every duration up to `Duration::MAX` is allowed: no call
-//!   panics, and what lasts for more than a century does not end within one.
-//! - If a `now` is earlier than the latest `now` that `new` or another call has
-//!   got, it counts as that latest time.
+//!   it. A value ends when `Config::ttl` has passed since its `fill`. From
+//!   exactly that time on, the key does not have the lease or the value. No
+//!   other call makes a lease or a value last longer. Every duration up to
+//!   `Duration::MAX` is allowed: no call panics, and a lease or value that
+//!   lasts for more than a century does not end within a century.
+//! - If a `now` is earlier than the latest `now` that was passed to `new` or to
+//!   another call, it counts as that latest time.
 //! - Let `m` be the largest number of keys that have had a lease or a value at
 //!   the same time. After each call, at most `4 m + 50` clones of keys are
-//!   stored, and at most as many values. So leases that nobody used, and keys
-//!   that were deleted often, do not pile up.
+//!   stored, and at most as many values. So unused leases do not pile up, and
+//!   neither do keys that are deleted often.
 //! - On average, the time of a call grows at most with the logarithm of `m`.
 //!
-//! The clients: `step` gets `Started` first, and then always the result of the
-//! action that it has returned. After `Done`, it is not called again.
+//! The clients: the first event of `step` is `Started`. Each later event is the
+//! result of the action that `step` has returned. After `Done`, `step` is not
+//! called again.
 //!
-//! - A reader gets first. It returns the value of a `Hit` with `Done`. With the
-//!   lease of a `Miss`, it loads, fills with this lease and the loaded value,
-//!   and then returns this value with `Done`, also if the fill was refused. It
-//!   does not fill twice.
-//! - If a `get` is `Busy`, the reader waits for its `retry_after` and gets
-//!   again, but it waits at most `max_waits` times. If the `get` after that is
-//!   `Busy`, too, it loads, and returns the value without a fill.
+//! - The first action of a reader is `Get`. After a `Hit`, the reader returns
+//!   the value with `Done`. After a `Miss`, the reader loads, fills with the
+//!   lease of the `Miss` and the loaded value, and then returns this value with
+//!   `Done`, even if the fill was refused. It does not fill twice.
+//! - If the result of `Get` is `Busy`, the reader waits for its `retry_after`,
+//!   and then repeats the `Get`. A reader waits at most `max_waits` times. If
+//!   it has waited that often and the result is `Busy`, it loads, and returns
+//!   the value without a fill.
 //! - A writer does two things: it commits its value, and it deletes the key.
 //!   Then it is `Done` with its value. In which order?
 //!
-//! All of them together, in every order of their actions:
+//! The cache and all clients together, in every order of the actions:
 //!
 //! - When all clients have ended, and no writer of the key has crashed between
 //!   its commit and its end, then the cache has the value of the database, or
-//!   none.
-//! - A reader that starts after a write is `Done` returns a value that is not
-//!   older.
+//!   no value.
+//! - A reader that starts after a writer is `Done` returns the value of this
+//!   writer, or a newer one.
 //! - If any client crashes, no key stays `Busy` for longer than the time of a
 //!   lease, or keeps its value for longer than the ttl.
 //!
-//! Help: a `BTreeMap` with the key `(Instant, u64)` has `first_entry`: the
-//! entry that ends first.
+//! Help: a `BTreeMap` with the key `(Instant, u64)` has `first_entry`, which
+//! returns the entry that ends first.
 
 use std::hash::Hash;
 use std::marker::PhantomData;
@@ -169,7 +173,8 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// When `lease` is not the valid lease of `key`. Then nothing changes.
+    /// Returns [`Refused`] if `lease` is not the valid lease of `key`. Then
+    /// nothing changes.
     pub fn fill(
         &mut self,
         _key: &K,
@@ -187,7 +192,8 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
 }
 
 impl<V: Clone> Reader<V> {
-    /// Creates a reader that waits at most `max_waits` times for another one.
+    /// Creates a reader that waits at most `max_waits` times for another
+    /// reader.
     pub fn new(_max_waits: u32) -> Self {
         todo!("what does a reader know when it starts?")
     }

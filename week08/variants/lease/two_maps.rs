@@ -173,7 +173,8 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// When `lease` is not the valid lease of `key`. Then nothing changes.
+    /// Returns [`Refused`] if `lease` is not the valid lease of `key`. Then
+    /// nothing changes.
     pub fn fill(
         &mut self,
         key: &K,
@@ -200,7 +201,8 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
 }
 
 impl<V: Clone> Reader<V> {
-    /// Creates a reader that waits at most `max_waits` times for another one.
+    /// Creates a reader that waits at most `max_waits` times for another
+    /// reader.
     pub fn new(max_waits: u32) -> Self {
         Self { waits: max_waits, state: State::Asks }
     }
