@@ -37,10 +37,11 @@
 
 use thiserror::Error;
 
-/// The longest key and the longest value that the model is for.
+/// The length of the longest key and of the longest value that the model
+/// covers.
 pub const MAX_LEN: u64 = 32_767;
 
-/// The largest number of keys that the model is for.
+/// The largest number of keys that the model covers.
 pub const MAX_KEYS: u64 = 1 << 32;
 
 /// The longest value that Redis stores in the allocation of its object.
@@ -61,7 +62,7 @@ pub struct Info {
     pub used_memory: u64,
 }
 
-/// The properties of a server on which the memory of a key depends.
+/// The properties of a server that determine the memory of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// The program.
@@ -72,7 +73,7 @@ pub struct Server {
     pub allocator: String,
 }
 
-/// A program that has `INFO`.
+/// A program that has the command `INFO`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Product {
     /// Redis.
@@ -112,7 +113,7 @@ pub enum InfoError {
     UsedMemory(String),
 }
 
-/// No keys were added, so a key has no price.
+/// No keys were added, so there are no bytes per key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("no keys were added")]
 pub struct NoKeys;
@@ -180,8 +181,8 @@ impl Model {
         }
     }
 
-    /// Returns the bytes that `keys` keys need, or `None` if the model is not
-    /// for such a number or such lengths.
+    /// Returns the bytes that `keys` keys need, or `None` if the model does not
+    /// cover this number or these lengths.
     pub fn bytes(self, keys: u64, key_len: u64, value_len: u64) -> Option<u64> {
         if !is_covered(keys, key_len, value_len) {
             return None;
@@ -232,7 +233,7 @@ impl Model {
     }
 }
 
-/// Returns whether the model is for such a number and such lengths.
+/// Returns whether the model covers this number of keys and these lengths.
 fn is_covered(keys: u64, key_len: u64, value_len: u64) -> bool {
     keys <= MAX_KEYS && (1..=MAX_LEN).contains(&key_len) && value_len <= MAX_LEN
 }

@@ -224,7 +224,7 @@ impl Model {
     }
 }
 
-/// Returns whether the model is for such a number and such lengths.
+/// Returns whether the model covers this number of keys and these lengths.
 fn is_covered(keys: u64, key_len: u64, value_len: u64) -> bool {
     keys <= MAX_KEYS && (1..=MAX_LEN).contains(&key_len) && value_len <= MAX_LEN
 }
