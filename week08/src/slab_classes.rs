@@ -88,7 +88,7 @@ pub struct Class {
     pub chunks_per_page: usize,
 }
 
-/// The properties of an item on which its memory depends.
+/// The properties of an item that determine its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
     /// The length of the key. memcached accepts 1 to 250 bytes.
@@ -189,7 +189,7 @@ impl Classes {
         Some(chunks)
     }
 
-    /// Returns how many bytes of its chunks exceed the size of the item.
+    /// Returns the bytes by which the item's chunks exceed its size.
     pub fn waste(&self, item: Item) -> Option<usize> {
         let chunks = self.chunks_of(item)?;
         let used: usize = chunks.iter().map(|class| class.chunk_size).sum();
@@ -197,7 +197,7 @@ impl Classes {
     }
 
     /// Returns the length of the largest value with which an item like `item`
-    /// goes into the class, or `None` if it does so with no value.
+    /// goes into the class, or `None` if there is no such value.
     pub fn largest_value(&self, number: u8, item: Item) -> Option<usize> {
         let class = self.classes.iter().find(|c| c.number == number)?;
         let is_last = self.classes.last() == Some(class);

@@ -6,25 +6,25 @@
 //!
 //! - A page has 1 MiB. It is cut into chunks of one size, as many as fit.
 //! - `new` refuses a growth factor that is not greater than 1 (NaN is not), a
-//!   `min_space` of 0, and a `max_item` outside 1 KiB to 1 GiB (both limits
-//!   are allowed). It also refuses a `chunk_max` that is not a power of two
-//!   from 512 bytes to 1 MiB, or that does not divide `max_item`. The error
-//!   has the value that was refused. If several settings are bad, the error is
-//!   about any one of them. All other settings are accepted, also infinity and
-//!   `usize::MAX`.
-//! - The first size is 48 + `min_space`. A size gets a class if it is less
-//!   than `chunk_max / growth_factor` (an `f64`) and if fewer than 62 classes
-//!   exist. Then it is rounded up to a multiple of 8: this is the chunk size
-//!   of the class. The next size is this chunk size times the growth factor,
-//!   without its fraction. The first size that gets no class ends the table.
+//!   `min_space` of 0, and a `max_item` outside 1 KiB to 1 GiB (both limits are
+//!   allowed). It also refuses a `chunk_max` that is not a power of two from
+//!   512 bytes to 1 MiB, or that does not divide `max_item`. The error contains
+//!   the value that was refused (`MinSpace` contains none). If several settings
+//!   are bad, the error may be about any of them. All other settings are
+//!   accepted, also infinity and `usize::MAX`.
+//! - The first size is 48 + `min_space`. A size gets a class if it is less than
+//!   `chunk_max / growth_factor` (an `f64`) and if fewer than 62 classes exist.
+//!   The chunk size of this class is the size, rounded up to a multiple of 8.
+//!   The next size is this chunk size times the growth factor, without the
+//!   fraction of the product. The first size that gets no class ends the table.
 //!   Then one more class is added, the last one. Its chunks have `chunk_max`
 //!   bytes.
 //! - Classes are numbered from 1. Several may have the same chunk size.
 //! - The size of an item is the sum of: 48 bytes of header, the key, 1 byte
 //!   that ends the key, 4 bytes of flags if they are not 0, 8 bytes of cas if
-//!   it has one, the value, and 2 bytes for `\r\n`. If the sum is above
-//!   `usize::MAX`, the size is `usize::MAX`. This holds for any length of the
-//!   key.
+//!   the item has one, the value, and 2 bytes for `\r\n`. If the sum is above
+//!   `usize::MAX`, the size is `usize::MAX`. `size` accepts a key of any
+//!   length.
 //! - `class_of` returns the first class whose chunks are not smaller than the
 //!   size, or the last class if no class has such chunks. It returns `None` if
 //!   the size is 0 or above `max_item`.
@@ -32,11 +32,11 @@
 //!   or if the item's size is above `max_item`. An item of at most `chunk_max`
 //!   bytes uses one chunk, of the class that `class_of` returns for its size.
 //! - A larger item is *chained*. Its first chunk has no byte of the value. The
-//!   class of this chunk is that of the item's size without value and `\r\n`,
-//!   plus 48. Then value and `\r\n` are cut into parts of `chunk_max - 48`
-//!   bytes; the last part may be smaller, but is not empty. Each part uses a
-//!   chunk of the class for the part's length plus 48. `chunks_of` returns the
-//!   classes in this order.
+//!   class of this chunk is the class for the item's size without value and
+//!   `\r\n`, plus 48 bytes. Then value and `\r\n` are cut into parts of
+//!   `chunk_max - 48` bytes; the last part may be smaller, but is not empty.
+//!   Each part uses a chunk of the class for the part's length plus 48.
+//!   `chunks_of` returns the classes in this order.
 //! - `waste` returns the sum of the chunk sizes less the item's size, or
 //!   `None` if `chunks_of` returns `None`.
 //! - `largest_value` ignores `item.value_len`. It returns the largest length
@@ -84,7 +84,7 @@ pub struct Class {
     pub chunks_per_page: usize,
 }
 
-/// The properties of an item on which its memory depends.
+/// The properties of an item that determine its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
     /// The length of the key. memcached accepts 1 to 250 bytes.
@@ -150,13 +150,13 @@ impl Classes {
         todo!("does one chunk hold it, and if not, what does each part need?")
     }
 
-    /// Returns how many bytes of its chunks exceed the size of the item.
+    /// Returns the bytes by which the item's chunks exceed its size.
     pub fn waste(&self, _item: Item) -> Option<usize> {
         todo!("how large are all its chunks together?")
     }
 
     /// Returns the length of the largest value with which an item like `item`
-    /// goes into the class, or `None` if it does so with no value.
+    /// goes into the class, or `None` if there is no such value.
     pub fn largest_value(&self, _number: u8, _item: Item) -> Option<usize> {
         todo!("what does the item need without a value?")
     }
