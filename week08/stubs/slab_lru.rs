@@ -11,15 +11,15 @@
 //!   fails with `TooLarge` if the item is larger than a chunk of the last
 //!   class: this cache does not chain chunks.
 //! - `set` first removes the key's old item, if there is one. So the old item
-//!   neither counts nor is found any more, also if `set` then fails: its value
+//!   neither counts nor is found any more, even if `set` then fails: its value
 //!   would be stale.
 //! - The chunk of a removed item is free for items of its class.
 //! - The new item takes a free chunk of its class. If there is none, the class
 //!   gets a page of `PAGE` bytes, which is cut into `chunks_per_page` free
-//!   chunks. If the pages of all classes together would then have more than
-//!   `memory` bytes, a *victim* of the same class is evicted, and the new item
-//!   takes its chunk. If the class has no item either, `set` fails with
-//!   `NoPage`. A page never changes its class.
+//!   chunks. But if the pages of all classes together would then have more than
+//!   `memory` bytes, no page is added: a *victim* of the same class is evicted,
+//!   and the new item takes its chunk. If the class has no item either, `set`
+//!   fails with `NoPage`. A page never changes its class.
 //!
 //! Queues:
 //!
@@ -27,9 +27,10 @@
 //!   item is in one of them, and has the bits FETCHED and ACTIVE.
 //! - A new item enters HOT at the head. Both of its bits are 0. This also holds
 //!   if its key had a value before.
-//! - A `get` that finds an item with FETCHED = 0 sets FETCHED. If FETCHED is 1,
-//!   it sets ACTIVE; but if the item is in COLD, the item moves to the head of
-//!   WARM instead, and ACTIVE stays 0. FETCHED stays 1 from then on.
+//! - A `get` that finds an item with FETCHED = 0 sets FETCHED. If FETCHED is 1
+//!   and the item is in HOT or WARM, `get` sets ACTIVE. If FETCHED is 1 and the
+//!   item is in COLD, the item moves to the head of WARM, and ACTIVE stays 0.
+//!   FETCHED of an item never becomes 0 again.
 //! - After the old item is removed, and before the new item takes a chunk,
 //!   `set` makes two *rounds* in the class of the new item. A round has two
 //!   steps:
@@ -39,8 +40,9 @@
 //!      its tail moves to the head of WARM if it is ACTIVE, and of COLD if not.
 //!
 //!   The items of all three queues count, and ACTIVE becomes 0 with each move.
-//! - The victim is the item at the tail of COLD. If COLD is empty, it is that
-//!   of HOT, and if HOT is empty, too, that of WARM.
+//! - The victim is the item at the tail of COLD. If COLD is empty, the victim
+//!   is the item at the tail of HOT. If HOT is empty, too, it is the item at
+//!   the tail of WARM.
 //! - `get`, `delete`, and a `set` that fails evict no item. Apart from removing
 //!   the old item, a `set` that fails changes nothing.
 //! - `delete` returns whether the key had a value.
