@@ -181,7 +181,7 @@ pub enum GetError<E> {
     #[error("the origin has failed")]
     Origin(#[source] E),
     /// The remote level has failed, and all loads that may run without it are
-    /// running. The database is protected from this one.
+    /// running. The database is protected from one more load.
     #[error("the remote level has failed, and the origin is protected")]
     Refused,
 }
@@ -189,10 +189,10 @@ pub enum GetError<E> {
 /// Why a call of the remote level has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError<E> {
-    /// It has returned this error.
+    /// The call has returned this error.
     #[error("the remote level has failed")]
     Failed(#[source] E),
-    /// It took longer than [`Config::remote_timeout`], and may have been
+    /// The call took longer than [`Config::remote_timeout`], and may have been
     /// executed.
     #[error("the remote level has timed out")]
     TimedOut,
@@ -224,7 +224,8 @@ impl<R: Remote, O: Origin> Levels<R, O> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves nothing behind but what was stored until then.
+    /// If the future is dropped, the entries that it has stored stay, and
+    /// nothing else.
     pub async fn get(
         &self,
         key: &str,
@@ -290,13 +291,15 @@ impl<R: Remote, O: Origin> Levels<R, O> {
         Ok(Entry { value, since, ttl })
     }
 
-    /// Makes all processes forget `key`. Call it after each write to the origin,
-    /// also after one that has created the key, and again if it fails.
+    /// Makes all processes forget `key`. Call this after each write to the
+    /// origin, also after a write that has created the key. If this fails, call
+    /// it again.
     ///
     /// # Errors
     ///
-    /// Returns [`RemoteError`] if the remote entry could not be deleted or the
-    /// message not be sent. This process has forgotten the key in any case.
+    /// Returns [`RemoteError`] if the remote entry could not be deleted, or if
+    /// the message could not be sent. This process has forgotten the key in any
+    /// case.
     ///
     /// # Panics
     ///

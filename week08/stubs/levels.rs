@@ -4,9 +4,9 @@
 //!
 //! - *Levels.* `get` looks in the local level, then asks the remote one, then
 //!   the origin, and returns the first result. A result is a value, or `None`
-//!   for an absent key: absent keys are stored in both levels, too. `Ok(None)`
-//!   of the remote `get` is no result: there is no entry. If a level has a
-//!   result, the levels below it are not asked.
+//!   for an absent key: absent keys are stored in both levels, too. If the
+//!   remote `get` returns `Ok(None)`, there is no entry, and so no result. If a
+//!   level has a result, the levels below it are not asked.
 //! - *Fill.* A result of the origin is stored in the remote level, by `set`, and
 //!   then in the local one. A result of the remote level is stored in the local
 //!   one. `get` makes its calls one after the other, in the order of these
@@ -14,9 +14,9 @@
 //!   Concurrent calls of `get` may each make their own, or share them. The
 //!   future of `get` is `Send`, so hold no `MutexGuard` across an `await`.
 //! - *Life.* The life of a result of the origin is `remote_ttl`, or
-//!   `negative_ttl` if the key is absent, with jitter. It counts from the moment
-//!   when `load` was **called**. `set` gets the rest that is left when `set` is
-//!   called, and is not called if nothing is left.
+//!   `negative_ttl` if the key is absent, with jitter. It counts from the
+//!   moment when `load` was **called**. `set` gets the part of the life that is
+//!   left when `set` is called. If nothing is left, `set` is not called.
 //! - The life of a result of the remote level is `Stored::ttl`, without jitter.
 //!   It counts from the moment when the remote `get` was called.
 //! - The life of a local entry is `local_ttl`, with jitter, but at most the life
@@ -51,10 +51,11 @@
 //!   removed all the same.
 //! - `on_invalidation` removes the local entry of its key. A `get` of this key
 //!   whose first poll came before that does not store its result in the local
-//!   level any more. The same may happen to each `get` of another key, but to
-//!   those of at most one key in ten. In all other cases, a `get` that has got
-//!   a result from a level below stores it in the local level, also if another
-//!   `get` of the key runs at the same time, or has stored its own result.
+//!   level any more. A call of `get` of another key may be affected in the same
+//!   way, but only for at most one key in ten. In all other cases, a `get` that
+//!   has got a result from a lower level stores it in the local level, also if
+//!   another `get` of the key runs at the same time, or has stored its own
+//!   result.
 //! - *Channel.* `channel_lost` and `channel_restored` remove all local entries.
 //!   A `get` whose first poll came before that does not store its result in the
 //!   local level any more. While the channel is lost, `local_ttl` counts as the
@@ -63,8 +64,8 @@
 //! - All this holds on several threads. The last rung (group of tests) runs two
 //!   caches with a real `redis-server`.
 //!
-//! That a `get` stores an old result in the **remote** level after an
-//! invalidation is allowed: `lease` is about that.
+//! A `get` may store an old result in the **remote** level after an
+//! invalidation: the exercise `lease` prevents this.
 //!
 //! Given: `Local`, the local level, with `local` and `replace_local`; `encode`
 //! and `decode` for the bytes of remote entries; `jittered`; and `in_time`, which
@@ -184,7 +185,7 @@ pub enum GetError<E> {
     #[error("the origin has failed")]
     Origin(#[source] E),
     /// The remote level has failed, and all loads that may run without it are
-    /// running. The database is protected from this one.
+    /// running. The database is protected from one more load.
     #[error("the remote level has failed, and the origin is protected")]
     Refused,
 }
@@ -192,10 +193,10 @@ pub enum GetError<E> {
 /// Why a call of the remote level has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError<E> {
-    /// It has returned this error.
+    /// The call has returned this error.
     #[error("the remote level has failed")]
     Failed(#[source] E),
-    /// It took longer than [`Config::remote_timeout`], and may have been
+    /// The call took longer than [`Config::remote_timeout`], and may have been
     /// executed.
     #[error("the remote level has timed out")]
     TimedOut,
@@ -227,7 +228,8 @@ impl<R: Remote, O: Origin> Levels<R, O> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves nothing behind but what was stored until then.
+    /// If the future is dropped, the entries that it has stored stay, and
+    /// nothing else.
     pub async fn get(
         &self,
         _key: &str,
@@ -246,13 +248,15 @@ impl<R: Remote, O: Origin> Levels<R, O> {
         todo!("when does the life of this result begin, and when does it end?")
     }
 
-    /// Makes all processes forget `key`. Call it after each write to the origin,
-    /// also after one that has created the key, and again if it fails.
+    /// Makes all processes forget `key`. Call this after each write to the
+    /// origin, also after a write that has created the key. If this fails, call
+    /// it again.
     ///
     /// # Errors
     ///
-    /// Returns [`RemoteError`] if the remote entry could not be deleted or the
-    /// message not be sent. This process has forgotten the key in any case.
+    /// Returns [`RemoteError`] if the remote entry could not be deleted, or if
+    /// the message could not be sent. This process has forgotten the key in any
+    /// case.
     ///
     /// # Panics
     ///

@@ -149,7 +149,7 @@ pub enum GetError<E> {
     #[error("the origin has failed")]
     Origin(#[source] E),
     /// The remote level has failed, and all loads that may run without it are
-    /// running. The database is protected from this one.
+    /// running. The database is protected from one more load.
     #[error("the remote level has failed, and the origin is protected")]
     Refused,
 }
@@ -157,10 +157,10 @@ pub enum GetError<E> {
 /// Why a call of the remote level has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError<E> {
-    /// It has returned this error.
+    /// The call has returned this error.
     #[error("the remote level has failed")]
     Failed(#[source] E),
-    /// It took longer than [`Config::remote_timeout`], and may have been
+    /// The call took longer than [`Config::remote_timeout`], and may have been
     /// executed.
     #[error("the remote level has timed out")]
     TimedOut,
@@ -271,8 +271,8 @@ impl<R: Remote, O: Origin> Levels<R, O> {
     ///
     /// # Errors
     ///
-    /// Returns [`RemoteError`] if the remote entry could not be deleted or the
-    /// message not be sent.
+    /// Returns [`RemoteError`] if the remote entry could not be deleted, or if
+    /// the message could not be sent.
     pub async fn invalidate(
         &self,
         key: &str,
