@@ -9,19 +9,20 @@
 //! - A *connection* sends a request by `request`. It is *free* when this future
 //!   has ended or was dropped. Each number is used once.
 //! - In an open loop, request `number` is due `number / rate` seconds after the
-//!   start, rounded down to nanoseconds: `due`, for any rate and number.
-//!   Requests that are due before the end are sent, in the order of their
-//!   numbers, each one as soon as it is due and any connection is free. Only
-//!   the resolution of tokio's timer (1 ms) may delay it further.
+//!   start, rounded down to nanoseconds. `due` returns this time, for any rate
+//!   and number. Requests that are due before the end are sent, in the order of
+//!   their numbers, each one as soon as it is due and any connection is free.
+//!   Only the resolution of tokio's timer (1 ms) may delay it further.
 //! - In a closed loop, a request is due when it is sent. Each connection sends
 //!   one at the start, and the next one as soon as it is free, but none at or
 //!   after the end. A connection whose requests end at once does not keep the
-//!   others waiting. Numbers start at 0 and increase with the time.
+//!   others waiting. Numbers start at 0, and a request that is sent later has a
+//!   larger number.
 //! - A request that has no answer `timeout` after it was due is dropped (with
 //!   the resolution of the timer), and its connection is free. If a request
-//!   waits for a connection as long as that, it is not sent at all.
-//! - A loop returns when all requests have ended, with the report of them. The
-//!   times in it count from the start.
+//!   waits for a connection for that long, it is not sent at all.
+//! - A loop returns when all requests have ended, and returns their report. The
+//!   times in the report count from the start.
 //! - Both loops panic if there are no connections. If a `request` panics, the
 //!   loop panics at once, with the same payload.
 //! - When the future of a loop has been dropped or has panicked, the requests
@@ -38,20 +39,23 @@
 //!   percent of their number, rounded up (the first one for 0; a rounding error
 //!   of an `f64` may move it by one). The result is its latency, or up to 0.1 %
 //!   and 1 µs more, but not less. It is `None` if this request was not
-//!   answered, or if there is none. A latency of more than 1,000 years may have
-//!   any value above that.
+//!   answered, or if there are no requests. For a latency of more than 1,000
+//!   years, the result may be any value above that.
 //! - `throughput` is the number of recorded requests that were answered at the
-//!   end or before, divided by the seconds of `duration`; 0 if it is zero.
+//!   end or before, divided by the seconds of `duration`. It is 0 if `duration`
+//!   is zero.
 //! - `spread` has the smallest, the middle and the largest percentile of the
-//!   runs. `None` ranks above all values. The middle of 2 n values is the
-//!   higher one of two. It returns `None` if there are no runs.
+//!   runs. `None` ranks above all values. The middle of an even number of
+//!   values is the higher one of the two in the middle. It returns `None` if
+//!   there are no runs.
 //!
 //! Help: `JoinSet` aborts its tasks when it is dropped. `tokio::time::timeout`
-//! polls its future first, and a timer that is late may let it end later than
-//! that. `Histogram::new(3)` has 3 digits, and grows with its values if you use
-//! `record`. `saturating_record` does not let it grow. `value_at_quantile(q)`
-//! returns the value with the rank `q * len` (rounded up), at the upper end of
-//! its resolution; to get rank `r`, ask for `(r - 0.5) / len`.
+//! polls its future first. So if the timer is late, the future may still end
+//! after its time-out. `Histogram::new(3)` has 3 digits, and grows with its
+//! values if you use `record`. `saturating_record` does not let it grow.
+//! `value_at_quantile(q)` returns the value with the rank `q * len` (rounded
+//! up), at the upper end of its resolution; to get rank `r`, ask for `(r - 0.5)
+//! / len`.
 
 use std::future::Future;
 use std::num::NonZero;
@@ -88,7 +92,7 @@ pub struct Plan {
     pub warm_up: Duration,
     /// The time after the warm-up in which requests are due.
     pub duration: Duration,
-    /// How long after a request was due its answer is of use.
+    /// The time after a request was due in which its answer is of use.
     pub timeout: Duration,
 }
 
@@ -103,12 +107,12 @@ pub enum Outcome {
     TimedOut,
 }
 
-/// What happened to the requests of a run.
+/// The results of all requests of a run.
 #[derive(Debug, Clone)]
 #[allow(dead_code, reason = "you will use them")]
 pub struct Report {
     plan: Plan,
-    /// Of the requests that were answered, in microseconds.
+    /// The latencies of answered requests, in microseconds.
     latencies: Histogram<u64>,
     answered_in_duration: u64,
     failed: u64,

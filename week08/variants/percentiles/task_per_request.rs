@@ -43,7 +43,7 @@ pub struct Plan {
     pub warm_up: Duration,
     /// The time after the warm-up in which requests are due.
     pub duration: Duration,
-    /// How long after a request was due its answer is of use.
+    /// The time after a request was due in which its answer is of use.
     pub timeout: Duration,
 }
 
@@ -58,7 +58,7 @@ pub enum Outcome {
     TimedOut,
 }
 
-/// What happened to the requests of a run.
+/// The results of all requests of a run.
 #[derive(Debug, Clone)]
 pub struct Report {
     plan: Plan,
