@@ -101,9 +101,10 @@ pub trait Store: Send + Sync + 'static {
 pub struct Config {
     /// The first step, and the smallest one.
     pub min_step: NonZero<u64>,
-    /// The largest step. If it is less than `min_step`, it counts as that.
+    /// The largest step. If it is less than `min_step`, then `min_step` is
+    /// used.
     pub max_step: NonZero<u64>,
-    /// A lease that takes longer is dropped and has failed.
+    /// A lease that takes longer is dropped, and counts as failed.
     pub lease_timeout: Duration,
     /// The time between a failed lease and the next one.
     pub backoff: Duration,
@@ -185,7 +186,8 @@ struct Lease<E> {
     failed: Option<Failed<E>>,
 }
 
-/// A claimed refill. Its drop gives the claim back, unless it has succeeded.
+/// A claimed refill. Dropping it gives the claim back, unless the refill has
+/// succeeded.
 struct Refill<S: Store> {
     shared: Arc<Shared<S>>,
     is_done: bool,
@@ -315,7 +317,8 @@ impl<S: Store> Shared<S> {
 }
 
 impl Config {
-    /// Returns the next step, after a range of `step` ids has `lasted` so long.
+    /// Returns the step that follows `step`, whose range has lasted for
+    /// `lasted`.
     pub fn adapt(&self, step: u64, lasted: Duration) -> u64 {
         const MINUTE: Duration = Duration::from_secs(60);
         let (min, max) = (self.min_step.get(), self.max_step.get());
@@ -381,8 +384,8 @@ impl DoubleBuffer {
         true
     }
 
-    /// Returns true if a refill is due: to one caller, which has to call `put`
-    /// or `give_up`.
+    /// Returns true if a refill is due. Only one caller gets true, and has to
+    /// call `put` or `give_up`.
     pub fn claim_refill(&self) -> bool {
         let at = self.refill_at.load(Relaxed);
         // It fails if the range has changed since the load.
@@ -398,7 +401,8 @@ impl DoubleBuffer {
     ///
     /// # Errors
     ///
-    /// Returns [`BadRange`] if the range must not be used. The claim stays.
+    /// Returns [`BadRange`] if the range must not be used. Then the claim
+    /// stays.
     pub fn put(&self, range: Range<u64>) -> Result<(), BadRange> {
         let mut spare = self.spare();
         let is_new = range.start >= spare.leased_to;

@@ -15,8 +15,8 @@
 //! - `put` stores a range as the spare. It refuses a range that is empty (also
 //!   one whose start is above its end), that begins below the end of a range
 //!   which was put before, or that ends above `i64::MAX`. When it refuses a
-//!   range, it returns `BadRange` with the range, and changes nothing. Each
-//!   other range is good, also if its size is not the step.
+//!   range, it returns `BadRange` with the range, and changes nothing. Every
+//!   other range is good, even if its size is not the step.
 //! - These rules hold for concurrent threads, and each thread gets its ids in
 //!   increasing order. Loom runs your `DoubleBuffer` in the last rung (group
 //!   of tests). So take its atomics and locks from
@@ -96,9 +96,10 @@ pub trait Store: Send + Sync + 'static {
 pub struct Config {
     /// The first step, and the smallest one.
     pub min_step: NonZero<u64>,
-    /// The largest step. If it is less than `min_step`, it counts as that.
+    /// The largest step. If it is less than `min_step`, then `min_step` is
+    /// used.
     pub max_step: NonZero<u64>,
-    /// A lease that takes longer is dropped and has failed.
+    /// A lease that takes longer is dropped, and counts as failed.
     pub lease_timeout: Duration,
     /// The time between a failed lease and the next one.
     pub backoff: Duration,
@@ -180,7 +181,8 @@ struct Lease<E> {
     failed: Option<Failed<E>>,
 }
 
-/// A claimed refill. Its drop gives the claim back, unless it has succeeded.
+/// A claimed refill. Dropping it gives the claim back, unless the refill has
+/// succeeded.
 struct Refill<S: Store> {
     shared: Arc<Shared<S>>,
     is_done: bool,
@@ -278,7 +280,8 @@ impl<S: Store> Shared<S> {
 }
 
 impl Config {
-    /// Returns the next step, after a range of `step` ids has `lasted` so long.
+    /// Returns the step that follows `step`, whose range has lasted for
+    /// `lasted`.
     pub fn adapt(&self, _step: u64, _lasted: Duration) -> u64 {
         todo!("what is the next step, within its bounds?")
     }
@@ -310,8 +313,8 @@ impl DoubleBuffer {
         todo!("in which order do the start and the end become visible?")
     }
 
-    /// Returns true if a refill is due: to one caller, which has to call `put`
-    /// or `give_up`.
+    /// Returns true if a refill is due. Only one caller gets true, and has to
+    /// call `put` or `give_up`.
     pub fn claim_refill(&self) -> bool {
         todo!("is a tenth used, and which of two callers gets the claim?")
     }
@@ -320,7 +323,8 @@ impl DoubleBuffer {
     ///
     /// # Errors
     ///
-    /// Returns [`BadRange`] if the range must not be used. The claim stays.
+    /// Returns [`BadRange`] if the range must not be used. Then the claim
+    /// stays.
     pub fn put(&self, _range: Range<u64>) -> Result<(), BadRange> {
         todo!("could another process have an id of this range?")
     }
