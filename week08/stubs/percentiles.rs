@@ -46,8 +46,8 @@
 //!   is zero.
 //! - `spread` has the smallest, the middle and the largest percentile of the
 //!   runs. `None` ranks above all values. The middle of an even number of
-//!   values is the higher one of the two in the middle. It returns `None` if
-//!   there are no runs.
+//!   values is the higher one of the two in the middle. `spread` returns `None`
+//!   if there are no runs.
 //!
 //! Help: `JoinSet` aborts its tasks when it is dropped. `tokio::time::timeout`
 //! polls its future first. So if the timer is late, the future may still end
