@@ -183,7 +183,8 @@ pub struct Grant {
 pub struct NoId<E> {
     /// The reason.
     pub refused: Refused,
-    /// Why the latest request to the registry has failed. `None` if it has not.
+    /// Why the latest request to the registry has failed. `None` if it has not
+    /// failed.
     #[source]
     pub cause: Option<Failed<E>>,
 }

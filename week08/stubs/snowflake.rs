@@ -5,10 +5,11 @@
 //! - *Layout.* An id has, from the highest bit: a zero, 41 bits of timestamp
 //!   (milliseconds since `EPOCH`), 10 bits of worker, 12 bits of sequence.
 //! - *Generator.* Call the timestamp and the sequence of the latest id *T* and
-//!   *S*. `Generator::after` has them from its argument. `Generator::new` has
-//!   `used_to` as *T* (or the first or last timestamp, if `used_to` is outside
-//!   of the 41 bits), and the largest sequence as *S*. With the time *n* (`now`
-//!   less `EPOCH`), `try_next` returns
+//!   *S*. `Generator::after` takes both from its argument. For
+//!   `Generator::new`, *T* is the timestamp of `used_to` (or the first or last
+//!   timestamp, if that is outside of the 41 bits), and *S* is the largest
+//!   sequence. With the time *n* (`now` less `EPOCH`), `try_next` returns the
+//!   first of these results that applies:
 //!   1. `BeforeEpoch` if *n* is less than 0, and `OutOfTime` if *n* needs more
 //!      than 41 bits;
 //!   2. the timestamp *n* and the sequence 0, if *n* is above *T*;
@@ -17,15 +18,15 @@
 //!   5. the timestamp *T* and the sequence *S* + 1 otherwise.
 //!
 //!   An error changes nothing.
-//! - Concurrent calls return the results of some order of these calls. So no
-//!   id repeats, and each thread gets increasing ids. Loom runs your
-//!   `Generator` in the last rung (group of tests). So take its atomics and
-//!   locks from `crate::model_checked::loom_atomics`.
+//! - Concurrent calls return the same results as these calls, made one after
+//!   the other in some order. So no id repeats, and each thread gets increasing
+//!   ids. Loom runs your `Generator` in the last rung (group of tests). So take
+//!   its atomics and locks from `crate::model_checked::loom_atomics`.
 //! - *Waits.* `Ids::next` returns an id at once if there is one. `Full` and
-//!   `ClockBack` say how long to wait (`retry_after`). If that is at most what
-//!   is left of `max_wait` since the call began, `next` waits so long, and tries
-//!   again. If it is more, `next` returns the error at once. `BeforeEpoch` and
-//!   `OutOfTime` are returned at once, too.
+//!   `ClockBack` say how long to wait (`retry_after`). If this time is at most
+//!   what is left of `max_wait` since the call began, `next` waits for this
+//!   time, and tries again. If it is longer, `next` returns the error at once.
+//!   `BeforeEpoch` and `OutOfTime` are returned at once, too.
 //! - If there is no valid lease, `next` waits for one, and tries again as soon
 //!   as the registry has answered. It returns `NotLeased` when `max_wait` is
 //!   over.
@@ -35,13 +36,14 @@
 //! - A call of `next` that is dropped after any poll has taken no id, and
 //!   leaves nothing behind.
 //! - *Lease.* `Ids` sends one request at a time. The first is `acquire`. While
-//!   a lease is held, each request is `renew` with its grant, also if the lease
+//!   a lease is held, each request is `renew` with its grant, even if the lease
 //!   has ended. If `renew` returns false, the lease is lost: no more ids come
 //!   from it, and `acquire` is sent at once.
 //! - After a good answer, the next request is sent a third of `ttl` after the
 //!   request was *sent*. A request that has no answer within a third of `ttl`
-//!   is dropped: `TimedOut`. A request that has failed, in this way or with an
-//!   error, is repeated a tenth of `ttl` after the failure. The lease stays.
+//!   is dropped, and has failed with `TimedOut`. A request that has failed, in
+//!   this way or with an error, is repeated a tenth of `ttl` after the failure.
+//!   The lease stays.
 //! - A request asks for `ttl`, and for a bound (`until`): the time of the wall
 //!   clock when the request is sent, plus `ttl`. A good answer makes them
 //!   valid. Ids are issued only
@@ -207,7 +209,8 @@ pub struct Grant {
 pub struct NoId<E> {
     /// The reason.
     pub refused: Refused,
-    /// Why the latest request to the registry has failed. `None` if it has not.
+    /// Why the latest request to the registry has failed. `None` if it has not
+    /// failed.
     #[source]
     pub cause: Option<Failed<E>>,
 }
