@@ -62,7 +62,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     }
 }
 
-/// Collects the messages of one connection to transactions.
+/// Collects the messages of one connection into transactions.
 #[derive(Debug, Default)]
 pub struct Decoder {
     relations: HashMap<u32, Arc<Relation>>,
@@ -170,7 +170,7 @@ impl Decoder {
         relation.ok_or(StreamError::UnknownRelation(oid))
     }
 
-    /// Returns the tuple with the columns that the relation has now.
+    /// Returns the tuple as a row, with the columns that the relation has now.
     fn row(&self, oid: u32, tuple: Tuple<'_>) -> Result<Row, StreamError> {
         let relation = self.relation(oid)?;
         let (columns, values) = (relation.columns.len(), tuple.values.len());

@@ -27,12 +27,12 @@
 //!           n (NULL), u (unchanged), t bytes (a text), b bytes (binary)
 //!   ```
 //!
-//! - `K` is a tuple with `key_only`. Every time of an `i64` is valid. Bits of
-//!   flags and options that have no meaning here are ignored.
+//! - A `K` tuple has `key_only` set. Every `i64` is a valid time. Bits of flags
+//!   and options that have no meaning here are ignored.
 //! - `decode` returns `UnexpectedEnd` if the bytes end before the message does,
-//!   and `TrailingBytes` with the number of bytes that follow it. It returns
-//!   `UnknownTag` with the byte if the tag of a message, a tuple or a value, or
-//!   an identity, is none of those allowed in this place. It returns `NotUtf8`
+//!   and `TrailingBytes` with the number of bytes that follow the message. It
+//!   returns `UnknownTag` with the byte if the tag of a message, a tuple or a
+//!   value, or an identity, is not allowed in its place. It returns `NotUtf8`
 //!   if a string or a text is not UTF-8. If several errors apply, it returns
 //!   any of them.
 //! - `decode` does not panic. It allocates at most 4,096 bytes, and 200 more
@@ -41,13 +41,14 @@
 //! - *Stream.* `push` gets the messages of a connection in their order. A
 //!   transaction is returned by its `Commit`, with its changes in their order.
 //!   `commit_lsn`, `commit_time` and `xid` are those of `Begin`, and `end_lsn`
-//!   is that of `Commit`. `origin` is the name of its latest `Origin`. It may
-//!   be without changes.
+//!   is that of `Commit`. `origin` is the name of its latest `Origin`. A
+//!   transaction may have no changes.
 //! - A message that is not transactional is returned at once, also within a
-//!   transaction, and is no part of it. A transactional one is a change.
+//!   transaction, and is no part of it. A transactional message is a change.
 //! - `Relation` and `Type` are accepted at any time. A `Relation` holds for the
 //!   rows after it, and replaces an earlier one with the same number. Rows that
-//!   came before keep theirs. So it outlives its transaction.
+//!   came before keep their description. A `Relation` also holds after the end
+//!   of its transaction.
 //! - In an old row that is `key_only`, the value of a column that is not a key
 //!   is `None`. In all other rows each value is `Some`.
 //! - If a value of the new row is `Unchanged`, and the value of the old row in
@@ -59,12 +60,13 @@
 //!   the `final` of `Begin`, `OpenTransaction` with the xid of the open one for
 //!   a second `Begin`, and `NoTransaction` for any other message that is not
 //!   allowed outside a transaction. If several apply, it returns any of them.
-//! - After an error, each `push` returns the same error, whatever it gets.
+//! - After an error, each `push` returns the same error, whatever bytes it
+//!   gets.
 //!
 //! The types are in `crate::replication`, with `into_owned` for those that
-//! borrow. Given: the fields of fixed size, and the messages without surprises.
-//! Help: `split_at_checked`, `str::from_utf8`. You may change everything that
-//! is private.
+//! borrow. Given: the code for fields of fixed size, and for the simple
+//! messages. Help: `split_at_checked`, `str::from_utf8`. You may change
+//! everything that is private.
 
 #![allow(dead_code, reason = "you will use it")]
 
@@ -82,7 +84,7 @@ pub fn decode(_bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     todo!("what may be left of the input after the message?")
 }
 
-/// Collects the messages of one connection to transactions.
+/// Collects the messages of one connection into transactions.
 #[derive(Debug, Default)]
 pub struct Decoder {
     relations: HashMap<u32, Arc<Relation>>,
@@ -154,7 +156,7 @@ impl Decoder {
         relation.ok_or(StreamError::UnknownRelation(oid))
     }
 
-    /// Returns the tuple with the columns that the relation has now.
+    /// Returns the tuple as a row, with the columns that the relation has now.
     fn row(&self, _oid: u32, _tuple: Tuple<'_>) -> Result<Row, StreamError> {
         todo!("which columns have their values?")
     }
