@@ -9,7 +9,7 @@
 //! - A branch is known by the id of its transfer and its side. It is untried at
 //!   first, then tried, and then confirmed or cancelled, or it is cancelled
 //!   without having been tried. Its state is kept in `Table::Fence`, in one row
-//!   or several.
+//!   or several. No other table is changed.
 //! - Try of an untried branch: a debit takes the cents from the account `from`
 //!   (they are frozen). A credit changes no balance; the account `to` has to
 //!   exist. Then the branch is tried, and the reply is `Done`.
@@ -38,8 +38,8 @@
 //! - Two transactions at once have the replies and the effects of one after the
 //!   other, in either order, with the isolation and the locks that `Tx`
 //!   describes.
-//! - Each transaction changes a row of the fence before it calls `add`. Then all
-//!   lock in one order, and no two of them deadlock.
+//! - Each transaction changes a row of the fence before it calls `add`. All lock
+//!   in one order, also if a branch has several rows: no two of them deadlock.
 //!
 //! Help: `Call`, `Branch`, `Side` and `Reply` are in `money::coordinator`, `Tx`
 //! and `Table` in `money`. `Tx::insert` and `Tx::replace` return whether they

@@ -5,11 +5,11 @@ use std::num::NonZero;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
-use week08::money::Transfer;
 use week08::money::coordinator::Operation::{Cancel, Confirm, Try};
 use week08::money::coordinator::Side::{Credit, Debit};
 use week08::money::coordinator::{Branch, Call, Operation, Reply, Side};
 use week08::money::simulated::Database;
+use week08::money::{Table, Transfer};
 
 #[path = "tcc/cluster.rs"]
 mod cluster;
@@ -149,6 +149,12 @@ mod fence {
                     let (seen, expected) =
                         (&database.accounts, &model.accounts);
                     assert_eq!(seen, expected, "accounts after {steps:?}");
+                    let mut tables = database.rows.keys().map(|key| key.0);
+                    let other = tables.find(|table| *table != Table::Fence);
+                    assert_eq!(
+                        other, None,
+                        "a table that changed, after {steps:?}"
+                    );
                 }
             },
         );
@@ -187,15 +193,13 @@ mod concurrency {
     #[test]
     fn two_calls_at_once_act_like_one_after_the_other() {
         for (database, model, first) in situations() {
-            for (second, cents) in [
-                (Try, 100),
-                (Confirm, 100),
-                (Cancel, 100),
-                (Try, 99),
-                (Cancel, 99),
-            ] {
+            let rivals = SIDES.into_iter().flat_map(|side| {
+                OPERATIONS.map(|o| [(side, o, 100), (side, o, 99)])
+            });
+            for (side, operation, cents) in rivals.flatten() {
                 let mut rival = first;
-                rival.operation = second;
+                rival.operation = operation;
+                rival.branch.side = side;
                 rival.branch.transfer.cents = NonZero::new(cents).unwrap();
                 check_rival(&database, &model, first, rival);
             }
@@ -245,16 +249,27 @@ mod concurrency {
         first: Call,
         rival: Call,
     ) {
+        let mut sides = vec![first.branch.side, rival.branch.side];
+        sides.dedup();
+        let later = sides.iter().flat_map(|&side| {
+            let branch = Branch { side, transfer: first.branch.transfer };
+            OPERATIONS.map(|operation| Call { operation, branch })
+        });
+        let later: Vec<_> = later.collect();
         for n in 0.. {
             let mut session = Session::new(database.clone());
             session.rival = Some((n, rival));
             let reply = session.run(first).expect("no statement fails");
             let statements = session.statements;
+            assert!(
+                !session.is_deadlock,
+                "`{first}`, and `{rival}` before statement {n} of it: each \
+                 waits for a row that the other has changed"
+            );
             let (mut after, rival_reply) = session.commit();
             let mut seen = vec![reply, rival_reply];
             let mut accounts = vec![after.accounts.clone()];
-            for operation in [Try, Confirm, Cancel] {
-                let call = Call { operation, branch: first.branch };
+            for &call in &later {
                 seen.push(session::run(&mut after, call));
                 accounts.push(after.accounts.clone());
             }
@@ -267,8 +282,7 @@ mod concurrency {
                     vec![model.call(first), model.call(rival)]
                 };
                 let mut balances = vec![model.accounts.clone()];
-                for operation in [Try, Confirm, Cancel] {
-                    let call = Call { operation, branch: first.branch };
+                for &call in &later {
                     expected.push(model.call(call));
                     balances.push(model.accounts.clone());
                 }
@@ -278,8 +292,8 @@ mod concurrency {
                 is_serial,
                 [false, false],
                 "`{first}`, and `{rival}` before statement {n} of it: replies \
-                 {:?}, then try, confirm, cancel: {:?}, accounts {accounts:?}: \
-                 neither order gives this",
+                 {:?}, then try, confirm, cancel of {sides:?}: {:?}, accounts \
+                 {accounts:?}: neither order gives this",
                 &seen[..2],
                 &seen[2..],
             );
@@ -359,9 +373,22 @@ impl Bank {
         Self { model: Model::new(&database), database, transfer }
     }
 
-    fn call(&mut self, side: Side, operation: Operation) -> Reply {
+    fn to_call(&self, side: Side, operation: Operation) -> Call {
         let branch = Branch { side, transfer: self.transfer };
-        session::run(&mut self.database, Call { operation, branch })
+        Call { operation, branch }
+    }
+
+    fn call(&mut self, side: Side, operation: Operation) -> Reply {
+        let call = self.to_call(side, operation);
+        session::run(&mut self.database, call)
+    }
+
+    /// Gives both accounts this balance, or closes them.
+    fn set(&mut self, cents: Option<i64>) {
+        for account in [FROM, TO] {
+            set(&mut self.database.accounts, account, cents);
+            set(&mut self.model.accounts, account, cents);
+        }
     }
 
     fn balances(&self) -> [i64; 2] {
@@ -386,28 +413,34 @@ impl Bank {
     }
 }
 
-/// Returns each operation in each state of a branch, also with too little money
-/// for a try, and without the account.
+/// Returns each operation in each state of both branches, also after a refused
+/// try, with too little money for a try, and without the account.
 fn situations() -> Vec<(Database, Model, Call)> {
     let mut all = Vec::new();
     for (side, operation) in
         SIDES.into_iter().flat_map(|side| OPERATIONS.map(|o| (side, o)))
     {
-        for before in
-            [&[][..], &[Try], &[Try, Confirm], &[Try, Cancel], &[Cancel]]
-        {
+        for (was_refused, before) in [
+            (false, &[][..]),
+            (true, &[Try]),
+            (false, &[Try]),
+            (false, &[Try, Confirm]),
+            (false, &[Try, Cancel]),
+            (false, &[Cancel]),
+        ] {
             for cents in [Some(150), Some(0), None] {
                 let mut bank = Bank::new(150, 150, 100);
-                let branch = Branch { side, transfer: bank.transfer };
+                if was_refused {
+                    bank.set(None);
+                }
                 for operation in before {
-                    bank.call(side, *operation);
-                    bank.model.call(Call { operation: *operation, branch });
+                    for side in SIDES {
+                        bank.call(side, *operation);
+                        bank.model.call(bank.to_call(side, *operation));
+                    }
                 }
-                for account in [FROM, TO] {
-                    set(&mut bank.database.accounts, account, cents);
-                    set(&mut bank.model.accounts, account, cents);
-                }
-                let call = Call { operation, branch };
+                bank.set(cents);
+                let call = bank.to_call(side, operation);
                 all.push((bank.database, bank.model, call));
             }
         }
@@ -428,26 +461,38 @@ enum Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    // Some are equal as a `u32`, or as an `f64`.
-    let double = 1 << 53;
-    let ids = [1, 11, (1 << 32) + 1, double, double + 1, u64::MAX];
+    // Some are equal as a `u32`, as an `f64`, as the nearest `i64`, or without
+    // their first bit.
+    let (double, signed) = (1 << 53, i64::MAX as u64);
+    let ids = [1, 11, (1 << 32) + 1, double, double + 1, signed, u64::MAX];
+    // Some are equal in another order, as `u32`s, or without the space.
+    let accounts = [
+        (FROM, TO),
+        (TO, FROM),
+        (TO, TO),
+        (FROM, FROM),
+        (0, TO),
+        (FROM, 0),
+        (u64::MAX, TO),
+        (FROM, u64::MAX),
+        ((1 << 32) + FROM, TO),
+        (FROM, (1 << 32) + TO),
+        (11, 2),
+        (1, 12),
+    ];
+    let accounts =
+        prop_oneof![3 => Just(accounts[0]), 1 => select(accounts.to_vec())];
+    let cents = prop_oneof![8 => Just(100), 1 => select(vec![1_000, u32::MAX])];
     let id = select(ids.to_vec());
-    let call = (id, 0..20_u32, select(&SIDES[..]), select(&OPERATIONS[..]));
-    let call = call.prop_map(|(id, other, side, operation)| {
-        let cents = if other == 1 { u32::MAX } else { 100 };
+    let (side, operation) = (select(&SIDES[..]), select(&OPERATIONS[..]));
+    let call = (id, accounts, cents, side, operation);
+    let call = call.prop_map(|(id, (from, to), cents, side, operation)| {
         let cents = NonZero::new(cents).unwrap();
-        let (from, to) = match other {
-            2 => (TO, TO),
-            3 => (FROM, FROM),
-            4 => (u64::MAX, TO),
-            5 => (FROM, u64::MAX),
-            _ => (FROM, TO),
-        };
         let transfer = Transfer { id, from, to, cents };
         Step::Call(Call { operation, branch: Branch { side, transfer } })
     });
     let cents = select(vec![None, Some(0), Some(199), Some(i64::MAX - 99)]);
-    let set = (select(vec![FROM, TO, u64::MAX]), cents);
+    let set = (select(vec![FROM, TO, 0, u64::MAX]), cents);
     let set = set.prop_map(|(account, cents)| Step::Set(account, cents));
     prop_oneof![12 => call, 1 => set]
 }

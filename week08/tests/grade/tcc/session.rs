@@ -1,6 +1,6 @@
 //! The model of the rules, and a transaction in which another one may commit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -30,18 +30,17 @@ impl Model {
         if last.is_some_and(|(first, _)| first != transfer) {
             return Reply::Conflict;
         }
-        let (account, sign) = match (branch.side, operation) {
-            (Side::Debit, Try) => (transfer.from, -1),
-            (Side::Debit, Cancel) => (transfer.from, 1),
-            (Side::Debit, Confirm) => (0, 0),
-            (Side::Credit, Try) => (transfer.to, 0),
-            (Side::Credit, Cancel) => (0, 0),
-            (Side::Credit, Confirm) => (transfer.to, 1),
+        let change = match (branch.side, operation) {
+            (Side::Debit, Try) => Some((transfer.from, -1)),
+            (Side::Debit, Cancel) => Some((transfer.from, 1)),
+            (Side::Credit, Try) => Some((transfer.to, 0)),
+            (Side::Credit, Confirm) => Some((transfer.to, 1)),
+            (Side::Debit, Confirm) | (Side::Credit, Cancel) => None,
         };
         match (last.map(|(_, last)| last), operation) {
             (None, Try) | (Some(Try), Confirm | Cancel) => {
-                let cents = i64::from(transfer.cents.get()) * sign;
-                if account != 0 {
+                if let Some((account, sign)) = change {
+                    let cents = i64::from(transfer.cents.get()) * sign;
                     let Some(balance) = self.accounts.get_mut(&account) else {
                         return Reply::Refused;
                     };
@@ -80,15 +79,20 @@ fn now<R>(future: impl Future<Output = R>) -> R {
 pub(crate) struct Session {
     committed: Database,
     changes: Vec<Change>,
-    /// All that it has tried to change.
-    attempts: BTreeSet<String>,
+    /// Each row that it has tried to change, and how many it had changed before.
+    attempts: Vec<(String, usize)>,
     pub(crate) statements: usize,
     /// The statement that fails.
     pub(crate) fails_at: Option<usize>,
-    /// Another call, and the statement before which it runs. If it needs a row
-    /// that this transaction has changed, it waits until this one has committed.
+    /// Another call, and the statement before which it runs. After the last one
+    /// is the commit. If it needs a row that this transaction has changed, it
+    /// waits until this one has committed.
     pub(crate) rival: Option<(usize, Call)>,
     rival_reply: Option<Reply>,
+    /// What the rival has changed before it waits.
+    rival_locks: Vec<String>,
+    /// This transaction needs one of them.
+    pub(crate) is_deadlock: bool,
     pub(crate) account_was_first: bool,
 }
 
@@ -107,11 +111,13 @@ impl Session {
         Self {
             committed,
             changes: Vec::new(),
-            attempts: BTreeSet::new(),
+            attempts: Vec::new(),
             statements: 0,
             fails_at: None,
             rival: None,
             rival_reply: None,
+            rival_locks: Vec::new(),
+            is_deadlock: false,
             account_was_first: false,
         }
     }
@@ -121,7 +127,8 @@ impl Session {
     }
 
     /// Commits, then runs the rival if it has waited. Returns its reply.
-    pub(crate) fn commit(self) -> (Database, Reply) {
+    pub(crate) fn commit(mut self) -> (Database, Reply) {
+        self.run_rival();
         let mut database = self.view();
         let reply = self.rival_reply.unwrap_or_else(|| {
             let (_, rival) = self.rival.expect("there is a rival");
@@ -140,29 +147,41 @@ impl Session {
 
     fn begin_statement(&mut self) -> Result<(), Failure> {
         assert!(self.statements < 100, "more than 100 statements for one call");
+        self.run_rival();
         let statement = self.statements;
         self.statements += 1;
-        if self.fails_at.is_some_and(|at| statement >= at) {
-            return Err("on purpose");
+        match self.fails_at {
+            Some(at) if statement >= at => Err("on purpose"),
+            _ => Ok(()),
         }
-        match self.rival {
-            Some((at, call)) if at == statement => {
-                let mut rival = Self::new(self.committed.clone());
-                let reply = rival.run(call).expect("no statement fails");
-                let mut locked = self.changes.iter().map(Change::target);
-                if !locked.any(|row| rival.attempts.contains(&row)) {
-                    self.committed = rival.view();
-                    self.rival_reply = Some(reply);
-                }
-            }
-            _ => {}
+    }
+
+    /// Runs the rival if it is its turn: to its commit, or until it has to wait.
+    fn run_rival(&mut self) {
+        let due = self.rival.filter(|(at, _)| *at == self.statements);
+        let Some((_, call)) = due else { return };
+        let mut rival = Self::new(self.committed.clone());
+        let reply = rival.run(call).expect("no statement fails");
+        let locks = self.locks();
+        let waits = rival.attempts.iter().find(|(row, _)| locks.contains(row));
+        if let Some((_, changed)) = waits {
+            self.rival_locks = rival.locks();
+            self.rival_locks.truncate(*changed);
+        } else {
+            self.committed = rival.view();
+            self.rival_reply = Some(reply);
         }
-        Ok(())
+    }
+
+    fn locks(&self) -> Vec<String> {
+        self.changes.iter().map(Change::target).collect()
     }
 
     fn execute(&mut self, change: Change) -> Result<bool, Failure> {
         self.begin_statement()?;
-        self.attempts.insert(change.target());
+        let row = change.target();
+        self.is_deadlock |= self.rival_locks.contains(&row);
+        self.attempts.push((row, self.changes.len()));
         let is_changed = change.apply(&mut self.view());
         if is_changed {
             self.changes.push(change);
