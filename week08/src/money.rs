@@ -8,6 +8,7 @@
 //! - [`simulated`] has a database in memory, which can be cloned, compared and
 //!   hashed.
 //! - [`coordinator`] has the coordinator of TCC, and the calls that it makes.
+//! - [`broker`] has the table of a broker of two-phase messages.
 //! - [`cluster`] has processes that exchange messages, crash, and start again.
 //! - [`explore`] visits all states that they can reach. It returns the shortest
 //!   run that loses or creates money.
@@ -16,6 +17,7 @@ use std::fmt;
 use std::num::{NonZero, ParseIntError};
 use std::str::FromStr;
 
+pub mod broker;
 pub mod cluster;
 pub mod coordinator;
 pub mod explore;
