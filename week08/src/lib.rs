@@ -13,6 +13,7 @@
 //! | [`outbox`] | Transactional outbox | How does a service debit an account and send a message, if a crash is possible between the two? |
 //! | [`inbox`] | Inbox: an idempotent consumer | A queue delivers a message again. How is its transfer credited exactly once, and when may its row be deleted? |
 //! | [`pgoutput`] | pgoutput: decode logical replication | PostgreSQL streams each committed change as bytes. How are they decoded, and what is surprising about them? |
+//! | [`half_message`] | Half messages: check back | A broker stores a message before it is visible, and the producer dies before the confirmation. What becomes of the message? |
 //! | [`tcc`] | TCC: try, confirm, cancel | Money is frozen for a transfer, and the other service says no, or says nothing. How is it freed exactly once? |
 //!
 //! [`money`] has what the exercises on transfers share: accounts, local
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod half_message;
 pub mod inbox;
 pub mod lease;
 pub mod levels;

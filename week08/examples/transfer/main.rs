@@ -11,6 +11,8 @@
 
 #[path = "../../tests/grade/tcc/cluster.rs"]
 mod cluster;
+#[path = "../../tests/grade/half_message/cluster.rs"]
+mod half_message;
 #[path = "../../tests/grade/pipeline.rs"]
 mod pipeline;
 
@@ -39,6 +41,8 @@ struct Arguments {
 enum Pattern {
     /// An outbox and a relay, and an inbox.
     Outbox,
+    /// Half messages in a broker, with check-backs, and an inbox.
+    Half,
     /// Try, confirm, cancel.
     Tcc,
 }
@@ -76,6 +80,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     match pattern {
         Pattern::Outbox => {
             show(&pipeline::pipeline(TRANSFERS, 2, FAULTS), chaos)
+        }
+        Pattern::Half => {
+            let setup = half_message::Setup {
+                transfers: TRANSFERS,
+                balance: BALANCE,
+                attempts: 9,
+                max_checks: 9,
+                retries: 0,
+                must_complete: false,
+            };
+            show(&half_message::cluster(setup, FAULTS), chaos)
         }
         Pattern::Tcc => {
             show(&cluster::cluster(TRANSFERS, BALANCE, None, FAULTS), chaos)
@@ -129,9 +144,12 @@ fn show<P: Process>(
         before = sums;
     }
     system.check_settled()?;
+    let [_, credited] = before;
+    let complete = credited.to_string().matches('1').count();
     println!(
-        "\nEach transfer was debited once and credited once. {counts}\nThe savings \
-         service has received {} messages and calls.{}",
+        "\n{complete} of {TRANSFERS} transfers were debited once and credited \
+         once, and the others\nwere not made. {counts}\nThe savings service has \
+         received {} messages and calls.{}",
         counts.received,
         guess::remark(guess.as_deref(), counts.received)
     );
@@ -188,8 +206,9 @@ impl fmt::Display for Counts {
         let Self { crashes, repeats, losses, failures, .. } = self;
         write!(
             f,
-            "{crashes} crashes, {repeats} repeated messages\nor early time-outs, \
-             {losses} lost calls, {failures} failed effects or lost answers."
+            "There were {crashes} crashes, {repeats} repeated messages or early\n\
+             time-outs, {losses} lost calls, and {failures} failed effects or \
+             lost answers."
         )
     }
 }
