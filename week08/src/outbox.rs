@@ -2,22 +2,23 @@
 //!
 //! *Question.* The payment service debits an account, and the savings service
 //! must hear of it through a queue. The database and the queue share no
-//! transaction. What if the process crashes between the two?
+//! transaction. What if the process crashes between the commit and the message?
 //!
-//! *Idea.* The **outbox** is a table of messages in the same database. One local
-//! transaction debits the account and inserts the message. A **relay** publishes
-//! the rows, and deletes a row after the broker has acknowledged it.
+//! *Idea.* The **outbox** is a table of messages in the same database. One
+//! local transaction debits the account and inserts the message. A **relay**
+//! publishes the stored messages, and deletes a row after the broker has
+//! acknowledged its message.
 //!
-//! *Guarantee.* A message is published if and only if its debit is committed:
-//! it survives a crash before any step. A request that is repeated debits
-//! nothing, because the id of the transfer is inserted in the same transaction.
-//! The messages are published in the order of their rows.
+//! *Guarantee.* A message is published if and only if its debit is committed,
+//! even if the process crashes before any step. A request that is repeated
+//! debits nothing, because the id of the transfer is inserted in the same
+//! transaction. The messages are published in the order of their rows.
 //!
-//! *Cost.* At least once: after a crash, the relay publishes up to a batch
-//! again, so the consumer has to recognize repeated messages. Each message is
-//! written twice, and arrives later, by the pause between two reads. The relay
-//! waits for each acknowledgment, and a row that is not accepted blocks all
-//! later ones. One relay runs at a time.
+//! *Cost.* Delivery is at least once: after a crash, the relay publishes up to
+//! a batch again, so the consumer has to recognize repeated messages. Each
+//! message is written twice, and waits until the relay reads the table again.
+//! The relay waits for each acknowledgment, and a message that the broker does
+//! not accept blocks all later ones. One relay runs at a time.
 //!
 //! ```
 //! use std::num::NonZero;
@@ -52,9 +53,11 @@ pub struct Api;
 pub struct Relay {
     batch: NonZero<usize>,
     is_idle: bool,
-    /// The rows that the broker has not acknowledged. The first is published.
+    /// The rows whose messages are not acknowledged. The first is being
+    /// published.
     unpublished: VecDeque<Row>,
-    /// The keys of the rows that it has acknowledged, and that are not deleted.
+    /// The keys of the rows whose messages are acknowledged. They are not yet
+    /// deleted.
     published: Vec<String>,
 }
 
@@ -76,12 +79,12 @@ pub enum Event {
     RolledBack,
     /// The broker has acknowledged the message.
     Published,
-    /// The broker has not acknowledged the message. It may have it.
+    /// The broker has not acknowledged the message, but may have received it.
     PublishFailed,
 }
 
-/// An effect that the caller performs. It reports the event of an effect before
-/// it performs the next one.
+/// An effect that the caller performs. The caller reports the event of an
+/// effect before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
@@ -125,7 +128,7 @@ pub enum Reply {
     Refused,
     /// The id belongs to another transfer.
     Conflict,
-    /// Nobody knows: send the request again.
+    /// It is not known whether the transfer is debited: send the request again.
     Unknown,
 }
 
@@ -200,7 +203,8 @@ impl Relay {
         }
     }
 
-    /// Only what is acknowledged: a crash would lose any other message.
+    /// Deletes only rows that are acknowledged: a crash would lose other
+    /// messages.
     fn delete(&mut self) -> Vec<Effect> {
         if self.published.is_empty() {
             return self.pause();

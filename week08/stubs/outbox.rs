@@ -9,16 +9,18 @@
 //! - The reply is `Unknown` if a transaction was rolled back. Then nothing is
 //!   stored, no message was published, and the client sends its request again.
 //! - Otherwise the reply depends on what is committed. It is `Accepted` if this
-//!   transfer is debited, now or by an earlier request, `Conflict` if another
-//!   transfer with this id was accepted, and else `Refused`: there is no
-//!   such account, or it has less money than the transfer.
-//! - Transfers are the same if their fields are equal. The time is no field.
+//!   transfer is debited, now or by an earlier request. It is `Conflict` if
+//!   another transfer with this id was accepted. Otherwise it is `Refused`:
+//!   there is no such account, or it has less money than the transfer.
+//! - Two transfers are the same if all fields of `Transfer` are equal. The time
+//!   of the request is not one of them.
 //! - An accepted transfer is debited once. One message is stored for it, with
-//!   the time of the request that debited. Other requests change nothing, so
-//!   that any request may use the id of a refused one.
+//!   the time of the request that debited. Other requests change nothing. So
+//!   any later request may use the id of a refused request.
 //! - Requests run at the same time. Between two of your statements, another
 //!   transaction may commit, unless it waits for a row that you have changed.
-//!   Replies, balances and rows are as if the two had run one after the other.
+//!   The replies, balances and rows are as if the two transactions had run one
+//!   after the other.
 //! - If a statement returns an error, `transact` returns it at once.
 //!
 //! The `Relay`
@@ -29,8 +31,8 @@
 //!   row stays there until the broker has acknowledged its message. A row with
 //!   a smaller `seq` may appear later, as its transaction is committed later.
 //! - It reads at most `batch` rows at a time, and deletes them in one
-//!   transaction after all are published. Then it reads again, until no row is
-//!   left, and is idle. So `n` rows need at most `2 * n.div_ceil(batch) + 1`
+//!   transaction after all are published. Then it reads again. When no row is
+//!   left, it is idle. So `n` rows need at most `2 * n.div_ceil(batch) + 1`
 //!   transactions.
 //! - After `Event::PublishFailed`, it publishes nothing until it is woken again.
 //!   Before it is idle, it deletes the rows whose messages are acknowledged.
@@ -39,14 +41,15 @@
 //!
 //! Both together
 //!
-//! - Each process may crash before and after each effect. It then has a new
-//!   `Api` or `Relay`, and the client repeats its request until it is answered.
-//!   If the consumer credits each id once, every accepted transfer is debited
-//!   once and credited once.
+//! - Each process may crash before and after each effect. After a crash, it
+//!   begins with a new `Api` or `Relay`. The client repeats its request until
+//!   it gets a reply. If the consumer credits each id once, every accepted
+//!   transfer is debited once and credited once.
 //!
-//! Help: `Api`, `Relay` and `transact` get no other events and commands than
-//! yours cause. The docs of `Tx` have the SQL of each statement. A message is
-//! turned into its text, and back, by `to_string` and `parse`.
+//! Help: `Api` gets `Requested`, and `Relay` gets `Wake`. All other events and
+//! commands are caused by the effects that your code returns. The docs of `Tx`
+//! have the SQL of each statement. A message is turned into its text, and back,
+//! by `to_string` and `parse`.
 
 use std::num::NonZero;
 
@@ -82,12 +85,12 @@ pub enum Event {
     RolledBack,
     /// The broker has acknowledged the message.
     Published,
-    /// The broker has not acknowledged the message. It may have it.
+    /// The broker has not acknowledged the message, but may have received it.
     PublishFailed,
 }
 
-/// An effect that the caller performs. It reports the event of an effect before
-/// it performs the next one.
+/// An effect that the caller performs. The caller reports the event of an
+/// effect before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
@@ -131,7 +134,7 @@ pub enum Reply {
     Refused,
     /// The id belongs to another transfer.
     Conflict,
-    /// Nobody knows: send the request again.
+    /// It is not known whether the transfer is debited: send the request again.
     Unknown,
 }
 

@@ -54,12 +54,12 @@ pub enum Event {
     RolledBack,
     /// The broker has acknowledged the message.
     Published,
-    /// The broker has not acknowledged the message. It may have it.
+    /// The broker has not acknowledged the message, but may have received it.
     PublishFailed,
 }
 
-/// An effect that the caller performs. It reports the event of an effect before
-/// it performs the next one.
+/// An effect that the caller performs. The caller reports the event of an
+/// effect before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
@@ -103,7 +103,7 @@ pub enum Reply {
     Refused,
     /// The id belongs to another transfer.
     Conflict,
-    /// Nobody knows: send the request again.
+    /// It is not known whether the transfer is debited: send the request again.
     Unknown,
 }
 
