@@ -5,8 +5,8 @@
 //!
 //! *Idea.* The **inbox** is a table of the messages that have taken effect, by
 //! the id of the transfer. One local transaction inserts the id and credits the
-//! account. If the id is there, nothing is credited. The message is acknowledged
-//! after the commit.
+//! account. If the inbox already has the id, nothing is credited. The message
+//! is acknowledged after the commit.
 //!
 //! *Guarantee.* A transfer is credited at most once, and its message is
 //! acknowledged only if the transfer is credited or parked for a person. Rows
@@ -14,11 +14,12 @@
 //! below the horizon whose row is missing is parked, and not credited again.
 //!
 //! *Cost.* One more row for each message. In `REPEATABLE READ`, a credit might
-//! not see a horizon that was just raised, so it needs `READ COMMITTED` (or
-//! `SERIALIZABLE`). The producer's clock decides what is
-//! below the horizon, so the horizon has to be much older than the longest
-//! delay of a message. A clean-up that finds only rows above the horizon among
-//! the oldest does not look further. Parked messages need a person.
+//! not see a horizon that was just raised, so the transaction needs `READ
+//! COMMITTED` (or `SERIALIZABLE`). The producer's clock decides what is below
+//! the horizon, so the horizon has to be much older than the longest delay of a
+//! message. A clean-up looks at the oldest rows only: if all of these are above
+//! the horizon, it deletes nothing. A person has to decide about each parked
+//! message.
 //!
 //! ```
 //! use std::num::NonZero;
@@ -58,13 +59,14 @@ pub enum Event {
     RolledBack,
 }
 
-/// An effect that the caller performs. It reports the event of an effect before
-/// it performs the next one.
+/// An effect that the caller performs. The caller reports the event of an
+/// effect before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
     Transact(Command),
-    /// Acknowledge the message: the queue does not deliver it again, as a rule.
+    /// Acknowledge the message, so that the queue does not deliver it again, as
+    /// a rule.
     Acknowledge,
 }
 
@@ -87,7 +89,7 @@ pub enum Command {
 pub enum Outcome {
     /// The transfer is credited.
     Credited,
-    /// It was credited or parked before. Nothing is changed.
+    /// The message was credited or parked before. Nothing is changed.
     Repeated,
     /// A person has to decide: the message is a row of [`Table::Parked`].
     Parked,
@@ -95,7 +97,7 @@ pub enum Outcome {
     Cleaned(usize),
 }
 
-/// The row of [`Table::Limits`] that has the horizon.
+/// The key of the row in [`Table::Limits`] that stores the horizon.
 const HORIZON: &str = "inbox horizon";
 
 impl Consumer {

@@ -5,8 +5,9 @@
 //! The `Consumer`
 //!
 //! - It runs `transact` with `Command::Credit` for the message that it has
-//!   received. After the commit it acknowledges the message, once. If the
-//!   transaction is rolled back, it does nothing: the queue delivers again.
+//!   received. After the commit, it acknowledges the message, once. If the
+//!   transaction is rolled back, it does nothing: the queue delivers the
+//!   message again.
 //!
 //! Credit
 //!
@@ -15,21 +16,23 @@
 //!   nothing: the outcome is `Repeated`.
 //! - A message is *parked* if it has an id that was received with another text,
 //!   if its text is no `Message`, or if its account cannot be credited (`add`
-//!   returns false). No balance changes, and the outcome is `Parked`. It is
-//!   `Repeated` if this text was parked before.
-//! - A parked message is a row of `Table::Parked`, whose value is the text. A
-//!   message whose account cannot be credited counts as received with this id.
+//!   returns false). No balance changes, and the outcome is `Parked`. If this
+//!   text was parked before, the outcome is `Repeated`.
+//! - A parked message is a row of `Table::Parked`, whose value is the text. If
+//!   the account of a message cannot be credited, its id counts as received.
 //! - So each acknowledged message is credited or parked.
 //!
 //! Clean-up
 //!
 //! - `Table::Inbox` has one row for each id that was received. The rows are in
 //!   the order in which the ids were received first.
-//! - `Clean` raises the horizon to `before_s`, unless it is already as high. It
-//!   never falls. There is no horizon before the first clean-up.
+//! - `Clean` raises the horizon to `before_s`, unless the horizon is already as
+//!   high. The horizon never falls. There is no horizon before the first
+//!   clean-up.
 //! - Then it looks at the first `limit` rows of the inbox, and deletes those
-//!   whose messages have a `debited_s` below the horizon. `Cleaned` has their
-//!   number. A clean-up without rows to look at raises the horizon, too.
+//!   whose messages have a `debited_s` below the horizon. `Cleaned` has the
+//!   number of deleted rows. A clean-up that finds no rows raises the horizon,
+//!   too.
 //! - A message whose `debited_s` is below the horizon, and whose id has no row,
 //!   is parked: perhaps it was credited before its row was deleted. Its id
 //!   counts as received again.
@@ -42,11 +45,12 @@
 //!   A clean-up may delete nothing if another one has raised the horizon.
 //! - If a statement returns an error, `transact` returns it at once.
 //! - A process may crash before and after each effect, and any message may
-//!   arrive again. If the producer sends each debit at least once, each transfer
-//!   is credited once.
+//!   arrive again. If the producer sends the message of each debit at least
+//!   once, each transfer is credited once.
 //!
-//! Help: `oldest` returns rows by `seq`. `replace` changes a row only if nobody
-//! else has changed it. `horizon`, at the end of this file, is given.
+//! Help: `oldest` returns rows by `seq`. `replace` changes a row only if no
+//! other transaction has changed it. `horizon`, at the end of this file, is
+//! given.
 
 use crate::money::{Message, Table, Tx};
 
@@ -65,13 +69,14 @@ pub enum Event {
     RolledBack,
 }
 
-/// An effect that the caller performs. It reports the event of an effect before
-/// it performs the next one.
+/// An effect that the caller performs. The caller reports the event of an
+/// effect before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
     Transact(Command),
-    /// Acknowledge the message: the queue does not deliver it again, as a rule.
+    /// Acknowledge the message, so that the queue does not deliver it again, as
+    /// a rule.
     Acknowledge,
 }
 
@@ -94,7 +99,7 @@ pub enum Command {
 pub enum Outcome {
     /// The transfer is credited.
     Credited,
-    /// It was credited or parked before. Nothing is changed.
+    /// The message was credited or parked before. Nothing is changed.
     Repeated,
     /// A person has to decide: the message is a row of [`Table::Parked`].
     Parked,
@@ -102,7 +107,7 @@ pub enum Outcome {
     Cleaned(usize),
 }
 
-/// The row of [`Table::Limits`] that has the horizon.
+/// The key of the row in [`Table::Limits`] that stores the horizon.
 const HORIZON: &str = "inbox horizon";
 
 impl Consumer {

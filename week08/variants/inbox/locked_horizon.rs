@@ -22,13 +22,14 @@ pub enum Event {
     RolledBack,
 }
 
-/// An effect that the caller performs. It reports the event of an effect before
-/// it performs the next one.
+/// An effect that the caller performs. The caller reports the event of an
+/// effect before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
     Transact(Command),
-    /// Acknowledge the message: the queue does not deliver it again, as a rule.
+    /// Acknowledge the message, so that the queue does not deliver it again, as
+    /// a rule.
     Acknowledge,
 }
 
@@ -51,7 +52,7 @@ pub enum Command {
 pub enum Outcome {
     /// The transfer is credited.
     Credited,
-    /// It was credited or parked before. Nothing is changed.
+    /// The message was credited or parked before. Nothing is changed.
     Repeated,
     /// A person has to decide: the message is a row of [`Table::Parked`].
     Parked,
@@ -59,7 +60,7 @@ pub enum Outcome {
     Cleaned(usize),
 }
 
-/// The row of [`Table::Limits`] that has the horizon.
+/// The key of the row in [`Table::Limits`] that stores the horizon.
 const HORIZON: &str = "inbox horizon";
 
 impl Consumer {
