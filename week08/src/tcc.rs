@@ -4,14 +4,15 @@
 //! service says no, or says nothing. How is the money freed exactly once, also
 //! if the cancel arrives before the try?
 //!
-//! *Idea.* The **fence** is a table with a row for each branch: tried, confirmed
-//! or cancelled. Each call changes the row and the account in one local
-//! transaction. A try inserts the row, so it works once. A confirm or a cancel
-//! changes the row only if it is still tried (compare-and-set). A cancel that
-//! finds no row inserts one, a **tombstone**, which refuses the late try.
+//! *Idea.* The **fence** is a table with a row for each branch: tried,
+//! confirmed or cancelled. Each call changes the row and the account in one
+//! local transaction. A try inserts the row, so a second try changes nothing. A
+//! confirm or a cancel changes the row only if its state is still *tried*
+//! (compare-and-set). A cancel that finds no row inserts one, a **tombstone**,
+//! which refuses the late try.
 //!
-//! *Guarantee.* Calls may be repeated, and may arrive in any order and at the
-//! same time: a branch is tried at most once, and then confirmed or cancelled,
+//! *Guarantee.* Calls may be repeated, and may arrive in any order or at the
+//! same time. A branch is tried at most once, and then confirmed or cancelled,
 //! never both. A cancel gives back exactly what its try froze, and nothing if
 //! there was no try.
 //!
@@ -65,8 +66,8 @@ pub async fn transact<T: Tx>(
         Operation::Try => try_branch(tx, branch, &key).await,
         Operation::Confirm => finish(tx, branch, &key, CONFIRMED).await,
         Operation::Cancel => {
-            // The tombstone first: a concurrent try waits here, and then finds
-            // it, or this finds the row of the try.
+            // The tombstone first. If a try runs at the same time, the second
+            // of the two inserts waits until the first transaction ends.
             let tombstone = row(CANCELLED, &branch.transfer);
             if tx.insert(Table::Fence, &key, &tombstone).await? {
                 return Ok(Reply::Done);
@@ -97,7 +98,7 @@ async fn try_branch<T: Tx>(
     }
     let is_reserved = match side {
         Side::Debit => tx.add(transfer.from, -cents(&transfer)).await?,
-        // It only has to exist.
+        // The account only has to exist.
         Side::Credit => tx.add(transfer.to, 0).await?,
     };
     if !is_reserved {
@@ -118,14 +119,15 @@ async fn finish<T: Tx>(
     let Branch { side, transfer } = branch;
     let (tried, finished) = (row(TRIED, &transfer), row(to, &transfer));
     // Compare and set: of two calls at once, the second waits, and changes
-    // nothing. The account comes after it, so that both lock in one order.
+    // nothing. The account is changed after the row, so that all calls lock in
+    // one order.
     if !tx.replace(Table::Fence, key, &tried, &finished).await? {
         let stored = tx.get(Table::Fence, key).await?;
         return Ok(match state(stored.as_deref(), &transfer) {
             Ok(state) if state == to => Reply::Done,
             Ok(CONFIRMED) => Reply::Confirmed,
             Ok(CANCELLED) => Reply::Cancelled,
-            // Its try was committed after the `replace`.
+            // The try was committed after the `replace`.
             Ok(_) => Reply::NotTried,
             Err(reply) => reply,
         });
@@ -151,7 +153,7 @@ fn row(state: &str, transfer: &Transfer) -> String {
     format!("{state} {transfer}")
 }
 
-/// Returns the state in a row of the branch, or why there is none.
+/// Returns the state in a row of the branch, or the reply if there is none.
 fn state<'a>(
     row: Option<&'a str>,
     transfer: &Transfer,

@@ -1,24 +1,24 @@
 //! TCC (try, confirm, cancel): a participant with a fence table. Your turn.
 //!
 //! A coordinator tries both branches of a transfer, and then confirms both or
-//! cancels both. You write the participant. It has the branches of both sides:
-//! the payment service calls it for debits, the savings service for credits.
+//! cancels both. You write the participant. Both services use the same code:
+//! the payment service for debits, and the savings service for credits.
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - A branch is known by the id of its transfer and its side. It is untried at
-//!   first, then tried, and then confirmed or cancelled, or it is cancelled
-//!   without having been tried. Its state is kept in `Table::Fence`, in one row
-//!   or several. No other table is changed.
+//! - A branch is identified by the id of its transfer and its side. It is
+//!   untried at first. Then it is tried, and after that confirmed or cancelled.
+//!   An untried branch may also be cancelled. Its state is kept in
+//!   `Table::Fence`, in one row or several. No other table is changed.
 //! - Try of an untried branch: a debit takes the cents from the account `from`
 //!   (they are frozen). A credit changes no balance; the account `to` has to
 //!   exist. Then the branch is tried, and the reply is `Done`.
-//! - Confirm of a tried branch: a debit changes no account and needs none. A
-//!   credit adds the cents to `to`. Then the branch is confirmed, and the reply
-//!   is `Done`.
+//! - Confirm of a tried branch: a debit changes no account, and its account
+//!   need not exist. A credit adds the cents to `to`. Then the branch is
+//!   confirmed, and the reply is `Done`.
 //! - Cancel of a tried branch: a debit adds the cents to `from`. A credit
-//!   changes no account and needs none. Then the branch is cancelled, and the
-//!   reply is `Done`.
+//!   changes no account, and its account need not exist. Then the branch is
+//!   cancelled, and the reply is `Done`.
 //! - If `Tx::add` returns false, the reply is `Refused`, and the branch and the
 //!   accounts are as before the call.
 //! - Cancel of an untried branch: it is cancelled, the reply is `Done`, and no
@@ -27,19 +27,22 @@
 //! - A repeated call changes nothing, and its reply is `Done`: the try of a
 //!   branch that is tried or confirmed, the confirm of a confirmed branch, the
 //!   cancel of a cancelled one.
-//! - A confirmed branch and a cancelled branch stay so. The reply to a cancel of
-//!   a confirmed branch is `Confirmed`. The reply to a try or a confirm of a
-//!   cancelled branch is `Cancelled`. Nothing changes.
-//! - If the branch is not untried and was called with other accounts or other
-//!   cents, the reply is `Conflict`, and nothing changes.
-//! - `transact` returns the error of the first statement that fails, and makes
-//!   no further statement. Otherwise it returns `Ok`, and the caller commits,
-//!   also if the reply is not `Done`.
-//! - Two transactions at once have the replies and the effects of one after the
-//!   other, in either order, with the isolation and the locks that `Tx`
-//!   describes.
-//! - Each transaction changes a row of the fence before it calls `add`. All lock
-//!   in one order, also if a branch has several rows: no two of them deadlock.
+//! - A confirmed branch stays confirmed, and a cancelled branch stays
+//!   cancelled. The reply to a cancel of a confirmed branch is `Confirmed`. The
+//!   reply to a try or a confirm of a cancelled branch is `Cancelled`. Nothing
+//!   changes.
+//! - If the branch is tried, confirmed or cancelled, with other accounts or
+//!   other cents than those of this call, the reply is `Conflict`, and nothing
+//!   changes.
+//! - `transact` returns the error of the first statement that fails, and
+//!   executes no further statement. Otherwise it returns `Ok`, and the caller
+//!   commits, even if the reply is not `Done`.
+//! - Two transactions at the same time have replies and effects as if one had
+//!   run after the other, in either order. The documentation of `Tx` describes
+//!   the isolation and the locks.
+//! - Each transaction changes a row of the fence before it calls `add`. All
+//!   transactions lock in one order, even if a branch has several rows, so that
+//!   no two of them deadlock.
 //!
 //! Help: `Call`, `Branch`, `Side` and `Reply` are in `money::coordinator`, `Tx`
 //! and `Table` in `money`. `Tx::insert` and `Tx::replace` return whether they

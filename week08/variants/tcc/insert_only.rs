@@ -3,9 +3,9 @@
 //!
 //! - The *begin* row says whether a try or a cancel came first. A cancel inserts
 //!   it, too: this is the tombstone.
-//! - The *end* row says whether the branch is confirmed or cancelled. The unique
-//!   key decides between two that come at once. Both insert the same key, so the
-//!   second one waits.
+//! - The *end* row says whether the branch is confirmed or cancelled. If a
+//!   confirm and a cancel come at once, the unique key decides: both insert the
+//!   same key, so the second one waits.
 //!
 //! This costs two rows for each branch, and needs no compare-and-set. With an end
 //! row for each operation, a confirm and a cancel at once would both insert their
