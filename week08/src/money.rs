@@ -1,6 +1,6 @@
 //! Money between services: a transfer, and the port to a service's database.
 //!
-//! The exercises on transfers share these types. They are given. A payment
+//! The exercises on transfers share these types, which are given. A payment
 //! service debits an account, a savings service credits one, and each service
 //! has a database of its own. So no transaction covers both.
 //!
@@ -38,7 +38,8 @@ pub struct Transfer {
     pub cents: NonZero<u32>,
 }
 
-/// What the payment service tells the savings service: a transfer is debited.
+/// A message from the payment service to the savings service: a transfer is
+/// debited.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Message {
     /// When the transfer was debited, in seconds since 1970. It stays the same
@@ -69,11 +70,11 @@ pub enum Table {
     Outbox,
     /// Messages that have taken effect.
     Inbox,
-    /// Limits that only grow, such as the age of rows that were deleted.
+    /// Limits that only grow, such as the time below which rows were deleted.
     Limits,
-    /// The outcomes of parts of distributed transactions.
+    /// The states of the branches of distributed transactions.
     Fence,
-    /// What waits for a person.
+    /// Messages that wait for a person to decide.
     Parked,
 }
 
@@ -81,8 +82,8 @@ pub enum Table {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Row {
     /// Increases with each row that is inserted. Rows of concurrent
-    /// transactions become visible in another order, and a transaction that is
-    /// rolled back leaves a gap.
+    /// transactions may become visible in another order, and a transaction that
+    /// is rolled back leaves a gap.
     pub seq: u64,
     /// Unique in its table.
     pub key: String,
@@ -95,7 +96,8 @@ pub struct Row {
 ///
 /// Each statement sees what was committed before it began (`READ COMMITTED`). A
 /// row that `insert`, `replace` or `delete` has changed is locked until the
-/// transaction ends, and a concurrent one of these waits for it.
+/// transaction ends: a concurrent transaction that changes this row waits. An
+/// account that `add` has changed is locked in the same way.
 ///
 /// # Cancel safety
 ///
@@ -169,10 +171,10 @@ pub trait Tx: Send {
 /// The text is no [`Transfer`], or no [`Message`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// It has more numbers, or fewer.
+    /// The text has too many or too few numbers.
     #[error("the text has not the right number of fields")]
     Fields,
-    /// A number is not valid.
+    /// A number of the text is not valid.
     #[error("a field is not valid")]
     Number(#[from] ParseIntError),
 }
@@ -185,7 +187,7 @@ impl fmt::Display for Transfer {
     }
 }
 
-/// Short, as traces of runs have many of them.
+/// The format is short, because the trace of a run has many of these values.
 impl fmt::Debug for Transfer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Transfer({self})")

@@ -29,7 +29,7 @@ use week08::money::explore::{System, run_at_random};
 
 #[derive(Parser)]
 struct Arguments {
-    /// How the services agree.
+    /// The protocol between the services.
     #[arg(long, value_enum, default_value = "outbox")]
     pattern: Pattern,
     /// Chooses the order of effects, and the faults.
@@ -47,7 +47,7 @@ enum Pattern {
     Tcc,
 }
 
-/// How often each thing has happened.
+/// The number of actions of each kind.
 #[derive(Default)]
 struct Counts {
     crashes: u32,
@@ -63,13 +63,13 @@ const TRANSFERS: u32 = 5;
 const FAULTS: Faults =
     Faults { crashes: 5, repeats: 4, losses: 3, failures: 4 };
 
-/// What the payment service has at the beginning.
+/// The balance of the payment service at the beginning.
 const BALANCE: i64 = 1_000_000;
 
-/// The runs after the one that is shown.
+/// The number of runs after the run that is shown.
 const RUNS: u64 = 1_000;
 
-/// A run that takes longer does not end.
+/// The most actions of a run: a longer one would never end.
 const MAX_ACTIONS: usize = 10_000;
 
 /// The width of a line's text.
@@ -165,7 +165,7 @@ fn show<P: Process>(
     Ok(())
 }
 
-/// Returns what was debited and credited.
+/// Returns the sums that were debited and credited.
 fn sums<P: Process>(system: &Cluster<P>, start: &Cluster<P>) -> [i64; 2] {
     let balance = |system: &Cluster<P>, service, account| {
         system.database(service).accounts[&account]

@@ -1,20 +1,20 @@
 //! Processes of two services that crash, and messages that are repeated.
 //!
-//! *Question.* A protocol is a few functions and state machines. How is it run
-//! with every crash, without threads, sockets and clocks?
+//! *Question.* A protocol is a few functions and state machines. How is such a
+//! protocol run with every possible crash, without threads, sockets and clocks?
 //!
 //! *Idea.* A [`Process`] performs one **effect** at a time: a transaction, a
-//! message, an acknowledgment. A crash is possible before and after each of
-//! them, and takes everything that the process has in memory. Databases and
+//! message, an acknowledgment. A crash is possible before and after each
+//! effect. It loses everything that the process has in memory. Databases and
 //! queues survive.
 //!
-//! *Guarantee.* Each transfer is a different power of ten. So the digits of the
-//! debited and the credited sums say how often each transfer took effect, and a
-//! run is wrong as soon as a digit is: no transfer is debited twice, and none is
-//! credited more often than it was debited.
+//! *Guarantee.* The amount of each transfer is a different power of ten. So the
+//! digits of the debited and the credited sums say how often each transfer took
+//! effect, and a run is wrong as soon as one digit is wrong. No transfer may be
+//! debited twice, or credited more often than it was debited.
 //!
-//! *Cost.* A transaction is one effect: the model has no two that run at the
-//! same time. A real database has to serialize what they share.
+//! *Cost.* A transaction is one effect, so no two transactions run at the same
+//! time in this model. A real database has to serialize them.
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
@@ -37,7 +37,7 @@ pub const TO: u64 = 2;
 
 /// A program. It is cloned and compared with all that it has in memory.
 pub trait Process: Clone + Debug + Eq + Hash {
-    /// What processes send each other.
+    /// The messages that processes send each other.
     type Message: Clone + Debug + Display + Ord + Hash;
 
     /// Returns the name of the process, for traces.
@@ -46,7 +46,7 @@ pub trait Process: Clone + Debug + Eq + Hash {
     /// Returns the service whose database the process uses.
     fn service(&self) -> Service;
 
-    /// Loses what is in memory, as a crash does.
+    /// Loses everything that is in memory, as a crash does.
     fn restart(&mut self);
 
     /// Handles a message. It is called when the process has no effect to
@@ -58,8 +58,9 @@ pub trait Process: Clone + Debug + Eq + Hash {
     /// to publish, or it is time to try again.
     fn has_work(&self, database: &Database) -> bool;
 
-    /// Returns whether the process waits for an answer. It is woken when no call
-    /// is in flight. Earlier is a fault: its patience is too short.
+    /// Returns whether the process waits for an answer. Such a process is woken
+    /// when no call is in flight. To wake it earlier is a fault: its time-out
+    /// was too short.
     fn is_waiting(&self) -> bool {
         false
     }
@@ -73,7 +74,7 @@ pub trait Process: Clone + Debug + Eq + Hash {
     /// Describes the next effect. It is only called if there is one.
     fn describe_effect(&self) -> String;
 
-    /// Performs the next effect, or only seems to, or only seems to fail.
+    /// Performs the next effect, or fails to, as `fate` says.
     fn perform(
         &mut self,
         database: &mut Database,
@@ -90,14 +91,15 @@ pub trait Process: Clone + Debug + Eq + Hash {
     }
 }
 
-/// What becomes of an effect.
+/// The outcome of an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fate {
-    /// It is performed, and the process learns it.
+    /// The effect is performed, and the process gets its result.
     Performed,
-    /// It is performed, and the process gets an error: the answer is lost.
+    /// The effect is performed, but the answer is lost: the process gets an
+    /// error.
     AnswerLost,
-    /// It is not performed, and the process gets an error.
+    /// The effect is not performed, and the process gets an error.
     Refused,
 }
 
@@ -129,7 +131,7 @@ pub enum Output<M> {
     },
     /// The process acknowledges a message of its queue.
     Acknowledge(M),
-    /// A call: the message arrives once, in any order, or is lost.
+    /// A call: the message arrives once, or is lost. Calls arrive in any order.
     Call {
         /// The receiver.
         to: Id,
@@ -156,7 +158,7 @@ pub struct Faults {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cluster<P: Process> {
     processes: Vec<P>,
-    /// Shared with the states before, until they change.
+    /// Each database is shared with earlier states until it changes.
     databases: BTreeMap<Service, Rc<Database>>,
     /// The messages of each receiver and key.
     queues: BTreeMap<(Id, u64), Vec<P::Message>>,
@@ -166,7 +168,7 @@ pub struct Cluster<P: Process> {
     acknowledged: BTreeMap<Id, P::Message>,
     faults: Faults,
     transfers: u32,
-    /// What the payment service had at the beginning.
+    /// The balance of the payment service at the beginning.
     balance: i64,
     must_complete: bool,
 }
@@ -176,7 +178,7 @@ pub struct Cluster<P: Process> {
 pub enum Action<M> {
     /// A process performs its next effect.
     Perform(Id, Fate),
-    /// The queue delivers its first message, which stays there.
+    /// The queue delivers its first message, which stays in the queue.
     Deliver(Id, M),
     /// A call arrives.
     Call(Id, M),
@@ -196,7 +198,7 @@ pub enum Action<M> {
 ///
 /// # Panics
 ///
-/// Panics if there are more than 9.
+/// Panics if `number` is more than 9.
 pub fn transfers(number: u32) -> Vec<Transfer> {
     assert!(number <= 9, "at most 9 transfers");
     let cents = |i| NonZero::new(10_u32.pow(i)).expect("it is positive");
@@ -236,8 +238,8 @@ impl<P: Process> Cluster<P> {
         }
     }
 
-    /// Puts a message into the queue of a process, as a client does that repeats
-    /// its request until it is answered.
+    /// Puts a message into the queue of a process. It stands for a client that
+    /// repeats its request until it is answered.
     #[must_use]
     pub fn with_message(
         mut self,

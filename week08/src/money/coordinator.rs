@@ -11,11 +11,11 @@
 //! *Guarantee.* There is one decision for a transfer, since it is stored with a
 //! compare-and-set. A cancel is sent to *both* branches, also to one whose try
 //! was refused or never answered. A coordinator that has crashed goes on from
-//! its table. It never has two calls of different operations to one branch that
-//! it waits for, but an earlier one may still arrive.
+//! its table. For each branch, it waits for the answer to one operation at a
+//! time. But a call of an earlier operation may still arrive.
 //!
-//! *Cost.* It runs one transfer at a time. A real one runs many, each of them
-//! under a lease.
+//! *Cost.* It runs one transfer at a time. A real coordinator runs many, and
+//! holds a lease for each of them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,7 +31,8 @@ pub enum Side {
     Credit,
 }
 
-/// One side of a transfer. It is known by the id of the transfer and the side.
+/// One side of a transfer. It is identified by the id of the transfer and the
+/// side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Branch {
     /// The side.
@@ -67,7 +68,7 @@ pub enum Reply {
     /// The call has taken effect, now or at an earlier time.
     Done,
     /// There is no such account, or it has not enough money, or it cannot take
-    /// more. Nothing is changed, and a later call may be done.
+    /// more. Nothing is changed, and a later call may succeed.
     Refused,
     /// The branch is cancelled, so it cannot be tried or confirmed.
     Cancelled,
@@ -79,7 +80,7 @@ pub enum Reply {
     Conflict,
 }
 
-/// How far a transfer is.
+/// The progress of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Both branches are registered, and may have been tried.
@@ -109,7 +110,7 @@ struct Running {
     transfer: Transfer,
     /// The sides that have done the operation of this phase.
     done: BTreeSet<Side>,
-    /// How often it was time to try again.
+    /// How many times the tries were repeated.
     waits: u32,
 }
 
@@ -128,8 +129,8 @@ pub enum Event {
     Answered(Call, Reply),
 }
 
-/// An effect that the caller performs. It reports the event of an effect before
-/// it performs the next one.
+/// An effect that the caller performs. The caller reports the event of an
+/// effect before it performs the next effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
@@ -148,8 +149,8 @@ pub enum Command {
     Begin(Transfer),
     /// Reads the oldest transfer that is not finished.
     Load,
-    /// Changes the phase of a transfer if it is still the first one, and reads
-    /// the phase.
+    /// Changes the phase of a transfer to the second phase if it is still the
+    /// first one. Then reads the stored phase.
     Change(Transfer, Phase, Phase),
 }
 
@@ -158,7 +159,7 @@ pub enum Command {
 pub enum Outcome {
     /// The transfer is stored, now or at an earlier time.
     Begun,
-    /// The transfer, and how far it is.
+    /// The transfer and its phase.
     Loaded(Option<(Phase, Transfer)>),
 }
 
@@ -279,7 +280,8 @@ pub async fn transact<T: Tx>(
             tx.insert(Table::Transfers, &transfer.id.to_string(), &row).await?;
             Ok(Outcome::Begun)
         }
-        // `WHERE` and a partial index keep a real service from reading them all.
+        // A real service does not read all rows: it uses `WHERE` and a partial
+        // index.
         Command::Load => {
             let rows = tx.oldest(Table::Transfers, usize::MAX).await?;
             Ok(Outcome::Loaded(unfinished(&rows)))
@@ -304,7 +306,7 @@ pub fn unfinished(rows: &[Row]) -> Option<(Phase, Transfer)> {
 ///
 /// # Panics
 ///
-/// Panics if it is none.
+/// Panics if the text is not such a row.
 pub fn parse(row: &str) -> (Phase, Transfer) {
     let (phase, transfer) = row.split_once(' ').expect("it has two parts");
     let phase = Phase::ALL.into_iter().find(|p| p.name() == phase);
@@ -322,7 +324,8 @@ impl Phase {
         Self::Parked,
     ];
 
-    /// Returns what the branches have to do, or `None` if that is nothing.
+    /// Returns the operation of this phase, or `None` if the transfer is
+    /// finished.
     fn operation(self) -> Option<Operation> {
         match self {
             Self::Trying => Some(Operation::Try),
@@ -360,7 +363,7 @@ impl fmt::Display for Call {
     }
 }
 
-/// Short, as traces of runs have many of them.
+/// The format is short, because the trace of a run has many of these values.
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Call({self})")

@@ -9,11 +9,11 @@
 //! the invariant has the shortest run.
 //!
 //! *Guarantee.* All states that are reachable within the faults that the system
-//! allows are checked. From each of them the system also runs on without faults,
-//! and has to settle.
+//! allows are checked. From each of them, the system also runs without faults
+//! until nothing more happens, and this last state is checked, too.
 //!
 //! *Cost.* The number of states grows fast with the number of transfers and
-//! faults. Two transfers and two crashes are some thousands.
+//! faults. With two transfers and two crashes, there are some thousands.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,20 +21,21 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::mem;
 use std::rc::Rc;
 
-/// Processes, their databases, and what is between them.
+/// Processes, their databases, and the messages between them.
 pub trait System: Clone + Eq + Hash {
     /// One change: a process performs an effect, a message arrives, a process
     /// crashes.
     type Action: Clone;
 
-    /// Returns what can happen next. Without faults, the first action that is
-    /// none happens: so it must not be one that changes nothing.
+    /// Returns the actions that are possible next. A run without faults takes
+    /// the first action that is not a fault, so this action must change the
+    /// state.
     fn actions(&self) -> Vec<Self::Action>;
 
     /// Describes an action in this state, for a trace.
     fn describe(&self, action: &Self::Action) -> String;
 
-    /// Whether the action is a fault.
+    /// Returns whether the action is a fault.
     fn is_fault(&self, action: &Self::Action) -> bool;
 
     /// Changes the state.
@@ -145,8 +146,8 @@ pub fn run_at_random<S: System>(
 }
 
 /// Runs without faults until nothing more happens, or until a state from which
-/// the system is known to settle. Returns what is wrong, and the actions until
-/// then.
+/// the system is known to settle. Returns an error, and the actions before it,
+/// if a state is wrong.
 fn settle<S: System>(
     system: &S,
     settled: &mut HashSet<S, Fast>,
@@ -210,7 +211,7 @@ impl fmt::Display for Counterexample {
     }
 }
 
-/// Much faster than std's hasher without optimization.
+/// In a build without optimization, this is much faster than std's hasher.
 type Fast = BuildHasherDefault<FastHasher>;
 
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! The real parts of transfers between services.
 //!
-//! The exercises of week 8 are pure: functions in a local transaction, and state
-//! machines. This package performs their effects.
+//! The exercises of week 8 are pure: functions in a local transaction, and
+//! state machines. This package performs their effects on real databases.
 //!
 //! | Module | What it does |
 //! |--------|--------------|

@@ -1,21 +1,22 @@
 //! A service's database in SQLite or Postgres.
 //!
-//! *Question.* The exercises are written against [`Tx`]. What has a real
-//! database to do so that their guarantees hold?
+//! *Question.* The exercises are written against [`Tx`]. What does a real
+//! database have to do so that their guarantees hold?
 //!
 //! *Idea.* Each method is one statement. `BEGIN` on Postgres has the isolation
-//! level `READ COMMITTED`, which is enough: an `INSERT … ON CONFLICT DO NOTHING`
-//! waits for a concurrent one of the same key, and an `UPDATE … WHERE` looks at
-//! the row again after it has waited. SQLite begins with `IMMEDIATE`, so its
-//! writers run one after the other.
+//! level `READ COMMITTED`, unless the server is configured otherwise. This
+//! level is enough: an `INSERT … ON CONFLICT DO NOTHING` waits for a concurrent
+//! one of the same key, and an `UPDATE … WHERE` checks the row again after it
+//! has waited. SQLite begins with `IMMEDIATE`, so its writers run one after the
+//! other.
 //!
 //! *Guarantee.* A transaction whose future is dropped, at any point, leaves
 //! nothing behind: its connection is closed, and the database rolls back. After
-//! an error of [`Ledger::transaction`], the changes may be committed, namely if
-//! the answer to `COMMIT` was lost.
+//! an error of [`Ledger::transaction`], the changes may still be committed: the
+//! answer to `COMMIT` may have been lost.
 //!
-//! *Cost.* A connection for each transaction that runs, and a new one after each
-//! that was dropped. SQLite has one writer at a time.
+//! *Cost.* Each running transaction takes a connection, and each dropped
+//! transaction closes its connection. SQLite has one writer at a time.
 
 use std::num::TryFromIntError;
 
@@ -34,8 +35,9 @@ pub struct Ledger {
 /// A transaction of a [`Ledger`].
 ///
 /// It is tempting to use [`sqlx::Transaction`]. But sqlx 0.9.0 counts a
-/// transaction of Postgres only after `BEGIN` is answered. If it is dropped
-/// before, the connection returns to the pool with an open transaction.
+/// transaction of Postgres only after `BEGIN` is answered. If the future is
+/// dropped before that, the connection returns to the pool with an open
+/// transaction.
 #[derive(Debug)]
 pub struct SqlTx {
     connection: PoolConnection<Any>,
@@ -57,7 +59,7 @@ const SQLITE_SETUP: &str =
     "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL;";
 
 /// Two processes that create a table at the same time can fail, also with `IF
-/// NOT EXISTS`, so they wait for a lock. Its number has no meaning.
+/// NOT EXISTS`, so they wait for a lock. The number of the lock has no meaning.
 const POSTGRES_LOCK: &str = "SELECT pg_advisory_xact_lock(880008);";
 
 impl Ledger {
@@ -66,7 +68,8 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// Returns an error if the database does not answer, or refuses.
+    /// Returns an error if the database does not answer, or refuses the
+    /// connection.
     pub async fn connect(url: &str) -> sqlx::Result<Self> {
         install_default_drivers();
         let is_sqlite = url.starts_with("sqlite:");
@@ -100,12 +103,12 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// Returns the error of the database, or of `body`. The changes may be
-    /// committed all the same: then the answer to `COMMIT` was lost.
+    /// Returns the error of the database, or of `body`. If the answer to
+    /// `COMMIT` was lost, the changes are committed all the same.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, nothing is committed, or all of it.
+    /// If the future is dropped, all changes are committed, or none.
     pub async fn transaction<R>(
         &self,
         body: impl AsyncFnOnce(&mut SqlTx) -> sqlx::Result<R>,
@@ -304,13 +307,15 @@ fn name(table: Table) -> &'static str {
     }
 }
 
-/// Returns an account as SQL stores it. A larger number is no account.
+/// Returns the number of an account as SQL stores it. No account has a larger
+/// number.
 fn number(account: u64) -> sqlx::Result<i64> {
     let encoded = account.try_into();
     encoded.map_err(|error: TryFromIntError| sqlx::Error::Encode(error.into()))
 }
 
-/// Returns whether the database has answered, so that the connection is good.
+/// Returns whether the database has answered. Then the connection can be used
+/// again.
 fn is_answer(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some()
 }
