@@ -8,9 +8,9 @@
 //! | header 48 | key | value | NUL, cas and \r\n: not used | wasted |
 //! ```
 //!
-//! So an item takes as much of a chunk as in memcached. The header has the links
-//! of the index and of a queue, so storing an item allocates nothing, except
-//! when a page is added.
+//! So an item takes as many bytes of a chunk as in memcached. The header has
+//! the links of the index and of a queue, so storing an item allocates nothing,
+//! except when a page is added.
 //!
 //! ```
 //! use week08::arena::{Arena, Queues, Segment, State};
@@ -61,7 +61,7 @@ const IS_USED: usize = 39;
 pub struct Arena {
     pages: Vec<Box<[u8]>>,
     max_pages: usize,
-    /// For each class number.
+    /// The pages and free chunks of each class, by its number.
     slabs: Vec<Slab>,
     /// The first item of each bucket. Their number is 0 or a power of two.
     buckets: Vec<Option<Chunk>>,
@@ -70,12 +70,13 @@ pub struct Arena {
     hasher: RandomState,
 }
 
-/// A chunk of an [`Arena`]: one more than its first byte's position.
+/// A reference to a chunk of an [`Arena`]: the position of its first byte plus
+/// 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk(NonZero<u64>);
 
-/// What a cache stores about an item besides key and value. The default is that
-/// of a new item.
+/// The state of an item: what a cache stores about it besides key and value.
+/// The default is the state of a new item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct State {
     /// The queue that the item is in.
@@ -94,13 +95,13 @@ pub enum Segment {
     Hot,
     /// Items that are read again and again.
     Warm,
-    /// All other items. The victims come from here.
+    /// All other items. The cache evicts items from this queue.
     Cold,
 }
 
-/// The queues of a class: one for each [`Segment`]. The items are linked through
-/// their headers, so a queue takes no memory for an item, and removes an item
-/// from its middle at once.
+/// The queues of a class: one for each [`Segment`]. The items are linked
+/// through their headers, so a queue takes no extra memory for an item, and
+/// removes any item in constant time.
 #[derive(Debug, Default)]
 pub struct Queues([Queue; 3]);
 
@@ -121,8 +122,8 @@ struct Slab {
 }
 
 impl Arena {
-    /// Creates an arena without pages. It will have as many as fit in `memory`
-    /// bytes. The index is not counted.
+    /// Creates an arena without pages. The pages that it adds later fit in
+    /// `memory` bytes. The index is not counted.
     pub fn new(memory: usize) -> Self {
         Self {
             pages: Vec::new(),

@@ -109,7 +109,7 @@ pub struct LogicalMessage<'a> {
     pub transactional: bool,
     /// The position of the message.
     pub lsn: Lsn,
-    /// The prefix, by which applications tell their messages apart.
+    /// The prefix. Applications use it to recognize their own messages.
     pub prefix: Cow<'a, str>,
     /// The content: any bytes.
     pub content: Cow<'a, [u8]>,
@@ -172,7 +172,7 @@ pub struct Column {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuple<'a> {
     /// Whether only the key columns have their values (`K`). The other columns
-    /// are sent as NULL, whatever they are.
+    /// are sent as NULL, whatever their values are.
     pub key_only: bool,
     /// A value for each column of the relation.
     pub values: Vec<Value<'a>>,
@@ -218,7 +218,7 @@ pub enum DecodeError {
     /// This many bytes follow the message.
     #[error("{0} bytes follow the message")]
     TrailingBytes(usize),
-    /// A byte that tells what follows is not known.
+    /// The byte that tells which kind of message or value follows is unknown.
     #[error("unknown tag {:?}", char::from(*.0))]
     UnknownTag(u8),
     /// A text is not UTF-8.
@@ -226,7 +226,7 @@ pub enum DecodeError {
     NotUtf8(#[from] Utf8Error),
 }
 
-/// The result of a message that completes something.
+/// The result of a message that completes a transaction, or belongs to none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A transaction was committed.
