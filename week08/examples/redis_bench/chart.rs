@@ -21,7 +21,7 @@ const COLOURS: [RGBColor; 6] = [
 
 struct Line {
     name: String,
-    /// The value size, and the value in the middle, the lowest and the highest.
+    /// The value size, and the median, the lowest and the highest result.
     points: Vec<(f64, [f64; 3])>,
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Kind {
     pub(crate) depth: usize,
 }
 
-/// The sum of all connections.
+/// The counts of all connections together.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// The commands of batches whose replies were all as expected.
@@ -87,7 +87,7 @@ impl Client {
     /// # Cancel safety
     ///
     /// If the future is dropped, it drops the stream. So a late reply is never
-    /// taken for that to a later batch, and the next call connects again.
+    /// taken for a reply to a later batch, and the next call connects again.
     async fn exchange(&mut self) -> Result<(), Problem> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
@@ -119,7 +119,8 @@ impl Connection for Client {
                 Ok(())
             }
             Err(problem) => {
-                // The first one tells more than those that follow from it.
+                // The first problem tells more than the problems that follow
+                // from it.
                 let _ = self.tally.first_problem.set(problem);
                 Err(Failed)
             }

@@ -1,4 +1,4 @@
-//! Which keys are used? A key space of the run's own, which is removed at the
+//! Which keys are used? Each run has its own key space, and removes it at the
 //! end.
 
 use std::num::NonZero;
@@ -17,8 +17,8 @@ pub(crate) struct Keys {
     count: NonZero<u32>,
 }
 
-/// The number of keys in one `UNLINK`. The server serves no other
-/// client meanwhile.
+/// The number of keys in one `UNLINK`. While it removes them, the server serves
+/// no other client.
 const REMOVED_TOGETHER: u32 = 1000;
 
 /// The bytes of values in one write.

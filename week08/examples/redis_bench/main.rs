@@ -6,17 +6,17 @@
 //! $ cargo run --release -p week08 --example redis_bench -- --help
 //! ```
 //!
-//! Without options, it takes some minutes: it starts a server, and measures seven
-//! value sizes with and without pipelining, in several runs. redis-benchmark
-//! runs beside it with the same commands, keys and connections, if it is
-//! installed. The loop is closed: it measures throughput and service time. With
-//! `--rate`, it is open: each request is due at a time of its own, and its
-//! latency counts from then.
+//! Without options, it takes some minutes: it starts a server, and measures
+//! seven value sizes with and without pipelining, in several runs.
+//! redis-benchmark runs beside it with the same commands, keys and connections,
+//! if it is installed. The loop is closed: it measures throughput and service
+//! time. With `--rate`, the loop is open: each request is due at a time of its
+//! own, and its latency is measured from that time.
 //!
-//! Keys are random, from a key space that is written before. On a server given
-//! by `--url`, they have a prefix of their own and are removed at the end, also
-//! after an error or Ctrl-C. The server needs memory for all keys with the
-//! largest value. A cluster is not supported.
+//! Keys are random, from a key space that is written before the measurement. On
+//! a server given by `--url`, they have a prefix of their own and are removed
+//! at the end, also after an error or Ctrl-C. The server needs memory for all
+//! keys with the largest value. A cluster is not supported.
 
 mod chart;
 mod client;
@@ -79,7 +79,7 @@ struct Options {
     /// The measured time of a run in seconds.
     #[arg(long, default_value = "0.5", value_parser = seconds)]
     seconds: Duration,
-    /// The time before it in seconds.
+    /// The warm-up before the measured time, in seconds.
     #[arg(long, default_value = "0.1", value_parser = seconds)]
     warm_up: Duration,
     /// After how many seconds a request times out.
@@ -147,7 +147,7 @@ async fn compare(options: &Options) -> anyhow::Result<()> {
         measured = measure_all(options, &server, &version, &keys) => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
-    // A server that was started here ends with its keys.
+    // A server that was started here is stopped, so its keys need no removal.
     let removed = match &options.url {
         Some(_) => keys.remove(&server),
         None => Ok(()),
@@ -260,11 +260,11 @@ fn progress_bar(steps: usize) -> ProgressBar {
     ProgressBar::new(steps as u64).with_style(style)
 }
 
-/// Prints what is to be learned.
+/// Prints the conclusions.
 fn conclude(options: &Options, measured: &[Measured], guess: Option<&str>) {
     let get = |value_len, depth| {
         let kind = Kind { command: Command::Get, value_len, depth };
-        // The first one is this tool's.
+        // The first result is that of this tool.
         let ours = measured.iter().find(|one| one.kind == kind);
         ours.map_or([f64::NAN; 2], |one| {
             [one.throughput()[0], one.server_micros()]

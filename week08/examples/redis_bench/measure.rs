@@ -36,7 +36,7 @@ pub(crate) struct Settings {
     pub(crate) with_peer: bool,
 }
 
-/// A tool, and all that it measured about a kind of command.
+/// A tool, and all its results for one kind of command.
 #[derive(Debug)]
 pub(crate) struct Measured {
     pub(crate) kind: Kind,
@@ -177,8 +177,7 @@ fn latencies(report: &Report) -> Latencies {
 }
 
 impl Measured {
-    /// Returns the throughput of the run in the middle, and the lowest and
-    /// highest one.
+    /// Returns the median, the lowest and the highest throughput of the runs.
     pub(crate) fn throughput(&self) -> [f64; 3] {
         middle(self.runs.iter().map(|run| run.throughput))
     }
@@ -217,9 +216,9 @@ impl Measured {
     }
 }
 
-/// Returns how many times as high the throughput of the first tool is: the
-/// median of the pairs of runs, and its 95 % interval. Fewer than six pairs have
-/// no interval, so it is then the lowest and highest ratio.
+/// Returns the ratio of the throughputs of the first and the second tool: the
+/// median of the pairs of runs, and its 95 % interval. Fewer than six pairs
+/// have no such interval, so the lowest and the highest ratio take its place.
 pub(crate) fn ratio(first: &Measured, second: &Measured) -> [f64; 3] {
     let pairs = first.runs.iter().zip(&second.runs);
     let ratios = pairs.map(|(a, b)| a.throughput / b.throughput);
@@ -230,7 +229,7 @@ pub(crate) fn ratio(first: &Measured, second: &Measured) -> [f64; 3] {
     [median, low, high]
 }
 
-/// Returns the value in the middle, the lowest and the highest value.
+/// Returns the median, the lowest and the highest value.
 fn middle(values: impl Iterator<Item = f64>) -> [f64; 3] {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);

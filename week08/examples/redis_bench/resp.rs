@@ -1,8 +1,8 @@
 //! Which bytes does a client send and read? Redis' protocol, RESP2.
 //!
 //! A batch of commands is encoded once; later, only the digits of its keys
-//! change. Replies are checked where they were read, and nothing is kept of a
-//! value but its length. So a request allocates nothing.
+//! change. Replies are checked in the buffer that they were read into, and of a
+//! value only the length is kept. So a request allocates nothing.
 
 use std::io;
 
@@ -25,13 +25,13 @@ pub(crate) struct Batch {
     digits: Vec<usize>,
 }
 
-/// Checks replies, also if a read cuts them.
+/// Checks replies, even if one is split over two reads.
 #[derive(Debug)]
 pub(crate) struct Replies {
     /// The length of each value, or `None` if each reply is `+OK`.
     value_len: Option<usize>,
     state: State,
-    /// The beginning of a line that a read has cut.
+    /// The beginning of a line whose end has not been read yet.
     cut: Vec<u8>,
     problem: Option<Problem>,
 }
@@ -181,7 +181,7 @@ impl Replies {
         Ok(complete)
     }
 
-    /// Expects the first reply of a new connection.
+    /// Begins again, with the first reply of a new connection.
     pub(crate) fn reset(&mut self) {
         self.state = State::Line;
         self.cut.clear();

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::resp::{Command, Problem, Replies, encode};
 
-/// The address of a server, with what it asks of a new connection.
+/// The address of a server, and what a new connection has to send first.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     info: ConnectionInfo,
@@ -50,8 +50,8 @@ impl Server {
         Ok(Self { info })
     }
 
-    /// Returns the address of a server that the tool has started. It listens
-    /// on a Unix socket, and is told here to listen on loopback too.
+    /// Returns the address of a server that the tool has started. The server
+    /// listens on a Unix socket. For TCP, this lets it listen on loopback, too.
     pub(crate) fn own(
         redis: &Redis,
         transport: Transport,

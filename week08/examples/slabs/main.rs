@@ -5,16 +5,16 @@
 //! $ cargo run --release -p week08 --example slabs
 //! ```
 //!
-//! It takes some seconds. If memcached is installed, it stores a part of the
-//! values there, and compares the chunks.
+//! The example takes some seconds. If memcached is installed, it stores a part
+//! of the values in memcached, and compares the chunks.
 //!
 //! ```console
 //! $ cargo run --release -p week08 --example slabs -- --cache
 //! ```
 //!
-//! With `--cache`, it serves the cache of [`week08::slab_lru`] to a client of
-//! memcached, and compares its hit ratio with that of memcached, before and
-//! after a scan. It takes a minute.
+//! With `--cache`, the example serves the cache of [`week08::slab_lru`] to a
+//! client of memcached, and compares its hit ratio with that of memcached,
+//! before and after a scan. This takes a minute.
 
 mod scan;
 mod server;

@@ -1,8 +1,8 @@
 //! Serves a [`Cache`] over the text protocol of memcached.
 //!
-//! It knows `get`, `gets`, `set`, `delete`, `version` and `quit`. It ignores the
-//! flags and the expiry of an item. There is no compare-and-swap: its number is
-//! 0 for every item.
+//! The server knows `get`, `gets`, `set`, `delete`, `version` and `quit`. It
+//! ignores the flags and the expiry of an item. There is no compare-and-swap:
+//! the `cas` number of every item is 0.
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,7 +20,8 @@ const MAX_LINE: u64 = 64 << 10;
 pub(crate) fn start(cache: Cache) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    // Also a read changes the queues, so there is no lock for readers.
+    // A read changes the queues, too. So a lock that several readers share is
+    // not possible.
     let cache = Arc::new(Mutex::new(cache));
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -82,8 +83,8 @@ fn serve(stream: &TcpStream, cache: &Mutex<Cache>) -> io::Result<()> {
     }
 }
 
-/// Writes the values of those keys that are stored. `cas` is what follows the
-/// length of a value.
+/// Writes the values of those keys that are stored. `cas` is the text that
+/// follows the length of a value.
 fn get(
     keys: &[&[u8]],
     cas: &str,
@@ -111,7 +112,7 @@ fn set(
     cache: &Mutex<Cache>,
 ) -> io::Result<&'static [u8]> {
     if len > PAGE {
-        // No item is that large. Its old value would be stale.
+        // No item can be that large. The old value of the key would be stale.
         let mut value = input.take(len as u64 + 2);
         io::copy(&mut value, &mut io::sink())?;
         lock(cache).delete(key);
