@@ -274,10 +274,10 @@ fn conclude(options: &Options, measured: &[Measured], guess: Option<&str>) {
     println!();
     if let Some(rate) = options.rate {
         println!(
-            "At a fixed rate, a latency counts from when its request was due. \
-             So it includes\nall waiting, and up to 1 ms of tokio's timer. If \
-             fewer than {rate} requests per\nsecond were answered, the server \
-             or this client is too slow for the rate."
+            "At a fixed rate, a latency is measured from the time at which its \
+             request was due.\nSo it includes all waiting, and up to 1 ms of \
+             tokio's timer. If fewer than {rate}\nrequests per second were \
+             answered, the server or this client is too slow for the\nrate."
         );
         return;
     }
@@ -303,7 +303,8 @@ fn conclude(options: &Options, measured: &[Measured], guess: Option<&str>) {
     println!(
         "\nSystem calls and the round trip are nearly the whole cost of a small \
          request. So\nthe throughput is about the same for 10 bytes and for \
-         some hundred. A pipeline\nshares this cost among its commands: it \
-         multiplies the throughput, and the bytes\nof values count earlier."
+         some hundred. A pipeline\nshares this cost among its commands. So it \
+         multiplies the throughput, which then\nbegins to fall at a smaller \
+         value size."
     );
 }

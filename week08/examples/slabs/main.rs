@@ -93,7 +93,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             outcome => outcome?,
         }
     }
-    println!("\nThe option `--cache` compares evictions.");
+    println!("\nThe option `--cache` compares hit ratios around a scan.");
     Ok(())
 }
 
