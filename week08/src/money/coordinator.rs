@@ -110,6 +110,8 @@ struct Running {
     transfer: Transfer,
     /// The sides that have done the operation of this phase.
     done: BTreeSet<Side>,
+    /// Whether a side has contradicted the decision.
+    is_contradicted: bool,
     /// How many times the tries were repeated.
     waits: u32,
 }
@@ -140,6 +142,8 @@ pub enum Effect {
     /// Tell the client that the transfer is stored. It will be confirmed or
     /// cancelled.
     Accept,
+    /// Tell the client that the id belongs to another transfer.
+    Refuse,
 }
 
 /// What a transaction does.
@@ -159,6 +163,8 @@ pub enum Command {
 pub enum Outcome {
     /// The transfer is stored, now or at an earlier time.
     Begun,
+    /// Another transfer with this id is stored.
+    Conflict,
     /// The transfer and its phase.
     Loaded(Option<(Phase, Transfer)>),
 }
@@ -184,6 +190,7 @@ impl Coordinator {
             }
             Event::Wake => self.wake(),
             Event::Committed(Outcome::Begun) => vec![Effect::Accept],
+            Event::Committed(Outcome::Conflict) => vec![Effect::Refuse],
             Event::Committed(Outcome::Loaded(loaded)) => {
                 let open =
                     loaded.filter(|(phase, _)| phase.operation().is_some());
@@ -191,6 +198,7 @@ impl Coordinator {
                     phase,
                     transfer,
                     done: BTreeSet::new(),
+                    is_contradicted: false,
                     waits: 0,
                 });
                 self.calls()
@@ -239,22 +247,24 @@ impl Coordinator {
             return Vec::new();
         }
         match (running.phase, reply) {
-            (phase, Reply::Done) => {
-                running.done.insert(call.branch.side);
-                if running.done.len() < 2 {
-                    return Vec::new();
-                }
-                running.change(match phase {
-                    Phase::Trying => Phase::Confirming,
-                    Phase::Confirming => Phase::Confirmed,
-                    _ => Phase::Cancelled,
-                })
-            }
-            (Phase::Trying, _) => running.change(Phase::Cancelling),
+            (_, Reply::Done) => {}
+            (Phase::Trying, _) => return running.change(Phase::Cancelling),
             // A decision is final: the call is repeated.
-            (_, Reply::Refused) => Vec::new(),
-            (..) => running.change(Phase::Parked),
+            (_, Reply::Refused) => return Vec::new(),
+            // A person has to look at it, after the other side has done its
+            // part: otherwise its money would stay frozen.
+            (..) => running.is_contradicted = true,
         }
+        running.done.insert(call.branch.side);
+        if running.done.len() < 2 {
+            return Vec::new();
+        }
+        running.change(match running.phase {
+            Phase::Trying => Phase::Confirming,
+            _ if running.is_contradicted => Phase::Parked,
+            Phase::Confirming => Phase::Confirmed,
+            _ => Phase::Cancelled,
+        })
     }
 }
 
@@ -276,9 +286,14 @@ pub async fn transact<T: Tx>(
 ) -> Result<Outcome, T::Error> {
     match *command {
         Command::Begin(transfer) => {
-            let row = Phase::Trying.row(transfer);
-            tx.insert(Table::Transfers, &transfer.id.to_string(), &row).await?;
-            Ok(Outcome::Begun)
+            let (key, row) =
+                (transfer.id.to_string(), Phase::Trying.row(transfer));
+            if tx.insert(Table::Transfers, &key, &row).await? {
+                return Ok(Outcome::Begun);
+            }
+            let stored = tx.get(Table::Transfers, &key).await?;
+            let is_same = stored.is_some_and(|row| parse(&row).1 == transfer);
+            Ok(if is_same { Outcome::Begun } else { Outcome::Conflict })
         }
         // A real service does not read all rows: it uses `WHERE` and a partial
         // index.
@@ -403,7 +418,7 @@ mod tests {
         for effect in machine.step(event) {
             match effect {
                 Effect::Call(call) => calls.push(call),
-                Effect::Accept => {}
+                Effect::Accept | Effect::Refuse => {}
                 Effect::Transact(command) => {
                     let body =
                         async |tx: &mut Database| transact(tx, &command).await;
@@ -441,6 +456,39 @@ mod tests {
         }
         assert_eq!(run(&mut machine, Event::Wake), []);
         assert!(!machine.is_running());
+    }
+
+    #[test]
+    fn a_transfer_is_parked_after_the_other_side_is_cancelled() {
+        let (mut machine, mut database) =
+            (Coordinator::new(Some(0)), Database::default());
+        let mut run = |event| run(&mut machine, &mut database, event);
+        run(Event::Requested(TRANSFER));
+        run(Event::Wake);
+        let cancels = run(Event::Wake);
+        assert_eq!(run(Event::Answered(cancels[1], Reply::Confirmed)), []);
+        assert_eq!(run(Event::Wake), [cancels[0]]);
+        run(Event::Answered(cancels[0], Reply::Done));
+        let rows = database.table(Table::Transfers);
+        assert_eq!(parse(&rows[0].value), (Phase::Parked, TRANSFER));
+    }
+
+    #[test]
+    fn an_id_of_another_transfer_is_refused() {
+        let mut database = Database::default();
+        let other = Transfer { to: 3, ..TRANSFER };
+        for (transfer, expected) in [
+            (TRANSFER, Outcome::Begun),
+            (TRANSFER, Outcome::Begun),
+            (other, Outcome::Conflict),
+        ] {
+            let begin = Command::Begin(transfer);
+            let body = async |tx: &mut Database| transact(tx, &begin).await;
+            let outcome = database.transaction(body, Result::is_ok);
+            assert_eq!(outcome, Ok(expected), "{transfer}");
+        }
+        let refused = Event::Committed(Outcome::Conflict);
+        assert_eq!(Coordinator::new(None).step(refused), [Effect::Refuse]);
     }
 
     #[test]

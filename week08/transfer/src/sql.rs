@@ -3,9 +3,9 @@
 //! *Question.* The exercises are written against [`Tx`]. What does a real
 //! database have to do so that their guarantees hold?
 //!
-//! *Idea.* Each method is one statement. `BEGIN` on Postgres has the isolation
-//! level `READ COMMITTED`, unless the server is configured otherwise. This
-//! level is enough: an `INSERT … ON CONFLICT DO NOTHING` waits for a concurrent
+//! *Idea.* Each method is one statement. A transaction on Postgres has the
+//! isolation level `READ COMMITTED`, whatever the server's default is. With
+//! `REPEATABLE READ`, `inbox` could credit twice. This level is enough: an `INSERT … ON CONFLICT DO NOTHING` waits for a concurrent
 //! one of the same key, and an `UPDATE … WHERE` checks the row again after it
 //! has waited. SQLite begins with `IMMEDIATE`, so its writers run one after the
 //! other.
@@ -16,7 +16,9 @@
 //! answer to `COMMIT` may have been lost.
 //!
 //! *Cost.* Each running transaction takes a connection, and each dropped
-//! transaction closes its connection. SQLite has one writer at a time.
+//! transaction closes its connection. SQLite has one writer at a time. If the
+//! machine of a client fails, Postgres keeps the locks of its transaction for up
+//! to ten seconds.
 
 use std::num::TryFromIntError;
 
@@ -41,6 +43,8 @@ pub struct Ledger {
 #[derive(Debug)]
 pub struct SqlTx {
     connection: PoolConnection<Any>,
+    /// Whether a statement has failed.
+    has_failed: bool,
     has_ended: bool,
 }
 
@@ -57,6 +61,8 @@ const TABLES: [Table; 6] = [
 
 const SQLITE_SETUP: &str =
     "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL;";
+
+const POSTGRES_SETUP: &str = "SET idle_in_transaction_session_timeout = '10s';";
 
 /// Two processes that create a table at the same time can fail, also with `IF
 /// NOT EXISTS`, so they wait for a lock. The number of the lock has no meaning.
@@ -82,15 +88,18 @@ impl Ledger {
             .max_connections(CONNECTIONS)
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    if is_sqlite {
-                        let setup = sqlx::raw_sql(SQLITE_SETUP);
-                        setup.execute(connection).await?;
-                    }
+                    let setup =
+                        if is_sqlite { SQLITE_SETUP } else { POSTGRES_SETUP };
+                    sqlx::raw_sql(setup).execute(connection).await?;
                     Ok(())
                 })
             });
         let pool = options.connect(&create).await?;
-        let begin = if is_sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        let begin = if is_sqlite {
+            "BEGIN IMMEDIATE"
+        } else {
+            "BEGIN ISOLATION LEVEL READ COMMITTED"
+        };
         let ledger = Self { pool, begin };
         ledger
             .transaction(async |tx| tx.create_tables(is_sqlite).await)
@@ -115,11 +124,16 @@ impl Ledger {
     ) -> sqlx::Result<R> {
         let connection = self.pool.acquire().await?;
         // The guard exists before the statement is sent.
-        let mut tx = SqlTx { connection, has_ended: false };
+        let mut tx = SqlTx { connection, has_failed: false, has_ended: false };
         let begun = tx.run(self.begin).await;
         tx.has_ended = begun.as_ref().is_err_and(is_answer);
         begun?;
-        let result = body(&mut tx).await;
+        let mut result = body(&mut tx).await;
+        if result.is_ok() && tx.has_failed {
+            // Postgres answers a COMMIT without an error, and rolls back.
+            let text = "a statement has failed, and was ignored";
+            result = Err(sqlx::Error::Protocol(text.to_owned()));
+        }
         let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
         let ended = tx.run(end).await;
         tx.has_ended = ended.is_ok();
@@ -204,7 +218,14 @@ impl SqlTx {
         for text in texts {
             query = query.bind(*text);
         }
-        Ok(query.execute(&mut *self.connection).await?.rows_affected())
+        let done = query.execute(&mut *self.connection).await;
+        Ok(self.noted(done)?.rows_affected())
+    }
+
+    /// Remembers a failure.
+    fn noted<R>(&mut self, result: sqlx::Result<R>) -> sqlx::Result<R> {
+        self.has_failed |= result.is_err();
+        result
     }
 }
 
@@ -212,12 +233,22 @@ impl Tx for SqlTx {
     type Error = sqlx::Error;
 
     async fn add(&mut self, account: u64, cents: i64) -> sqlx::Result<bool> {
-        let update = "UPDATE account SET cents = cents + $2
-            WHERE id = $1 AND cents + $2 >= 0";
         let Ok(account) = number(account) else { return Ok(false) };
-        let update = sqlx::query(update).bind(account).bind(cents);
-        let done = update.execute(&mut *self.connection).await?;
-        Ok(done.rows_affected() == 1)
+        // No sum is calculated that is out of range: Postgres would fail, and
+        // SQLite would store a rounded number.
+        let (update, bound) = if cents < 0 {
+            let update = "UPDATE account SET cents = cents + $2
+                WHERE id = $1 AND cents >= $3";
+            let Some(least) = cents.checked_neg() else { return Ok(false) };
+            (update, least)
+        } else {
+            let update = "UPDATE account SET cents = cents + $2
+                WHERE id = $1 AND cents <= $3";
+            (update, i64::MAX - cents)
+        };
+        let update = sqlx::query(update).bind(account).bind(cents).bind(bound);
+        let done = update.execute(&mut *self.connection).await;
+        Ok(self.noted(done)?.rows_affected() == 1)
     }
 
     async fn insert(
@@ -243,7 +274,8 @@ impl Tx for SqlTx {
             format!("SELECT value FROM {} WHERE key = $1", name(table));
         let select = sqlx::query_scalar(AssertSqlSafe(select)).bind(key);
         // All rows are read, so that a late error is not lost.
-        Ok(select.fetch_all(&mut *self.connection).await?.pop())
+        let rows = select.fetch_all(&mut *self.connection).await;
+        Ok(self.noted(rows)?.pop())
     }
 
     async fn replace(
@@ -276,7 +308,8 @@ impl Tx for SqlTx {
         );
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let select = sqlx::query(AssertSqlSafe(select)).bind(limit);
-        let rows = select.fetch_all(&mut *self.connection).await?;
+        let rows = select.fetch_all(&mut *self.connection).await;
+        let rows = self.noted(rows)?;
         let row = |row: &sqlx::any::AnyRow| {
             let seq: i64 = row.try_get(0)?;
             let (key, value) = (row.try_get(1)?, row.try_get(2)?);

@@ -2,16 +2,18 @@
 
 use std::num::NonZero;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lab::cancel::after_polls;
 use lab::servers::Postgres;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use week08::money::simulated::Database;
 use week08::money::{Message, Table, Transfer, Tx};
 use week08::outbox::{Outcome, Reply};
 use week08::{inbox, outbox};
-use week08_transfer::sql::Ledger;
+use week08_transfer::sql::{Ledger, SqlTx};
 
 const FROM: u64 = 1;
 const TO: u64 = 2;
@@ -135,8 +137,11 @@ async fn operations<T: Tx>(
                 format!("{rows:?}")
             }
             _ => {
-                let (account, cents) =
-                    (random.u64(1..4), random.i64(-300..300));
+                let account = random.u64(1..4);
+                let cents = match random.u8(..8) {
+                    0 => [i64::MIN, i64::MAX][random.usize(..2)],
+                    _ => random.i64(-300..300),
+                };
                 format!("{:?}", tx.add(account, cents).await?)
             }
         });
@@ -169,6 +174,59 @@ async fn operations_agree_with_the_simulated_database(url: &str) {
         let expected = simulated.accounts.get(&account).copied();
         assert_eq!(seen, expected, "balance of account {account}");
     }
+}
+
+/// A server whose default is `REPEATABLE READ` must not credit twice.
+#[tokio::test]
+#[ignore = "needs postgres"]
+async fn a_credit_sees_a_horizon_that_was_raised_while_it_waited() {
+    on_postgres(async |url| {
+        let ledger = Ledger::connect(url).await.unwrap();
+        ledger.open_account(TO, 0).await.unwrap();
+        let message = message(7, 100).to_string();
+        credit(&ledger, &message).await;
+        let level = "DO $$ BEGIN EXECUTE format(
+                'ALTER DATABASE %I SET default_transaction_isolation = %L',
+                current_database(), 'repeatable read'
+            ); END $$";
+        let pool = sqlx::AnyPool::connect(url).await.unwrap();
+        sqlx::raw_sql(level).execute(&pool).await.unwrap();
+        let ledger = Ledger::connect(url).await.unwrap();
+        let mut late = Box::pin(credit(&ledger, &message));
+        let clean = inbox::Command::Clean { before_s: 2_000, limit: 9 };
+        ledger
+            .transaction(async |tx| {
+                let cleaned = inbox::transact(tx, &clean).await?;
+                assert_eq!(cleaned, inbox::Outcome::Cleaned(1));
+                // The credit waits for the deleted row.
+                let time = Duration::from_millis(300);
+                assert!(timeout(time, &mut late).await.is_err());
+                Ok(())
+            })
+            .await
+            .unwrap();
+        assert_eq!(late.await, inbox::Outcome::Parked);
+        assert_eq!(ledger.balance(TO).await.unwrap(), Some(100));
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs postgres"]
+async fn a_transaction_with_an_ignored_failure_is_an_error() {
+    on_postgres(async |url| {
+        let ledger = Ledger::connect(url).await.unwrap();
+        let ended = ledger.transaction(async |tx| {
+            tx.insert(Table::Outbox, "a", "").await?;
+            let refused = tx.insert(Table::Outbox, "\0", "").await;
+            assert!(refused.is_err(), "Postgres refuses U+0000");
+            Ok(())
+        });
+        assert!(ended.await.is_err(), "nothing was committed");
+        let rows = async |tx: &mut SqlTx| tx.oldest(Table::Outbox, 9).await;
+        assert_eq!(ledger.transaction(rows).await.unwrap(), []);
+    })
+    .await;
 }
 
 #[tokio::test]

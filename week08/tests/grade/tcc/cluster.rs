@@ -150,6 +150,7 @@ impl Process for Part {
                     format!("{from:?} becomes {to:?}")
                 }
                 Effect::Accept => "accepts the request".to_owned(),
+                Effect::Refuse => "refuses the request".to_owned(),
             },
         }
     }
@@ -188,7 +189,7 @@ impl Process for Part {
                         effects.extend(machine.step(event));
                         return Output::None;
                     }
-                    Effect::Accept => {
+                    Effect::Accept | Effect::Refuse => {
                         let request = request.take().expect("it is requested");
                         return Output::Acknowledge(Message::Request(request));
                     }
