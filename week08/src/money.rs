@@ -12,6 +12,7 @@
 //! - [`cluster`] has processes that exchange messages, crash, and start again.
 //! - [`explore`] visits all states that they can reach. It returns the shortest
 //!   run that loses or creates money.
+//! - [`shop`] has orders, payments, and requests that are signed.
 
 use std::fmt;
 use std::num::{NonZero, ParseIntError};
@@ -21,6 +22,7 @@ pub mod broker;
 pub mod cluster;
 pub mod coordinator;
 pub mod explore;
+pub mod shop;
 pub mod simulated;
 
 /// Moves money from an account of the payment service to an account of the
@@ -76,6 +78,8 @@ pub enum Table {
     Fence,
     /// Messages that wait for a person to decide.
     Parked,
+    /// The orders of a shop.
+    Orders,
 }
 
 /// A row of a [`Table`].

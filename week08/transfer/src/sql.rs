@@ -50,13 +50,14 @@ pub struct SqlTx {
 
 const CONNECTIONS: u32 = 8;
 
-const TABLES: [Table; 6] = [
+const TABLES: [Table; 7] = [
     Table::Transfers,
     Table::Outbox,
     Table::Inbox,
     Table::Limits,
     Table::Fence,
     Table::Parked,
+    Table::Orders,
 ];
 
 const SQLITE_SETUP: &str =
@@ -337,6 +338,7 @@ fn name(table: Table) -> &'static str {
         Table::Limits => "limits",
         Table::Fence => "fence",
         Table::Parked => "parked",
+        Table::Orders => "orders",
     }
 }
 
