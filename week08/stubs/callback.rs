@@ -1,0 +1,317 @@
+//! Payment notifications: signed, retried, reconciled. Your turn.
+//!
+//! These rules are graded, and nothing else:
+//!
+//! The sender
+//!
+//! - An attempt is *due* when the clock has reached `due_s`. `next_attempt`
+//!   begins at most one, and returns whether it did. It changes nothing if none
+//!   is due.
+//! - Attempt number n is followed by the n-th pause, which starts when the
+//!   attempt is begun, and not when it was due. Times above `u64::MAX` are
+//!   `u64::MAX`. After the last pause there is one more attempt, and no other.
+//! - The answer `success` ends the attempts. All other answers change nothing.
+//!
+//! The signature
+//!
+//! - It is the HMAC-SHA256 of these bytes: the timestamp, a line feed, the nonce,
+//!   a line feed, and the body. `verify` takes the bytes that have arrived.
+//! - `verify` returns the first reason to refuse a request, in this order: `Key`,
+//!   if there is no key with this id; `Signature`, if it is wrong, or too long or
+//!   too short; `Timestamp`, if it is no `u64`, or if it is more than `window_s`
+//!   before or after the clock; `Body`, if it is no `Notice`. Timestamps and
+//!   bodies are read with `str::parse`.
+//! - Each key of `keys` is valid for requests with its own id.
+//!
+//! The order
+//!
+//! - If the order does not exist, nothing changes: `UnknownOrder`.
+//! - A notice with another amount or currency than its order is *parked*, in any
+//!   state of the order. Nothing else changes: `Parked`, or `Repeated` if the
+//!   same notice was parked before.
+//! - A notice with the right amount delivers an order that is `Unpaid`. The state
+//!   becomes `Delivered`, and the account of the player has one item more:
+//!   `Delivered`. If `add` returns false, the state is `Paid`, and the notice is
+//!   parked: `Parked`.
+//! - If the order is no longer `Unpaid`, nothing changes: `Repeated`. The id of
+//!   the notice has no meaning here.
+//! - Another notice may commit between two of your statements. An item is
+//!   delivered once.
+//! - If a statement returns an error, `handle` returns it at once.
+//! - A parked notice is a row of `Table::Parked`, whose value is its text.
+//!
+//! The answer
+//!
+//! - `step` returns one effect. A request that is verified is handled in a
+//!   transaction. A request that is refused is answered with `Failure`.
+//! - After the commit, the answer is `Success`; for an unknown order, it is
+//!   `Failure`. After a rollback, it is `Failure`.
+//! - The shop may crash before and after each effect. Requests and answers are
+//!   lost, repeated and late. Each order is delivered at most once, and a
+//!   notification that is answered with `Success` is delivered or parked.
+//!
+//! The reconciliation
+//!
+//! - Only records whose time is in `start - grace_s..end + grace_s` count, where
+//!   `start..end` is the day. Both lists are sorted by the order.
+//! - Records of the same order are paired: the first of one side with the first
+//!   of the other, the second with the second, and so on. A record without a
+//!   partner is missing on the other side. The amounts of a pair may differ.
+//! - A difference is returned if its time is within `day_s`: the time of the
+//!   company's record (`there`), or of the shop's record if it has no partner.
+//!   Differences are sorted by the order.
+//!
+//! Given: `sign`, `answered`, `park` and `difference`, and the types in
+//! `money::shop`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use crate::money::shop::{Notice, Order, Payment, Request, State};
+use crate::money::{Table, Tx};
+
+/// The pauses after each attempt but the last, in seconds: 15 s, 15 s, 30 s, 3
+/// min, …, 6 h. The last attempt is a day after the first.
+pub const PAUSES_S: [u64; 15] = [
+    15, 15, 30, 180, 600, 1_200, 1_800, 1_800, 1_800, 3_600, 10_800, 10_800,
+    10_800, 21_600, 21_600,
+];
+
+/// The shared secrets by their ids. During a rotation there are two.
+pub type Keys = BTreeMap<String, Vec<u8>>;
+
+/// The sender's state of a notification. The caller stores it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Delivery {
+    /// The number of attempts that were begun.
+    pub attempts: usize,
+    /// When the next attempt is due, in seconds since 1970. None: never.
+    pub due_s: Option<u64>,
+    /// Whether an answer was `success`.
+    pub is_acknowledged: bool,
+}
+
+/// The shop's side. It handles one request at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Receiver {
+    /// The keys that are valid now.
+    pub keys: Keys,
+    /// How far the timestamp of a request may be from the shop's clock.
+    pub window_s: u64,
+}
+
+/// An event that the receiver handles.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A request has arrived at this second since 1970.
+    Received(Request, u64),
+    /// The transaction is committed.
+    Committed(Outcome),
+    /// The transaction is rolled back, or its outcome is unknown.
+    RolledBack,
+}
+
+/// An effect that the caller performs. It reports the event of an effect before
+/// it performs the next one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Run [`handle`] in one transaction, and commit it if it returns `Ok`.
+    Transact(Notice),
+    /// Answer the request.
+    Answer(Answer),
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Answer {
+    /// The body is `success`: the notification must not come again.
+    Success,
+    /// Anything else: it has to come again.
+    Failure,
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refused {
+    /// There is no such key, or no longer.
+    #[error("the key is not known")]
+    Key,
+    /// The request is forged, or was changed on its way.
+    #[error("the signature is wrong")]
+    Signature,
+    /// The request is a replay, or a clock is wrong.
+    #[error("the timestamp is outside of the window")]
+    Timestamp,
+    /// The signature is right, so the sender has a bug.
+    #[error("the body is no notice")]
+    Body,
+}
+
+/// What [`handle`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The player has the item.
+    Delivered,
+    /// The notice was handled before. Nothing is changed.
+    Repeated,
+    /// A person has to decide: the notice is a row of [`Table::Parked`].
+    Parked,
+    /// There is no such order yet. Nothing is changed.
+    UnknownOrder,
+}
+
+/// A difference between the records of both sides.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Difference {
+    /// The payment company has it, and the shop has not.
+    MissingHere(Payment),
+    /// The shop has it, and the payment company has not.
+    MissingThere(Payment),
+    /// Both have it, and the amounts or the currencies differ.
+    Amount {
+        /// The record of the shop.
+        here: Payment,
+        /// The record of the payment company.
+        there: Payment,
+    },
+}
+
+impl Delivery {
+    /// Creates the state of a notification whose first attempt is due now.
+    pub fn new(now_s: u64) -> Self {
+        Self { attempts: 0, due_s: Some(now_s), is_acknowledged: false }
+    }
+
+    /// Begins an attempt if one is due, and returns whether it is. The caller
+    /// stores the state, and then sends a request with a new timestamp and nonce.
+    pub fn next_attempt(&mut self, _pauses_s: &[u64], _now_s: u64) -> bool {
+        todo!("is an attempt due, and when is the one after it?")
+    }
+
+    /// Handles an answer. No answer is like any text but `success`.
+    pub fn answered(&mut self, text: &[u8]) {
+        if text == b"success" {
+            self.is_acknowledged = true;
+            self.due_s = None;
+        }
+    }
+}
+
+/// Signs a notification.
+pub fn sign(
+    key_id: &str,
+    key: &[u8],
+    timestamp_s: u64,
+    nonce: &str,
+    body: Vec<u8>,
+) -> Request {
+    let timestamp = timestamp_s.to_string();
+    let mac = mac(key, &timestamp, nonce, &body);
+    let signature = mac.finalize().into_bytes().to_vec();
+    let (key_id, nonce) = (key_id.to_owned(), nonce.to_owned());
+    Request { key_id, timestamp, nonce, body, signature }
+}
+
+#[allow(unused_mut, reason = "you will change it")]
+fn mac(
+    key: &[u8],
+    _timestamp: &str,
+    _nonce: &str,
+    _body: &[u8],
+) -> Hmac<Sha256> {
+    let mac = Hmac::<Sha256>::new_from_slice(key);
+    let mut _mac = mac.expect("HMAC takes keys of any length");
+    todo!("which bytes are signed, so that no other fields give the same?")
+}
+
+impl Receiver {
+    /// Handles an event, and returns the effects to perform, in order.
+    pub fn step(&mut self, _event: Event) -> Vec<Effect> {
+        todo!("what is the answer to each event, or what comes before it?")
+    }
+
+    /// Verifies a request that arrives at this second since 1970.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first reason to refuse it, in the order of [`Refused`].
+    pub fn verify(
+        &self,
+        _request: &Request,
+        _now_s: u64,
+    ) -> Result<Notice, Refused> {
+        todo!("what do you know before the signature is verified?")
+    }
+}
+
+/// Handles a verified notice in a transaction. The account of the player counts
+/// the items.
+///
+/// # Errors
+///
+/// Returns the error of the database. The transaction has to be rolled back.
+///
+/// # Panics
+///
+/// Panics if the row of the order is no [`Order`].
+///
+/// # Cancel safety
+///
+/// If the future is dropped, the transaction has to be rolled back.
+pub async fn handle<T: Tx>(
+    _tx: &mut T,
+    _notice: &Notice,
+) -> Result<Outcome, T::Error> {
+    todo!("which statement lets one of two concurrent notices win?")
+}
+
+/// Stores a notice for a person, once.
+#[allow(dead_code, reason = "you will use it")]
+async fn park<T: Tx>(tx: &mut T, notice: &Notice) -> Result<Outcome, T::Error> {
+    let text = notice.to_string();
+    let is_new = tx.insert(Table::Parked, &text, &text).await?;
+    Ok(if is_new { Outcome::Parked } else { Outcome::Repeated })
+}
+
+/// Compares the records of both sides for a day. They are sorted by the order.
+pub fn reconcile(
+    here: &[Payment],
+    there: &[Payment],
+    day_s: &Range<u64>,
+    grace_s: u64,
+) -> Vec<Difference> {
+    let start_s = day_s.start.saturating_sub(grace_s);
+    let near_s = start_s..day_s.end.saturating_add(grace_s);
+    let is_near = |payment: &&Payment| near_s.contains(&payment.paid_s);
+    let mut here = here.iter().filter(is_near).cloned().peekable();
+    let mut there = there.iter().filter(is_near).cloned().peekable();
+    let mut differences = Vec::<Difference>::new();
+    let _ = (&mut here, &mut there, &mut differences);
+    todo!("which order comes next, and which sides have it?")
+}
+
+/// Compares two records of one order. The payment company's time decides to
+/// which day a difference belongs, if it has a record.
+#[allow(dead_code, reason = "you will use it")]
+fn difference(
+    here: Option<Payment>,
+    there: Option<Payment>,
+    day_s: &Range<u64>,
+) -> Option<Difference> {
+    let dated = there.as_ref().or(here.as_ref())?;
+    if !day_s.contains(&dated.paid_s) {
+        return None;
+    }
+    match (here, there) {
+        (Some(here), Some(there)) => {
+            let differ =
+                (here.cents, &here.currency) != (there.cents, &there.currency);
+            differ.then_some(Difference::Amount { here, there })
+        }
+        (Some(here), None) => Some(Difference::MissingThere(here)),
+        (None, there) => there.map(Difference::MissingHere),
+    }
+}
