@@ -215,7 +215,6 @@ pub fn sign(
     Request { key_id, timestamp, nonce, body, signature }
 }
 
-#[allow(unused_mut, reason = "you will change it")]
 fn mac(
     key: &[u8],
     _timestamp: &str,
@@ -223,7 +222,7 @@ fn mac(
     _body: &[u8],
 ) -> Hmac<Sha256> {
     let mac = Hmac::<Sha256>::new_from_slice(key);
-    let mut _mac = mac.expect("HMAC takes keys of any length");
+    let _mac = mac.expect("HMAC takes keys of any length");
     todo!("which bytes are signed, so that no other fields give the same?")
 }
 

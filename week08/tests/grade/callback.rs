@@ -202,8 +202,13 @@ mod signature {
 
     #[test]
     fn a_request_is_refused_for_the_first_reason() {
-        let bodies: [&[u8]; 5] =
-            [b"", b"9 7 100 CNY", b"9 7 100 CNY 1000\n", b"{}", b"\xff\xfe"];
+        let bodies: [&[u8]; 5] = [
+            b"",
+            b"9 7 100 CNY",
+            b"9 7 100 CNY 1000\n",
+            b"{}",
+            b"9 7 1 \xff 5",
+        ];
         let times = ["", "x", "-1", "1005.0", "1005 ", "600", "1500", "0"];
         for (&body, &timestamp) in pairs(&bodies, &times) {
             for faults in 0..16 {
@@ -263,7 +268,7 @@ mod signature {
                 let offsets = offsets.into_iter();
                 let offsets =
                     offsets.chain([window_s.saturating_add(1), middle]);
-                for offset in offsets.chain([86_401, u64::MAX]) {
+                for offset in offsets.chain([86_401, 1 << 32, u64::MAX]) {
                     let times =
                         [now_s.checked_sub(offset), now_s.checked_add(offset)];
                     for time_s in times.into_iter().flatten() {
@@ -735,6 +740,7 @@ fn pairs<'a, A, B>(
     a.iter().flat_map(move |a| b.iter().map(move |b| (a, b)))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the calls are shorter")]
 fn check<T: Debug + PartialEq>(expected: T, seen: T, what: impl Display) {
     assert!(expected == seen, "{what}: expected {expected:?}, seen {seen:?}");
 }

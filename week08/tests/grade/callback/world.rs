@@ -302,8 +302,8 @@ impl System for World {
             let is_lost = delivery.is_acknowledged && items == 0;
             if is_lost {
                 return Err(format!(
-                    "the notification of order {order} is answered with \
-                     success, and its item is not delivered"
+                    "order {order} is answered with success, and is not \
+                     delivered"
                 ));
             }
         }
@@ -326,15 +326,14 @@ impl System for World {
                 "expected the differences {expected:?}, seen {seen:?}"
             ));
         }
-        // Four attempts, and each fault costs at most one. So the item is only
-        // missing if the order was created too late, or a request was late.
+        // What is not delivered was notified until the last attempt.
         let is_delivered = |order| self.shop.accounts[&order] == 1;
         for (order, delivery) in orders.zip(&self.deliveries) {
             let is_given_up = delivery.attempts == PAUSES_S.len() + 1;
             if !is_delivered(order) && !is_given_up {
                 return Err(format!(
-                    "order {order} is not delivered, and its notification is \
-                     not sent again after {} of {} attempts",
+                    "order {order} is not delivered, and the company gives up \
+                     after {} of {} attempts",
                     delivery.attempts,
                     PAUSES_S.len() + 1,
                 ));
