@@ -4,6 +4,7 @@
 //! is JSON or XML. Here it is one line, which is read with [`str::parse`].
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 /// A payment, as the payment company or the shop has recorded it.
@@ -29,6 +30,22 @@ pub struct Notice {
     pub id: u64,
     /// The payment.
     pub payment: Payment,
+}
+
+/// A difference between the records of both sides.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Difference {
+    /// The payment company (there) has it, and the shop (here) has not.
+    MissingHere(Payment),
+    /// The shop has it, and the payment company has not.
+    MissingThere(Payment),
+    /// Both have it, and the amounts or the currencies differ.
+    Amount {
+        /// The record of the shop.
+        here: Payment,
+        /// The record of the payment company.
+        there: Payment,
+    },
 }
 
 /// How far an order is.
@@ -77,6 +94,31 @@ pub struct Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the text has not the right fields")]
 pub struct ParseError;
+
+impl Difference {
+    /// Compares two records of one order. Returns none if they are equal, or if
+    /// the difference belongs to another day. The payment company's time
+    /// decides, if it has a record.
+    pub fn of(
+        here: Option<Payment>,
+        there: Option<Payment>,
+        day_s: &Range<u64>,
+    ) -> Option<Self> {
+        let dated = there.as_ref().or(here.as_ref())?;
+        if !day_s.contains(&dated.paid_s) {
+            return None;
+        }
+        match (here, there) {
+            (Some(here), Some(there)) => {
+                let is_equal = here.cents == there.cents
+                    && here.currency == there.currency;
+                (!is_equal).then_some(Self::Amount { here, there })
+            }
+            (Some(here), None) => Some(Self::MissingThere(here)),
+            (None, there) => there.map(Self::MissingHere),
+        }
+    }
+}
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
