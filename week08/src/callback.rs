@@ -45,7 +45,7 @@ use std::ops::Range;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use crate::money::shop::{Notice, Order, Payment, Request, State};
+use crate::money::shop::{Difference, Notice, Order, Payment, Request, State};
 use crate::money::{Table, Tx};
 
 /// The pauses after each attempt but the last, in seconds: 15 s, 15 s, 30 s, 3
@@ -136,22 +136,6 @@ pub enum Outcome {
     Parked,
     /// There is no such order yet. Nothing is changed.
     UnknownOrder,
-}
-
-/// A difference between the records of both sides.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Difference {
-    /// The payment company has it, and the shop has not.
-    MissingHere(Payment),
-    /// The shop has it, and the payment company has not.
-    MissingThere(Payment),
-    /// Both have it, and the amounts or the currencies differ.
-    Amount {
-        /// The record of the shop.
-        here: Payment,
-        /// The record of the payment company.
-        there: Payment,
-    },
 }
 
 impl Delivery {
@@ -323,28 +307,6 @@ pub fn reconcile(
         };
         let here = here.next_if(|payment| payment.order == order);
         let there = there.next_if(|payment| payment.order == order);
-        differences.extend(difference(here, there, day_s));
-    }
-}
-
-/// Compares two records of one order. The payment company's time decides to
-/// which day a difference belongs, if it has a record.
-fn difference(
-    here: Option<Payment>,
-    there: Option<Payment>,
-    day_s: &Range<u64>,
-) -> Option<Difference> {
-    let dated = there.as_ref().or(here.as_ref())?;
-    if !day_s.contains(&dated.paid_s) {
-        return None;
-    }
-    match (here, there) {
-        (Some(here), Some(there)) => {
-            let differ =
-                (here.cents, &here.currency) != (there.cents, &there.currency);
-            differ.then_some(Difference::Amount { here, there })
-        }
-        (Some(here), None) => Some(Difference::MissingThere(here)),
-        (None, there) => there.map(Difference::MissingHere),
+        differences.extend(Difference::of(here, there, day_s));
     }
 }

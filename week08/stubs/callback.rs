@@ -61,8 +61,8 @@
 //!   company's record (`there`), or of the shop's record if it has no partner.
 //!   Differences are sorted by the order.
 //!
-//! Given: `sign`, `answered`, `park` and `difference`, and the types in
-//! `money::shop`.
+//! Given: `sign`, `answered`, `park`, and the types in `money::shop`.
+//! `Difference::of` compares a pair of records.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -70,7 +70,7 @@ use std::ops::Range;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use crate::money::shop::{Notice, Order, Payment, Request, State};
+use crate::money::shop::{Difference, Notice, Order, Payment, Request, State};
 use crate::money::{Table, Tx};
 
 /// The pauses after each attempt but the last, in seconds: 15 s, 15 s, 30 s, 3
@@ -161,22 +161,6 @@ pub enum Outcome {
     Parked,
     /// There is no such order yet. Nothing is changed.
     UnknownOrder,
-}
-
-/// A difference between the records of both sides.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Difference {
-    /// The payment company has it, and the shop has not.
-    MissingHere(Payment),
-    /// The shop has it, and the payment company has not.
-    MissingThere(Payment),
-    /// Both have it, and the amounts or the currencies differ.
-    Amount {
-        /// The record of the shop.
-        here: Payment,
-        /// The record of the payment company.
-        there: Payment,
-    },
 }
 
 impl Delivery {
@@ -290,27 +274,4 @@ pub fn reconcile(
     let mut differences = Vec::<Difference>::new();
     let _ = (&mut here, &mut there, &mut differences);
     todo!("which order comes next, and which sides have it?")
-}
-
-/// Compares two records of one order. The payment company's time decides to
-/// which day a difference belongs, if it has a record.
-#[allow(dead_code, reason = "you will use it")]
-fn difference(
-    here: Option<Payment>,
-    there: Option<Payment>,
-    day_s: &Range<u64>,
-) -> Option<Difference> {
-    let dated = there.as_ref().or(here.as_ref())?;
-    if !day_s.contains(&dated.paid_s) {
-        return None;
-    }
-    match (here, there) {
-        (Some(here), Some(there)) => {
-            let differ =
-                (here.cents, &here.currency) != (there.cents, &there.currency);
-            differ.then_some(Difference::Amount { here, there })
-        }
-        (Some(here), None) => Some(Difference::MissingThere(here)),
-        (None, there) => there.map(Difference::MissingHere),
-    }
 }

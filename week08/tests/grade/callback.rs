@@ -8,11 +8,11 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
 use week08::callback::{
-    Answer, Delivery, Difference, Effect, Event, Keys, Outcome, Receiver,
-    Refused, handle, reconcile, sign,
+    Answer, Delivery, Effect, Event, Keys, Outcome, Receiver, Refused, handle,
+    reconcile, sign,
 };
 use week08::money::explore::{explore, run_at_random};
-use week08::money::shop::{Notice, Order, Payment, Request, State};
+use week08::money::shop::{Difference, Notice, Order, Payment, Request, State};
 use week08::money::simulated::Database;
 use week08::money::{Table, Tx as _};
 

@@ -4,12 +4,11 @@
 use std::collections::VecDeque;
 
 use week08::callback::{
-    Answer, Delivery, Difference, Effect, Event, Keys, Receiver, handle,
-    reconcile, sign,
+    Answer, Delivery, Effect, Event, Keys, Receiver, handle, reconcile, sign,
 };
 use week08::money::Table;
 use week08::money::explore::System;
-use week08::money::shop::{Notice, Order, Payment, Request, State};
+use week08::money::shop::{Difference, Notice, Order, Payment, Request, State};
 use week08::money::simulated::Database;
 
 use super::PAID_S;
