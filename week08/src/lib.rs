@@ -15,6 +15,7 @@
 //! | [`pgoutput`] | pgoutput: decode logical replication | PostgreSQL streams each committed change as bytes. How are they decoded, and what is surprising about them? |
 //! | [`half_message`] | Half messages: check back | A broker stores a message before it is visible, and the producer dies before the confirmation. What becomes of the message? |
 //! | [`tcc`] | TCC: try, confirm, cancel | Money is frozen for a transfer, and the other service says no, or says nothing. How is it freed exactly once? |
+//! | [`callback`] | Payment notifications: webhooks | A notification of a payment is lost, repeated, late or forged. How does each player get the item exactly once? |
 //!
 //! [`money`] has what the exercises on transfers share: accounts, local
 //! transactions, and all runs with crashes. [`replication`] has the types of
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod callback;
 pub mod half_message;
 pub mod inbox;
 pub mod lease;

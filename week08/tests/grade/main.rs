@@ -1,5 +1,6 @@
 //! The graders of week 8: each test checks one rule of an exercise.
 
+mod callback;
 mod half_message;
 mod inbox;
 mod lease;
