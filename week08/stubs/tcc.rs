@@ -11,8 +11,9 @@
 //!   An untried branch may also be cancelled. Its state is kept in
 //!   `Table::Fence`, in one row or several. No other table is changed.
 //! - Try of an untried branch: a debit takes the cents from the account `from`
-//!   (they are frozen). A credit changes no balance; the account `to` has to
-//!   exist. Then the branch is tried, and the reply is `Done`.
+//!   (they are frozen). A credit changes no balance, but if there is no account
+//!   `to`, the reply is `Refused`, and nothing changes. Otherwise the branch is
+//!   tried, and the reply is `Done`.
 //! - Confirm of a tried branch: a debit changes no account, and its account
 //!   need not exist. A credit adds the cents to `to`. Then the branch is
 //!   confirmed, and the reply is `Done`.
@@ -31,12 +32,13 @@
 //!   cancelled. The reply to a cancel of a confirmed branch is `Confirmed`. The
 //!   reply to a try or a confirm of a cancelled branch is `Cancelled`. Nothing
 //!   changes.
-//! - If the branch is tried, confirmed or cancelled, with other accounts or
-//!   other cents than those of this call, the reply is `Conflict`, and nothing
-//!   changes.
-//! - `transact` returns the error of the first statement that fails, and
-//!   executes no further statement. Otherwise it returns `Ok`, and the caller
-//!   commits, even if the reply is not `Done`.
+//! - If a branch was tried or cancelled with other accounts or other cents, the
+//!   reply to any call is `Conflict`, and nothing changes. This rule goes before
+//!   the others.
+//! - `transact` returns the error of the first statement (a method of `Tx`) that
+//!   returns one, and executes no further statement. Otherwise it returns `Ok`,
+//!   and the caller commits, whatever the reply is. A call executes at most 100
+//!   statements, and waits for nothing else.
 //! - Two transactions at the same time have replies and effects as if one had
 //!   run after the other, in either order. The documentation of `Tx` describes
 //!   the isolation and the locks.
@@ -46,8 +48,8 @@
 //!
 //! Help: `Call`, `Branch`, `Side` and `Reply` are in `money::coordinator`, `Tx`
 //! and `Table` in `money`. `Tx::insert` and `Tx::replace` return whether they
-//! have changed something. The text of a `Transfer` (`to_string`) can be a part
-//! of a row.
+//! have changed something. `Tx::add` of 0 cents returns whether there is the
+//! account. The text of a `Transfer` (`to_string`) can be a part of a row.
 
 use crate::money::Tx;
 use crate::money::coordinator::{Call, Operation, Reply};

@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::num::NonZero;
 
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::{
+    self, RngAlgorithm, TestError, TestRng, TestRunner,
+};
 use week08::money::coordinator::Operation::{Cancel, Confirm, Try};
 use week08::money::coordinator::Side::{Credit, Debit};
 use week08::money::coordinator::{Branch, Call, Operation, Reply, Side};
@@ -78,7 +80,11 @@ mod calls {
             let reply = bank.call(Credit, operation);
             let expected =
                 if operation == Try { Reply::Refused } else { Reply::Done };
-            assert_eq!(reply, expected, "{operation:?} without an account");
+            assert_eq!(
+                reply, expected,
+                "reply (seen, expected) to {operation:?} of a credit whose \
+                 account `to` does not exist"
+            );
         }
     }
 }
@@ -129,6 +135,7 @@ mod fence {
             |(from, to, steps)| {
                 let mut database = Database::new([(FROM, from), (TO, to)]);
                 let mut model = Model::new(&database);
+                let first = database.accounts.clone();
                 for (i, step) in steps.iter().enumerate() {
                     let (seen, expected) = match *step {
                         Step::Call(call) => (
@@ -142,20 +149,33 @@ mod fence {
                         }
                     };
                     let steps = &steps[..=i];
-                    assert_eq!(
-                        seen, expected,
-                        "seen, expected after {steps:?}"
+                    let what = format!(
+                        "accounts {first:?} (and no other), then {steps:?}"
                     );
+                    if seen != expected {
+                        return Err(format!(
+                            "{what}: the reply to the last call is {seen:?}, \
+                             and not {expected:?}"
+                        ));
+                    }
                     let (seen, expected) =
                         (&database.accounts, &model.accounts);
-                    assert_eq!(seen, expected, "accounts after {steps:?}");
+                    if seen != expected {
+                        return Err(format!(
+                            "{what}: the accounts are {seen:?}, and not \
+                             {expected:?}"
+                        ));
+                    }
                     let mut tables = database.rows.keys().map(|key| key.0);
                     let other = tables.find(|table| *table != Table::Fence);
-                    assert_eq!(
-                        other, None,
-                        "a table that changed, after {steps:?}"
-                    );
+                    if let Some(other) = other {
+                        return Err(format!(
+                            "{what}: the table {other:?} has a row, and only \
+                             `Fence` may be changed"
+                        ));
+                    }
                 }
+                Ok(())
             },
         );
     }
@@ -170,8 +190,9 @@ mod fence {
             Call { operation, branch: Branch { side, transfer } }
         };
         let end = |id| if id % 2 == 0 { Confirm } else { Cancel };
-        // 0 is the first try, 1 its repeat, 2 the end, 3 a late try.
-        for round in 0..4 {
+        let rounds =
+            ["the first try", "its repeat", "confirm or cancel", "a late try"];
+        for (round, name) in rounds.into_iter().enumerate() {
             for (id, side) in (0..1_000).flat_map(|id| SIDES.map(|s| (id, s))) {
                 let operation = if round == 2 { end(id) } else { Try };
                 let is_late = round == 3 && end(id) == Cancel;
@@ -179,76 +200,106 @@ mod fence {
                     if is_late { Reply::Cancelled } else { Reply::Done };
                 let call = call(id, side, operation);
                 let reply = session::run(&mut database, call);
-                assert_eq!(reply, expected, "{call}, in round {round}");
+                assert_eq!(
+                    reply, expected,
+                    "reply (seen, expected) to `{call}` ({name}), among 2 000 \
+                     branches"
+                );
             }
         }
         let balances: Vec<_> = database.accounts.into_values().collect();
-        assert_eq!(balances, [1_500, 500], "balances");
+        assert_eq!(
+            balances,
+            [1_500, 500],
+            "balances of both accounts (seen, expected) at the end"
+        );
     }
 }
 
 mod concurrency {
+    use std::cmp::Ordering;
+
     use super::*;
 
     #[test]
     fn two_calls_at_once_act_like_one_after_the_other() {
-        for (database, model, first) in situations() {
+        for situation in situations() {
             let rivals = SIDES.into_iter().flat_map(|side| {
                 OPERATIONS.map(|o| [(side, o, 100), (side, o, 99)])
             });
             for (side, operation, cents) in rivals.flatten() {
-                let mut rival = first;
+                let mut rival = situation.call;
                 rival.operation = operation;
                 rival.branch.side = side;
                 rival.branch.transfer.cents = NonZero::new(cents).unwrap();
-                check_rival(&database, &model, first, rival);
+                check_rival(&situation, rival);
             }
         }
     }
 
     #[test]
     fn the_row_of_the_fence_is_changed_before_the_account() {
-        for (database, _, call) in situations() {
-            let mut session = Session::new(database);
-            session.run(call).unwrap();
+        for situation in situations() {
+            let mut session = Session::new(situation.database.clone());
+            session.run(situation.call).unwrap();
             assert!(
                 !session.account_was_first,
-                "{call} changed the account first: two calls can deadlock"
+                "{situation}: it calls `add` before it has changed a row of \
+                 the fence, so two calls can deadlock"
             );
         }
     }
 
     #[test]
     fn a_failed_statement_fails_the_call_and_a_repeat_succeeds() {
-        for (database, mut model, call) in situations() {
+        for situation in situations() {
+            let Situation { database, model, call, .. } = &situation;
+            let (mut model, call) = (model.clone(), *call);
             let expected = model.call(call);
             for n in 0.. {
                 let mut session = Session::new(database.clone());
                 session.fails_at = Some(n);
                 let result = session.run(call);
                 if session.statements <= n {
-                    assert_eq!(result, Ok(expected), "{call}");
+                    assert_eq!(
+                        result,
+                        Ok(expected),
+                        "{situation}, and no statement failed: result (seen, \
+                         expected)"
+                    );
                     break;
                 }
-                let message = format!("{call}, statement {n} failed");
-                assert!(result.is_err(), "{message}, and it was {result:?}");
-                assert_eq!(session.statements, n + 1, "{message}: statements");
+                let message =
+                    format!("{situation}, and statement {} failed", n + 1);
+                assert!(
+                    result.is_err(),
+                    "{message}: the call returned {result:?}, and not the error"
+                );
+                assert_eq!(
+                    session.statements,
+                    n + 1,
+                    "{message}: number of statements (seen, expected)"
+                );
                 let mut database = database.clone();
+                let message = format!("{message}, then it was repeated");
                 let reply = session::run(&mut database, call);
-                assert_eq!(reply, expected, "{message}, and it was repeated");
-                assert_eq!(database.accounts, model.accounts, "{message}");
+                assert_eq!(
+                    reply, expected,
+                    "{message}: reply (seen, expected) to the repeat"
+                );
+                assert_eq!(
+                    database.accounts, model.accounts,
+                    "{message}: accounts (seen, expected) after the repeat"
+                );
             }
         }
     }
 
-    /// Runs `rival` at each point of `first`, and checks that both have the
-    /// effects of one of the two orders.
-    fn check_rival(
-        database: &Database,
-        model: &Model,
-        first: Call,
-        rival: Call,
-    ) {
+    /// Runs `rival` at each point of the situation's call, and checks that both
+    /// have the effects of one of the two orders.
+    fn check_rival(situation: &Situation, rival: Call) {
+        let Situation { database, model, call: first, .. } = situation;
+        let first = *first;
         let mut sides = vec![first.branch.side, rival.branch.side];
         sides.dedup();
         let later = sides.iter().flat_map(|&side| {
@@ -261,42 +312,59 @@ mod concurrency {
             session.rival = Some((n, rival));
             let reply = session.run(first).expect("no statement fails");
             let statements = session.statements;
+            let start = match n.cmp(&statements) {
+                Ordering::Less => format!("before its statement {}", n + 1),
+                Ordering::Equal => "before its commit".to_owned(),
+                Ordering::Greater => "after its commit".to_owned(),
+            };
             assert!(
                 !session.is_deadlock,
-                "`{first}`, and `{rival}` before statement {n} of it: each \
-                 waits for a row that the other has changed"
+                "{situation}, and `{rival}` starts {start}: each waits for a \
+                 row that the other has changed (a deadlock)"
             );
             let (mut after, rival_reply) = session.commit();
-            let mut seen = vec![reply, rival_reply];
-            let mut accounts = vec![after.accounts.clone()];
+            // Replies and accounts, after both calls and after each later one.
+            let mut seen =
+                vec![(vec![reply, rival_reply], after.accounts.clone())];
             for &call in &later {
-                seen.push(session::run(&mut after, call));
-                accounts.push(after.accounts.clone());
+                let reply = session::run(&mut after, call);
+                seen.push((vec![reply], after.accounts.clone()));
             }
-            let is_serial = [false, true].map(|rival_is_first| {
+            let orders = [false, true].map(|rival_is_first| {
                 let mut model = model.clone();
-                let mut expected = if rival_is_first {
+                let replies = if rival_is_first {
                     let rival_reply = model.call(rival);
                     vec![model.call(first), rival_reply]
                 } else {
                     vec![model.call(first), model.call(rival)]
                 };
-                let mut balances = vec![model.accounts.clone()];
+                let mut expected = vec![(replies, model.accounts.clone())];
                 for &call in &later {
-                    expected.push(model.call(call));
-                    balances.push(model.accounts.clone());
+                    let reply = model.call(call);
+                    expected.push((vec![reply], model.accounts.clone()));
                 }
-                expected == seen && balances == accounts
+                expected
             });
-            assert_ne!(
-                is_serial,
-                [false, false],
-                "`{first}`, and `{rival}` before statement {n} of it: replies \
-                 {:?}, then try, confirm, cancel of {sides:?}: {:?}, accounts \
-                 {accounts:?}: neither order gives this",
-                &seen[..2],
-                &seen[2..],
-            );
+            let differences = orders.each_ref().map(|expected| {
+                let pairs = seen.iter().zip(expected);
+                let i = pairs.into_iter().position(|(a, b)| a != b)?;
+                let calls = match i {
+                    0 => "both replies, in the order above".to_owned(),
+                    i => format!("the reply to a later `{}`", later[i - 1]),
+                };
+                let (seen, expected) = (&seen[i], &expected[i]);
+                Some(format!(
+                    "{calls}, and the accounts, are {seen:?}, and not \
+                     {expected:?}"
+                ))
+            });
+            if let [Some(first), Some(second)] = differences {
+                panic!(
+                    "{situation}, and `{rival}` starts {start}: they do not \
+                     act like one after the other.\nIf `{rival}` is the \
+                     second one: {first}.\nIf it is the first one: {second}."
+                );
+            }
             if n > statements {
                 break;
             }
@@ -363,6 +431,8 @@ struct Bank {
     database: Database,
     model: Model,
     transfer: Transfer,
+    /// The calls until now, for messages.
+    calls: Vec<String>,
 }
 
 impl Bank {
@@ -370,7 +440,8 @@ impl Bank {
         let database = Database::new([(FROM, from), (TO, to)]);
         let cents = NonZero::new(u32::try_from(cents).unwrap()).unwrap();
         let transfer = Transfer { id: 7, from: FROM, to: TO, cents };
-        Self { model: Model::new(&database), database, transfer }
+        let (model, calls) = (Model::new(&database), Vec::new());
+        Self { database, model, transfer, calls }
     }
 
     fn to_call(&self, side: Side, operation: Operation) -> Call {
@@ -380,7 +451,9 @@ impl Bank {
 
     fn call(&mut self, side: Side, operation: Operation) -> Reply {
         let call = self.to_call(side, operation);
-        session::run(&mut self.database, call)
+        let reply = session::run(&mut self.database, call);
+        self.calls.push(format!("`{call}`"));
+        reply
     }
 
     /// Gives both accounts this balance, or closes them.
@@ -402,31 +475,51 @@ impl Bank {
         reply: Reply,
         balances: [i64; 2],
     ) {
-        let before = self.balances();
+        let (before, call) = (self.balances(), self.to_call(side, operation));
+        let earlier = match self.calls.join(", ") {
+            calls if calls.is_empty() => "no call".to_owned(),
+            calls => calls,
+        };
         let seen = (self.call(side, operation), self.balances());
         assert_eq!(
             seen,
             (reply, balances),
-            "reply and balances (seen, expected) of {operation:?} {side}, with \
-             {before:?} before"
+            "reply, and balances of `from` and `to` (seen, expected): \
+             `{call}`, after {earlier}, with the balances {before:?}"
         );
+    }
+}
+
+/// A call, and what there is before it.
+struct Situation {
+    database: Database,
+    model: Model,
+    call: Call,
+    /// The state of both branches.
+    state: &'static str,
+}
+
+impl fmt::Display for Situation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { database, call, state, .. } = self;
+        write!(f, "`{call}` of {state}, accounts {:?}", database.accounts)
     }
 }
 
 /// Returns each operation in each state of both branches, also after a refused
 /// try, with too little money for a try, and without the account.
-fn situations() -> Vec<(Database, Model, Call)> {
+fn situations() -> Vec<Situation> {
     let mut all = Vec::new();
     for (side, operation) in
         SIDES.into_iter().flat_map(|side| OPERATIONS.map(|o| (side, o)))
     {
-        for (was_refused, before) in [
-            (false, &[][..]),
-            (true, &[Try]),
-            (false, &[Try]),
-            (false, &[Try, Confirm]),
-            (false, &[Try, Cancel]),
-            (false, &[Cancel]),
+        for (state, was_refused, before) in [
+            ("an untried branch", false, &[][..]),
+            ("a branch whose try was refused", true, &[Try]),
+            ("a tried branch", false, &[Try]),
+            ("a confirmed branch", false, &[Try, Confirm]),
+            ("a cancelled branch", false, &[Try, Cancel]),
+            ("a branch that was cancelled untried", false, &[Cancel]),
         ] {
             for cents in [Some(150), Some(0), None] {
                 let mut bank = Bank::new(150, 150, 100);
@@ -441,7 +534,8 @@ fn situations() -> Vec<(Database, Model, Call)> {
                 }
                 bank.set(cents);
                 let call = bank.to_call(side, operation);
-                all.push((bank.database, bank.model, call));
+                let Bank { database, model, .. } = bank;
+                all.push(Situation { database, model, call, state });
             }
         }
     }
@@ -454,10 +548,25 @@ fn set(accounts: &mut BTreeMap<u64, i64>, account: u64, cents: Option<i64>) {
     accounts.extend(cents.map(|cents| (account, cents)));
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 enum Step {
     Call(Call),
     Set(u64, Option<i64>),
+}
+
+/// Short, as messages have many of them.
+impl Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Call(call) => write!(f, "`{call}`"),
+            Self::Set(account, Some(cents)) => {
+                write!(f, "account {account} has {cents}")
+            }
+            Self::Set(account, None) => {
+                write!(f, "account {account} is closed")
+            }
+        }
+    }
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -497,10 +606,12 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![12 => call, 1 => set]
 }
 
+/// Checks many inputs. Panics with the message of the smallest one that is found
+/// to fail.
 fn for_all<T: Debug>(
     cases: u32,
     inputs: impl Strategy<Value = T>,
-    check: impl Fn(T),
+    check: impl Fn(T) -> Result<(), String>,
 ) {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let failure_persistence = None;
@@ -510,9 +621,11 @@ fn for_all<T: Debug>(
         ..test_runner::Config::default()
     };
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let checked = runner.run(&inputs, |input| {
-        check(input);
-        Ok(())
-    });
-    checked.unwrap_or_else(|error| panic!("{error}"));
+    let checked =
+        runner.run(&inputs, |input| check(input).map_err(TestCaseError::fail));
+    match checked {
+        Ok(()) => {}
+        Err(TestError::Fail(message, _)) => panic!("{message}"),
+        Err(error) => panic!("{error}"),
+    }
 }
