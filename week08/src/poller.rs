@@ -13,8 +13,9 @@
 //! or skipped, and a gap in `seq` blocks nothing. If the rows of an aggregate
 //! become visible in the order of `seq`, their *first* publications are in this
 //! order. This holds even if a lease ends while its poller publishes, because
-//! each poller begins with the smallest row that is left. The number of the lease is a
-//! fence: after a takeover, the former owner deletes and releases nothing.
+//! each poller begins with the smallest row that is left. The number of the
+//! lease is a fence: after a takeover, the former owner deletes and releases
+//! nothing.
 //!
 //! *Cost.* At least once: what was published without a delete is published
 //! again, and a repetition may arrive after later rows. A poller that is killed
@@ -202,6 +203,10 @@ impl Lease {
     }
 
     /// Reads the value of a row. A bucket that was never claimed has none.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the value is none of [`to_row`](Self::to_row).
     pub fn from_value(bucket: u32, value: Option<&str>) -> Self {
         let (number, until_ms) = value
             .unwrap_or("0 0")

@@ -160,6 +160,10 @@ impl Lease {
     }
 
     /// Reads the value of a row. A bucket that was never claimed has none.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the value is none of [`to_row`](Self::to_row).
     pub fn from_value(bucket: u32, value: Option<&str>) -> Self {
         let (number, until_ms) = value
             .unwrap_or("0 0")
