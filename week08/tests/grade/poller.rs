@@ -386,7 +386,7 @@ mod publishing {
     #[test]
     fn a_failing_row_blocks_its_aggregate_alone() {
         let rows = vec((0..5_u8, 0..3_u8), 0..30);
-        let input = (rows, vec(any::<bool>(), 15), 1..9_usize, 1..5_u32);
+        let input = (rows, vec(any::<bool>(), 15), 1..20_usize, 1..5_u32);
         for_all(150, input, |(rows, fails, batch, buckets)| {
             let batch = NonZero::new(batch).unwrap();
             let buckets = NonZero::new(buckets).unwrap();
@@ -408,6 +408,14 @@ mod publishing {
             solo.run(Event::Wake, |_, effect| {
                 !matches!(effect, Effect::Publish(row) if does_fail(row))
             });
+            let is_one = |e: &&Effect| matches!(e, Effect::Transact(_));
+            let transactions = solo.effects.iter().filter(is_one).count();
+            let all = model.values().map(Vec::len).sum::<usize>();
+            if buckets.get() == 1 && all <= batch.get() {
+                let expected = if all == 0 { 1 } else { 3 };
+                let what = "transactions if all rows fit into a batch";
+                check(expected, transactions, what);
+            }
             let seen = solo.published();
             let of = |seen: &[String], a: u8| {
                 let prefix = format!("{a}/");
