@@ -12,6 +12,7 @@
 //! | [`snowflake`] | Snowflake ids: leased worker ids | Two pods start with the same worker id, or the clock steps back 3 ms: how does no id repeat? |
 //! | [`outbox`] | Transactional outbox | How does a service debit an account and send a message, if a crash is possible between the two? |
 //! | [`inbox`] | Inbox: an idempotent consumer | A queue delivers a message again. How is its transfer credited exactly once, and when may its row be deleted? |
+//! | [`poller`] | Polling publisher | Three pollers share an outbox. How is a cancellation not published before its order, and no late row skipped? |
 //! | [`pgoutput`] | pgoutput: decode logical replication | PostgreSQL streams each committed change as bytes. How are they decoded, and what is surprising about them? |
 //! | [`half_message`] | Half messages: check back | A broker stores a message before it is visible, and the producer dies before the confirmation. What becomes of the message? |
 //! | [`tcc`] | TCC: try, confirm, cancel | Money is frozen for a transfer, and the other service says no, or says nothing. How is it freed exactly once? |
@@ -34,6 +35,7 @@ pub mod money;
 pub mod outbox;
 pub mod percentiles;
 pub mod pgoutput;
+pub mod poller;
 pub mod replication;
 pub mod segment;
 pub mod slab_classes;

@@ -9,6 +9,7 @@ mod memory_per_key;
 mod outbox;
 mod percentiles;
 mod pgoutput;
+mod poller;
 mod segment;
 mod slab_classes;
 mod slab_lru;
