@@ -39,10 +39,11 @@
 //!
 //! Both together
 //!
-//! - Transactions run at the same time. Between two of your statements, another
-//!   credit or clean-up may commit, unless it waits for a row that you have
-//!   changed. No message is lost or credited twice, now or at a later delivery.
-//!   A clean-up may delete nothing if another one has raised the horizon.
+//! - Transactions run at the same time. Between two of your statements, other
+//!   credits and clean-ups may commit, unless they wait for a row or a balance
+//!   that you have changed. No message is lost or credited twice, now or at a
+//!   later delivery. A clean-up may delete nothing if another one has changed
+//!   the horizon after it was read.
 //! - If a statement returns an error, `transact` returns it at once.
 //! - A process may crash before and after each effect, and any message may
 //!   arrive again. If the producer sends the message of each debit at least
@@ -99,7 +100,7 @@ pub enum Command {
 pub enum Outcome {
     /// The transfer is credited.
     Credited,
-    /// The message was credited or parked before. Nothing is changed.
+    /// The message was credited or parked before. No balance is changed.
     Repeated,
     /// A person has to decide: the message is a row of [`Table::Parked`].
     Parked,

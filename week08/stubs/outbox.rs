@@ -6,22 +6,23 @@
 //!
 //! - After `Event::Requested`, it runs a transaction. Then it replies exactly
 //!   once, and has no effect after the reply.
-//! - The reply is `Unknown` if a transaction was rolled back. Then nothing is
-//!   stored, no message was published, and the client sends its request again.
-//! - Otherwise the reply depends on what is committed. It is `Accepted` if this
-//!   transfer is debited, now or by an earlier request. It is `Conflict` if
+//! - After `Event::RolledBack`, the reply is `Unknown`, no message was
+//!   published, and the client sends its request again. If the transaction was
+//!   really rolled back, nothing of the request is stored.
+//! - After a commit, the reply depends on what is committed. It is `Accepted` if
+//!   this transfer is debited, now or by an earlier request. It is `Conflict` if
 //!   another transfer with this id was accepted. Otherwise it is `Refused`:
 //!   there is no such account, or it has less money than the transfer.
 //! - Two transfers are the same if all fields of `Transfer` are equal. The time
 //!   of the request is not one of them.
 //! - An accepted transfer is debited once. One message is stored for it, with
-//!   the time of the request that debited. Other requests change nothing. So
-//!   any later request may use the id of a refused request.
+//!   the time of the request that debited. Other requests change no balance and
+//!   no row of any table. So any later request may use the id of a refused
+//!   request.
 //! - Requests run at the same time. Between two of your statements, another
-//!   transaction may commit, unless it waits for a row that you have changed.
-//!   The replies, balances and rows are as if the two transactions had run one
-//!   after the other.
-//! - If a statement returns an error, `transact` returns it at once.
+//!   transaction may commit, unless it waits for a row or a balance that you
+//!   have changed. The replies, balances and rows are as if the two transactions
+//!   had run one after the other.
 //!
 //! The `Relay`
 //!
@@ -29,18 +30,20 @@
 //!   busy one ignores `Event::Wake`.
 //! - It publishes the messages in the order of the rows in `Table::Outbox`. A
 //!   row stays there until the broker has acknowledged its message. A row with
-//!   a smaller `seq` may appear later, as its transaction is committed later.
+//!   a smaller `seq` may appear at any time, as its transaction is committed
+//!   later. It is in the next batch.
 //! - It reads at most `batch` rows at a time, and deletes them in one
-//!   transaction after all are published. Then it reads again. When no row is
-//!   left, it is idle. So `n` rows need at most `2 * n.div_ceil(batch) + 1`
+//!   transaction after all are published. Then it reads again. When it finds no
+//!   row, it is idle. So `n` rows need at most `2 * n.div_ceil(batch) + 1`
 //!   transactions.
 //! - After `Event::PublishFailed`, it publishes nothing until it is woken again.
 //!   Before it is idle, it deletes the rows whose messages are acknowledged.
-//! - After `Event::RolledBack`, it is idle at once. When it is woken, it begins
-//!   with the oldest row again.
+//! - After `Event::RolledBack`, it is idle at once.
+//! - When it is woken again, it begins with the row that is the oldest then.
 //!
 //! Both together
 //!
+//! - If a statement returns an error, `transact` returns it at once.
 //! - Each process may crash before and after each effect. After a crash, it
 //!   begins with a new `Api` or `Relay`. The client repeats its request until
 //!   it gets a reply. If the consumer credits each id once, every accepted

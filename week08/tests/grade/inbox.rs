@@ -4,6 +4,7 @@ use std::fmt::{Debug, Display};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
 use week08::inbox::{Command, Consumer, Effect, Event, Outcome, transact};
 use week08::money::cluster::Faults;
@@ -105,37 +106,70 @@ mod credit {
 
     #[test]
     fn any_messages_and_clean_ups_have_the_outcomes_of_a_model() {
-        let number = || select(vec![0, 1, 2, 1 << 32, u64::MAX]);
-        let id = select(vec![0, 1, 10, 1 << 32, u64::MAX]);
+        let large = [1 << 53, (1 << 53) + 1, u64::MAX - 1, u64::MAX];
+        let number = move || select([&[0, 1, 2][..], &large].concat());
         let cents = select(vec![0, 1, 2, 10, u32::MAX]);
-        let message = (number(), id, number(), number(), cents);
-        let message = message.prop_map(|(debited_s, id, from, to, cents)| {
-            Ok(format!("{debited_s} {id} {from} {to} {cents}"))
+        let message = (number(), number(), number(), number(), cents);
+        let affix = || prop_oneof![9 => Just(""), 1 => select(AFFIXES)];
+        let message = (affix(), message, affix()).prop_map(|(a, m, z)| {
+            let (debited_s, id, from, to, cents) = m;
+            Step::New(format!("{a}{debited_s} {id} {from} {to} {cents}{z}"))
         });
-        let clean_up = (number(), 0..8_usize).prop_map(Err);
-        let any = prop_oneof![6 => message, 1 => clean_up];
-        for_all(300, vec(any, 0..40), |commands| {
+        let again = (affix(), any::<usize>(), affix())
+            .prop_map(|(a, i, z)| Step::Again(a, i, z));
+        let cleans =
+            (number(), 0..8_usize).prop_map(|(s, limit)| Step::Clean(s, limit));
+        let any = prop_oneof![3 => message, 3 => again, 1 => cleans];
+        for_each_length(40, 10, any, |steps| {
             let accounts = [(0, 0), (1, 100), (u64::MAX, i64::MAX - 10)];
             let mut database = Database::new(accounts);
             let mut model = Model::new(accounts);
-            for command in commands {
-                let (expected, seen) = match &command {
-                    Ok(text) => {
-                        (model.credit(text), deliver(&mut database, text))
-                    }
-                    Err((before_s, limit)) => (
-                        model.clean(*before_s, *limit),
-                        clean(&mut database, *before_s, *limit),
-                    ),
-                };
-                check(expected, seen, format!("{command:?}"));
-                check(&model.accounts, &database.accounts, "balances");
+            let (mut sent, mut run) = (vec![String::new()], Vec::new());
+            for step in steps {
+                let (before, ids) = (content(&database), model.inbox.len());
+                let (expected, seen) =
+                    if let Step::Clean(before_s, limit) = step {
+                        let seen = clean(&mut database, before_s, limit);
+                        run.push(format!("{:?}", clean_up(before_s, limit)));
+                        (model.clean(before_s, limit), seen)
+                    } else {
+                        let text = match step {
+                            Step::New(text) => text,
+                            Step::Again(a, i, z) => {
+                                format!("{a}{}{z}", sent[i % sent.len()])
+                            }
+                            Step::Clean(..) => unreachable!("it is above"),
+                        };
+                        let seen = deliver(&mut database, &text);
+                        run.push(format!("{text:?}"));
+                        let expected = model.credit(&text);
+                        sent.push(text);
+                        (expected, seen)
+                    };
+                let run = format!("after\n{}", run.join("\n"));
+                check(&expected, &seen, format!("the last outcome {run}"));
+                check(&model.accounts, &database.accounts, &run);
                 let rows = database.table(Table::Inbox).len();
-                check(model.inbox.len(), rows, "rows of the inbox");
+                check(model.inbox.len(), rows, format!("inbox rows {run}"));
+                let expected_parked = model.parked.iter().cloned().collect();
+                check(expected_parked, parked(&database), &run);
+                if expected == Repeated && ids == model.inbox.len() {
+                    let what = format!("what is stored before and {run}");
+                    check(before, content(&database), what);
+                }
             }
-            let expected = model.parked.into_iter().collect();
-            check(expected, parked(&database), "parked messages");
         });
+    }
+
+    /// What makes another text of a message. Some are still a message.
+    const AFFIXES: &[&str] = &[" ", "\n", "\t", "\0", "+", "0", "-", "."];
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        New(String),
+        /// A text that was sent before, with something before and after it.
+        Again(&'static str, usize, &'static str),
+        Clean(u64, usize),
     }
 
     #[test]
@@ -268,6 +302,60 @@ mod clean_up {
         }
     }
 
+    #[test]
+    fn two_commits_between_statements_credit_no_message_twice() {
+        let texts =
+            ["5 1 1 2 1", "15 1 1 2 10", "25 1 1 2 100", "15 2 1 2 1000"];
+        let credits = texts.map(|text| Command::Credit(text.to_owned()));
+        let cleans = [10, 20].map(|before_s| clean_up(before_s, 9));
+        let all = [&credits[..], &cleans].concat();
+        for start in (0..=2).map(|number| &credits[..number]) {
+            for (b, c) in pairs(&all, &all) {
+                for (a, (b, c)) in all.iter().map(|a| (a, (b, c))) {
+                    for_each_point(start, a, &[b, c], |database, case| {
+                        check_texts(&database, &texts, [a, b, c], case);
+                    });
+                }
+            }
+        }
+    }
+
+    /// Checks that each text is credited at most once, also when it is delivered
+    /// again, and that none is lost. Its cents are a digit of the balance.
+    fn check_texts(
+        database: &Database,
+        texts: &[&str; 4],
+        commands: [&Command; 3],
+        case: &str,
+    ) {
+        let credits = |database: &Database, text: &str| {
+            let digit = texts.iter().position(|other| *other == text);
+            let digit = u32::try_from(digit.expect("one of the texts"));
+            database.total() / 10_i64.pow(digit.expect("below 4")) % 10
+        };
+        for command in commands {
+            let Command::Credit(text) = command else { continue };
+            let is_safe =
+                credits(database, text) == 1 || parked(database).contains(text);
+            assert!(is_safe, "{case}:\n{text:?} is lost");
+        }
+        for first in 0..texts.len() {
+            let (mut database, mut texts) = (database.clone(), *texts);
+            texts.rotate_left(first);
+            for text in texts.map(|text| [text; 2]).concat() {
+                deliver(&mut database, text);
+            }
+            for text in texts {
+                let seen = credits(&database, text);
+                assert!(
+                    seen <= 1,
+                    "{case}:\nexpected at most one credit of {text:?}, seen \
+                     {seen}, after {texts:?} arrived again"
+                );
+            }
+        }
+    }
+
     fn credits() -> [Command; 4] {
         ["5 1 1 2 1", "15 2 1 2 1000", "5 1 1 2 10", "x"]
             .map(|text| Command::Credit(text.to_owned()))
@@ -293,22 +381,36 @@ mod clean_up {
         a.iter().flat_map(move |a| b.iter().map(move |b| (a, b)))
     }
 
-    /// Lets `b` commit before each statement of `a`.
     fn check_concurrent(start: &[Command], a: &Command, b: &Command) {
+        for_each_point(start, a, &[b], |database, case| {
+            check_deliveries(database, [a, b], case);
+        });
+    }
+
+    /// Lets others commit before each statement of `a`, one after the other.
+    fn for_each_point(
+        start: &[Command],
+        a: &Command,
+        others: &[&Command],
+        check: impl Fn(Database, &str),
+    ) {
         let mut committed = Database::new([(2, 0)]);
         for command in start {
             run(&mut committed, command, &mut Watch::idle()).unwrap();
         }
-        let (mut after, mut watch) = (committed.clone(), Watch::idle());
-        run(&mut after, b, &mut watch).unwrap();
-        let locks = watch.locks;
-        let b_alone = Other { committed: &committed, after, locks };
+        let (mut after, mut locks) = (committed.clone(), BTreeSet::new());
+        for other in others {
+            let mut watch = Watch::idle();
+            run(&mut after, other, &mut watch).unwrap();
+            locks.extend(watch.locks);
+        }
+        let others_alone = Other { committed: &committed, after, locks };
         for number in 1.. {
             let (mut statements, mut is_done) = (0, false);
             let mut watch = Watch::new(|tx, locks| {
                 statements += 1;
                 if statements == number {
-                    is_done = b_alone.commit(tx, locks);
+                    is_done = others_alone.commit(tx, locks);
                 }
                 Ok(())
             });
@@ -319,14 +421,19 @@ mod clean_up {
                 break;
             }
             if !is_done {
-                // It had to wait.
-                run(&mut database, b, &mut Watch::idle()).unwrap();
+                // They had to wait.
+                for other in others {
+                    run(&mut database, other, &mut Watch::idle()).unwrap();
+                }
             }
+            let others: Vec<_> =
+                others.iter().map(|other| format!("{other:?}")).collect();
             let case = format!(
-                "{b:?} commits before statement {number} of {a:?}, both after \
-                 {start:?}"
+                "{} commits before statement {number} of {a:?}, both after \
+                 {start:?}",
+                others.join(" and then ")
             );
-            check_deliveries(database, [a, b], &case);
+            check(database, &case);
         }
     }
 
@@ -512,6 +619,16 @@ fn deliver_with(
     outcome.filter(|_| is_acknowledged)
 }
 
+/// Returns the rows without their numbers, in the order of their numbers.
+fn content(database: &Database) -> BTreeMap<Table, Vec<(String, String)>> {
+    let tables = database.rows.keys().map(|(table, _)| *table);
+    let rows = |table| {
+        let rows = database.table(table).into_iter();
+        (table, rows.map(|row| (row.key, row.value)).collect())
+    };
+    tables.collect::<BTreeSet<_>>().into_iter().map(rows).collect()
+}
+
 /// Returns the texts of the parked messages, sorted.
 fn parked(database: &Database) -> Vec<String> {
     let rows = database.table(Table::Parked).into_iter();
@@ -528,16 +645,22 @@ fn check<T: PartialEq + Debug>(expected: T, seen: T, what: impl Display) {
     );
 }
 
-fn for_all<S: Strategy>(cases: u32, strategy: S, check: impl Fn(S::Value)) {
-    let config = test_runner::Config {
-        cases,
-        failure_persistence: None,
-        ..test_runner::Config::default()
-    };
+/// Checks this number of generated vectors of each length. The short ones come
+/// first, so the first failure is easy to read.
+fn for_each_length<S: Strategy + Clone>(
+    longest: usize,
+    cases: u32,
+    item: S,
+    check: impl Fn(Vec<S::Value>),
+) {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let test = |value| {
-        check(value);
-        Ok(())
-    };
-    TestRunner::new_with_rng(config, rng).run(&strategy, test).unwrap();
+    let config = test_runner::Config::default();
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    for length in 0..=longest {
+        let items = vec(item.clone(), length);
+        for _ in 0..cases {
+            let value = items.new_tree(&mut runner).expect("a value");
+            check(value.current());
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::num::NonZero;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
 use week08::money::cluster::{Fate, Faults};
 use week08::money::explore::{explore, run_at_random};
@@ -81,35 +82,53 @@ mod debit {
 
     #[test]
     fn any_requests_get_the_replies_and_balances_of_a_model() {
-        let number = || select(vec![0, 1, 2, u64::MAX]);
-        let id = select(vec![0, 1, 10, 1 << 32, u64::MAX]);
+        let large = [1 << 53, (1 << 53) + 1, u64::MAX - 1, u64::MAX];
+        let number = || select([&[0, 1, 2][..], &large].concat());
+        let id = select([&[0, 1, 10, 1 << 32][..], &large].concat());
         let cents = select(vec![1, 2, 10, 50, u32::MAX]);
-        let one = (id, number(), number(), cents, number());
-        for_all(200, vec(one, 0..40), |requests| {
-            let accounts = [(0, 0), (1, 100), (u64::MAX, i64::MAX)];
+        let new = (id, number(), number(), cents).prop_map(Ok);
+        let again = any::<usize>().prop_map(Err);
+        let one = (prop_oneof![3 => new, 1 => again], number());
+        for_each_length(40, 8, one, |requests| {
+            let accounts =
+                [(0, 0), (1, 100), (1 << 53, 100), (u64::MAX, i64::MAX)];
             let mut database = Database::new(accounts);
             let mut model = BTreeMap::from(accounts);
             let (mut accepted, mut messages) = (BTreeMap::new(), Vec::new());
-            for (id, from, to, cents, now_s) in requests {
+            let (mut sent, mut run) = (vec![(0, 1, 2, 1)], Vec::new());
+            for (next, now_s) in requests {
+                sent.push(next.unwrap_or_else(|i| sent[i % sent.len()]));
+                let (id, from, to, cents) = sent[sent.len() - 1];
                 let transfer = transfer(id, from, to, cents);
                 let balance = model.get_mut(&from);
                 let balance = balance.filter(|b| **b >= i64::from(cents));
-                let expected = match (accepted.get(&id), balance) {
-                    (Some(first), _) if *first == transfer => Reply::Accepted,
-                    (Some(_), _) => Reply::Conflict,
-                    (None, None) => Reply::Refused,
+                let before = content(&database);
+                let (expected, is_new) = match (accepted.get(&id), balance) {
+                    (Some(first), _) if *first == transfer => {
+                        (Reply::Accepted, false)
+                    }
+                    (Some(_), _) => (Reply::Conflict, false),
+                    (None, None) => (Reply::Refused, false),
                     (None, Some(balance)) => {
                         *balance -= i64::from(cents);
                         accepted.insert(id, transfer);
                         messages.push(format!("{now_s} {transfer}"));
-                        Reply::Accepted
+                        (Reply::Accepted, true)
                     }
                 };
                 let reply = request(&mut database, transfer, now_s);
-                check(expected, reply, format!("reply to {transfer}"));
-                check(&model, &database.accounts, "balances");
+                run.push(format!("{transfer} in second {now_s}: {reply:?}"));
+                let run = format!("after the requests\n{}", run.join("\n"));
+                check(expected, reply, format!("the last reply {run}"));
+                check(&model, &database.accounts, format!("balances {run}"));
+                if !is_new {
+                    let what = format!("what is stored before and {run}");
+                    check(before, content(&database), what);
+                }
             }
-            check(messages, publish_all(&mut database), "messages");
+            let run = format!("after the requests\n{}", run.join("\n"));
+            let seen = publish_all(&mut database);
+            check(messages, seen, format!("messages {run}"));
         });
     }
 
@@ -230,12 +249,8 @@ mod relay {
                     return Fate::Performed;
                 };
                 if left.len() == 12 && late.is_none() {
-                    // Its transaction began earlier, so it has a smaller `seq`.
-                    left.push(late.insert(debit(database, 2_000)).clone());
-                    let rows = database.rows.iter_mut();
-                    let rows = rows.filter(|(id, _)| id.0 == Table::Outbox);
-                    let newest = rows.max_by_key(|(_, row)| row.seq);
-                    newest.expect("the late row").1.seq = 0;
+                    let (_, message) = debit_late(database, 2_000, 0);
+                    left.push(late.insert(message).clone());
                 }
                 left.retain(|other| other != message);
                 Fate::Performed
@@ -255,13 +270,18 @@ mod relay {
             for round in 0..=60 {
                 let mut attempts = 0;
                 let mut has_failed = false;
-                let fate = |_: &mut _, database: &mut _, effect: &_| {
+                let fate = |_: &mut _, database: &mut _, effect: &Effect| {
                     if !matches!(effect, Effect::Publish(_)) {
                         return Fate::Performed;
                     }
                     if attempts == 0 && round < late {
                         left.push(debit(database, 1_000 + round));
                     }
+                    assert!(
+                        !has_failed,
+                        "batches of {batch}: expected no message after a failed \
+                         one, seen {effect:?}"
+                    );
                     attempts += 1;
                     let fails = fails.next().unwrap_or(false);
                     has_failed |= fails;
@@ -322,6 +342,76 @@ mod relay {
     }
 
     #[test]
+    fn any_rows_and_faults_have_the_publications_of_a_model() {
+        let fate = prop_oneof![
+            6 => Just(Fate::Performed),
+            1 => Just(Fate::Refused),
+            1 => Just(Fate::AnswerLost),
+        ];
+        let seq = prop_oneof![3 => Just(None), 1 => (0..99_u64).prop_map(Some)];
+        let step = (fate, seq, any::<bool>());
+        let sizes = (0..7_usize, select(vec![1, 2, 3, 5, 20, 40]));
+        for_each_length(40, 10, (step, sizes), |steps| {
+            let sizes = steps.first().map_or((3, 2), |(_, sizes)| *sizes);
+            let (mut database, messages) = debited(sizes.0);
+            let rows = database.table(Table::Outbox);
+            let rows = rows.iter().map(|row| row.seq).zip(messages).collect();
+            let mut model = Publications::new(rows, sizes.1);
+            let mut relay = new(sizes.1);
+            let wakes = steps.len() + 1;
+            let mut steps = steps.into_iter().map(|(step, _)| step);
+            for _ in 0..wakes {
+                model.wake();
+                wake(&mut relay, &mut database, |relay, database, effect| {
+                    let (fate, late, is_woken) =
+                        steps.next().unwrap_or((Fate::Performed, None, false));
+                    model.log(format!("{effect:?}: {fate:?}"));
+                    model.check(effect);
+                    if let Some(seq) = late {
+                        let id = 2_000 + model.run.len() as u64;
+                        let (seq, message) = debit_late(database, id, seq);
+                        model.log(format!("    seq {seq} appears: {message}"));
+                        model.rows.insert(seq, message);
+                    }
+                    if is_woken {
+                        let woken = relay.step(Event::Wake);
+                        check(Vec::new(), woken, "effects of a wake when busy");
+                    }
+                    model.perform(effect, fate);
+                    fate
+                });
+                model.check_idle(outbox(&database));
+            }
+            check(0, model.rows.len(), "rows after a wake without faults");
+        });
+    }
+
+    #[test]
+    fn an_error_of_any_statement_rolls_back_and_the_relay_is_idle() {
+        for (messages, batch) in [(0, 1), (3, 1), (5, 2), (3, 5), (17, 16)] {
+            for number in 1.. {
+                let (mut database, expected) = debited(messages);
+                let (mut relay, mut seen) = (new(batch), 0);
+                let watch = Watch::fail_at(number, &mut seen);
+                let performed = |_: &mut _, _: &mut _, _: &_| Fate::Performed;
+                wake_with(&mut relay, &mut database, watch, performed);
+                if seen < number {
+                    assert!(number > 1, "expected a statement, seen none");
+                    break;
+                }
+                let case = format!(
+                    "{messages} messages, batches of {batch}, statement \
+                     {number} failed: messages of the next wake"
+                );
+                let first = messages - outbox(&database);
+                let seen =
+                    published(wake(&mut relay, &mut database, performed));
+                check(&expected[first..], &seen, case);
+            }
+        }
+    }
+
+    #[test]
     fn a_busy_relay_ignores_a_wake() {
         for (batch, fate) in [1, 2, 5]
             .map(|b| [(b, Fate::Performed), (b, Fate::Refused)])
@@ -338,6 +428,125 @@ mod relay {
                 });
             let end = if fate == Fate::Refused { 3 } else { 5 };
             check(&expected[..end], &published(seen), "messages");
+        }
+    }
+
+    /// What a relay has to publish, and when it has to stop.
+    struct Publications {
+        batch: usize,
+        /// The messages in the outbox by `seq`.
+        rows: BTreeMap<u64, String>,
+        /// The rows that were read and are not published.
+        unpublished: VecDeque<u64>,
+        /// The rows that are published and not deleted.
+        published: Vec<u64>,
+        has_failed: bool,
+        is_rolled_back: bool,
+        batches: usize,
+        transactions: usize,
+        run: Vec<String>,
+    }
+
+    impl Publications {
+        fn new(rows: BTreeMap<u64, String>, batch: usize) -> Self {
+            let (unpublished, published, run) = Default::default();
+            let (has_failed, is_rolled_back) = (false, false);
+            let (batches, transactions) = (0, 0);
+            Self {
+                batch,
+                rows,
+                unpublished,
+                published,
+                has_failed,
+                is_rolled_back,
+                batches,
+                transactions,
+                run,
+            }
+        }
+
+        fn wake(&mut self) {
+            let (rows, run) =
+                (mem::take(&mut self.rows), mem::take(&mut self.run));
+            *self = Self { run, ..Self::new(rows, self.batch) };
+            self.log(format!(
+                "a wake of a relay with batches of {}, and the rows {:?}",
+                self.batch, self.rows
+            ));
+        }
+
+        fn log(&mut self, line: String) {
+            self.run.push(line);
+        }
+
+        /// Checks that the effect may be the next one.
+        fn check(&mut self, effect: &Effect) {
+            let run = self.run.join("\n");
+            assert!(
+                !self.is_rolled_back,
+                "{run}\nexpected no effect after a rollback until the next wake"
+            );
+            let Effect::Publish(message) = effect else {
+                self.transactions += 1;
+                let most = 2 * self.batches + 1;
+                assert!(
+                    self.transactions <= most,
+                    "{run}\nexpected {most} transactions after this wake, seen \
+                     one more"
+                );
+                let is_between =
+                    !self.published.is_empty() && !self.unpublished.is_empty();
+                assert!(
+                    self.has_failed || !is_between,
+                    "{run}\nexpected no transaction before the batch is \
+                     published"
+                );
+                return;
+            };
+            assert!(
+                !self.has_failed,
+                "{run}\nexpected no message after a failed one until the next \
+                 wake"
+            );
+            if self.unpublished.is_empty() {
+                assert!(
+                    self.published.is_empty(),
+                    "{run}\nexpected that the batch is deleted before the next \
+                     message"
+                );
+                let rows = self.rows.keys().take(self.batch);
+                self.unpublished = rows.copied().collect();
+                self.batches += 1;
+            }
+            let next = self.unpublished.front().map(|seq| &self.rows[seq]);
+            check(next, Some(message), format!("{run}\nthe next message"));
+        }
+
+        fn perform(&mut self, effect: &Effect, fate: Fate) {
+            if let Effect::Publish(_) = effect {
+                match fate {
+                    Fate::Performed => {
+                        self.published.extend(self.unpublished.pop_front());
+                    }
+                    Fate::Refused | Fate::AnswerLost => self.has_failed = true,
+                }
+                return;
+            }
+            let published = mem::take(&mut self.published);
+            if fate != Fate::Refused {
+                self.rows.retain(|seq, _| !published.contains(seq));
+            }
+            self.is_rolled_back = fate != Fate::Performed;
+        }
+
+        /// Checks how many rows there are when the relay is idle.
+        fn check_idle(&self, rows: usize) {
+            let run = self.run.join("\n");
+            check(self.rows.len(), rows, format!("{run}\nrows when idle"));
+            assert!(
+                self.rows.is_empty() || self.has_failed || self.is_rolled_back,
+                "{run}\nexpected no row when idle, seen {rows}"
+            );
         }
     }
 }
@@ -451,6 +660,22 @@ fn debit(database: &mut Database, id: u64) -> String {
     format!("{} {transfer}", id % 10)
 }
 
+/// Debits a transfer whose transaction began earlier: its row has about this
+/// `seq`, and no other row has it. Returns it and the message.
+fn debit_late(database: &mut Database, id: u64, seq: u64) -> (u64, String) {
+    let message = debit(database, id);
+    let rows = database.table(Table::Outbox);
+    let seqs: BTreeSet<_> = rows.iter().map(|row| row.seq).collect();
+    let newest = *seqs.last().expect("the row of this transfer");
+    let free = |seq: &u64| *seq == newest || !seqs.contains(seq);
+    let seq = (seq.min(newest)..=newest).find(free).unwrap_or(newest);
+    let rows = database.rows.iter_mut();
+    let mut rows = rows.filter(|(id, _)| id.0 == Table::Outbox);
+    let row = rows.find(|(_, row)| row.seq == newest);
+    row.expect("the row of this transfer").1.seq = seq;
+    (seq, message)
+}
+
 /// Returns the balances, and the rows without their numbers.
 fn content(
     database: &Database,
@@ -469,41 +694,62 @@ fn outbox(database: &Database) -> usize {
 fn wake(
     relay: &mut Relay,
     database: &mut Database,
+    fate: impl FnMut(&mut Relay, &mut Database, &Effect) -> Fate,
+) -> Vec<Effect> {
+    wake_with(relay, database, Watch::idle(), fate)
+}
+
+fn wake_with(
+    relay: &mut Relay,
+    database: &mut Database,
+    mut watch: Watch,
     mut fate: impl FnMut(&mut Relay, &mut Database, &Effect) -> Fate,
 ) -> Vec<Effect> {
     assert!(relay.is_idle(), "expected an idle relay before a wake");
     let (mut effects, mut seen) = (relay.step(Event::Wake), Vec::new());
+    let mut last = Event::Wake;
     while !effects.is_empty() {
         let effect = effects.remove(0);
         assert!(!relay.is_idle(), "is_idle: expected false before {effect:?}");
         assert!(seen.len() < 10_000, "a relay has 10,000 effects after a wake");
         let fate = fate(relay, database, &effect);
         seen.push(effect.clone());
-        let event = match effect {
+        last = match effect {
             Effect::Transact(command) => {
-                let body =
-                    async |tx: &mut Database| transact(tx, &command).await;
-                let Ok(outcome) =
-                    database.transaction(body, |_| fate != Fate::Refused);
-                if fate == Fate::Performed {
-                    Event::Committed(outcome)
-                } else {
-                    Event::RolledBack
+                let body = async |tx: &mut Database| {
+                    transact(&mut watch.begin(tx), &command).await
+                };
+                let outcome = database.transaction(body, |outcome| {
+                    outcome.is_ok() && fate != Fate::Refused
+                });
+                assert!(
+                    outcome.is_err() || !watch.has_failed,
+                    "a statement of {command:?} fails: expected its error, seen \
+                     {outcome:?}"
+                );
+                match outcome {
+                    Ok(outcome) if fate == Fate::Performed => {
+                        Event::Committed(outcome)
+                    }
+                    _ => Event::RolledBack,
                 }
             }
             Effect::Publish(_) if fate == Fate::Performed => Event::Published,
             Effect::Publish(_) => Event::PublishFailed,
             Effect::Reply(reply) => panic!("a relay replies {reply:?}"),
         };
-        effects.extend(relay.step(event));
+        effects.extend(relay.step(last.clone()));
     }
-    assert!(relay.is_idle(), "expected an idle relay after its last effect");
+    assert!(
+        relay.is_idle(),
+        "expected an effect or an idle relay after {last:?}, seen neither"
+    );
     seen
 }
 
-/// Publishes all messages, and returns them.
+/// Publishes all messages in one batch, and returns them.
 fn publish_all(database: &mut Database) -> Vec<String> {
-    published(wake(&mut new(3), database, |_, _, _| Fate::Performed))
+    published(wake(&mut new(1_000), database, |_, _, _| Fate::Performed))
 }
 
 fn published(effects: Vec<Effect>) -> Vec<String> {
@@ -522,16 +768,25 @@ fn check<T: PartialEq + Debug>(expected: T, seen: T, what: impl Display) {
     );
 }
 
+/// Checks this number of generated vectors of each length. The short ones come
+/// first, so the first failure is easy to read.
+fn for_each_length<S: Strategy + Clone>(
+    longest: usize,
+    cases: u32,
+    item: S,
+    check: impl Fn(Vec<S::Value>),
+) {
+    for length in 0..=longest {
+        for_all(cases, vec(item.clone(), length), &check);
+    }
+}
+
 fn for_all<S: Strategy>(cases: u32, strategy: S, check: impl Fn(S::Value)) {
-    let config = test_runner::Config {
-        cases,
-        failure_persistence: None,
-        ..test_runner::Config::default()
-    };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let test = |value| {
-        check(value);
-        Ok(())
-    };
-    TestRunner::new_with_rng(config, rng).run(&strategy, test).unwrap();
+    let config = test_runner::Config::default();
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    for _ in 0..cases {
+        let value = strategy.new_tree(&mut runner).expect("a value");
+        check(value.current());
+    }
 }

@@ -19,6 +19,8 @@ pub(crate) enum Lock {
 /// Is called before each statement with what the transaction sees and locks.
 pub(crate) struct Watch<'a> {
     pub(crate) locks: BTreeSet<Lock>,
+    /// Whether a statement has failed.
+    pub(crate) has_failed: bool,
     before: Box<Before<'a>>,
 }
 
@@ -45,7 +47,8 @@ impl<'a> Watch<'a> {
         + Send
         + 'a,
     ) -> Self {
-        Self { locks: BTreeSet::new(), before: Box::new(before) }
+        let before = Box::new(before);
+        Self { locks: BTreeSet::new(), has_failed: false, before }
     }
 
     /// Does nothing before a statement.
@@ -106,7 +109,9 @@ impl Other<'_> {
 
 impl Watched<'_, '_> {
     fn before(&mut self) -> Result<(), Failed> {
-        (self.watch.before)(self.tx, &self.watch.locks)
+        let result = (self.watch.before)(self.tx, &self.watch.locks);
+        self.watch.has_failed |= result.is_err();
+        result
     }
 
     fn lock(&mut self, is_changed: bool, lock: Lock) -> bool {
