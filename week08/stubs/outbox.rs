@@ -31,7 +31,7 @@
 //! - It publishes the messages in the order of the rows in `Table::Outbox`. A
 //!   row stays there until the broker has acknowledged its message. A row with
 //!   a smaller `seq` may appear at any time, as its transaction is committed
-//!   later. It is in the next batch.
+//!   later. The next read finds it.
 //! - It reads at most `batch` rows at a time, and deletes them in one
 //!   transaction after all are published. Then it reads again. When it finds no
 //!   row, it is idle. So `n` rows need at most `2 * n.div_ceil(batch) + 1`
@@ -39,7 +39,7 @@
 //! - After `Event::PublishFailed`, it publishes nothing until it is woken again.
 //!   Before it is idle, it deletes the rows whose messages are acknowledged.
 //! - After `Event::RolledBack`, it is idle at once.
-//! - When it is woken again, it begins with the row that is the oldest then.
+//! - When it is woken again, it begins with the row that is the oldest by then.
 //!
 //! Both together
 //!

@@ -148,13 +148,19 @@ mod credit {
                     };
                 let run = format!("after\n{}", run.join("\n"));
                 check(&expected, &seen, format!("the last outcome {run}"));
-                check(&model.accounts, &database.accounts, &run);
+                check(
+                    &model.accounts,
+                    &database.accounts,
+                    format!("balances {run}"),
+                );
                 let rows = database.table(Table::Inbox).len();
                 check(model.inbox.len(), rows, format!("inbox rows {run}"));
                 let expected_parked = model.parked.iter().cloned().collect();
-                check(expected_parked, parked(&database), &run);
+                let what = format!("parked messages {run}");
+                check(expected_parked, parked(&database), what);
                 if expected == Repeated && ids == model.inbox.len() {
-                    let what = format!("what is stored before and {run}");
+                    let what =
+                        format!("what is stored before the last, and {run}");
                     check(before, content(&database), what);
                 }
             }

@@ -88,15 +88,15 @@ mod debit {
         let cents = select(vec![1, 2, 10, 50, u32::MAX]);
         let new = (id, number(), number(), cents).prop_map(Ok);
         let again = any::<usize>().prop_map(Err);
-        let one = (prop_oneof![3 => new, 1 => again], number());
+        let is_published = prop::bool::weighted(0.2);
+        let one = (prop_oneof![3 => new, 1 => again], number(), is_published);
         for_each_length(40, 8, one, |requests| {
-            let accounts =
-                [(0, 0), (1, 100), (1 << 53, 100), (u64::MAX, i64::MAX)];
+            let accounts = [(0, 90), (1, 100), (2, 0), (u64::MAX, i64::MAX)];
             let mut database = Database::new(accounts);
             let mut model = BTreeMap::from(accounts);
             let (mut accepted, mut messages) = (BTreeMap::new(), Vec::new());
             let (mut sent, mut run) = (vec![(0, 1, 2, 1)], Vec::new());
-            for (next, now_s) in requests {
+            for (next, now_s, is_published) in requests {
                 sent.push(next.unwrap_or_else(|i| sent[i % sent.len()]));
                 let (id, from, to, cents) = sent[sent.len() - 1];
                 let transfer = transfer(id, from, to, cents);
@@ -122,8 +122,15 @@ mod debit {
                 check(expected, reply, format!("the last reply {run}"));
                 check(&model, &database.accounts, format!("balances {run}"));
                 if !is_new {
-                    let what = format!("what is stored before and {run}");
+                    let what = format!(
+                        "what is stored before the last request, and {run}"
+                    );
                     check(before, content(&database), what);
+                }
+                if is_published {
+                    let messages = mem::take(&mut messages);
+                    let seen = publish_all(&mut database);
+                    check(messages, seen, format!("messages {run}"));
                 }
             }
             let run = format!("after the requests\n{}", run.join("\n"));
@@ -255,16 +262,22 @@ mod relay {
                 left.retain(|other| other != message);
                 Fate::Performed
             });
-            check(Vec::<String>::new(), left, "messages without an attempt");
+            check(
+                Vec::<String>::new(),
+                left,
+                "messages that were not published",
+            );
         }
     }
 
     #[test]
     fn after_a_failure_a_relay_publishes_nothing_until_it_is_woken() {
         let always = Just(vec![true; 50]);
-        let fails = prop_oneof![9 => vec(any::<bool>(), 0..60), 1 => always];
-        let sizes = (0..20_usize, 1..8_usize, 0..5_u64);
-        for_all(150, (sizes, fails), |((messages, batch, late), fails)| {
+        let often = vec(any::<bool>(), 0..60);
+        let rarely = vec(prop::bool::weighted(0.05), 0..60);
+        let fails = prop_oneof![5 => often, 4 => rarely, 1 => always];
+        let sizes = (0..30_usize, 1..20_usize, 0..5_u64);
+        for_all(400, (sizes, fails), |((messages, batch, late), fails)| {
             let (mut database, mut left) = debited(messages);
             let (mut relay, mut fails) = (new(batch), fails.into_iter());
             for round in 0..=60 {
@@ -295,7 +308,11 @@ mod relay {
                 );
                 check(&left[..attempts.min(left.len())], &seen, &case);
                 left.drain(..attempts - usize::from(has_failed));
-                check(left.len(), outbox(&database), format!("rows: {case}"));
+                check(
+                    left.len(),
+                    outbox(&database),
+                    format!("rows after {case}"),
+                );
             }
             check(0, left.len(), "messages that were not published");
         });
@@ -319,12 +336,13 @@ mod relay {
                 if transactions < number {
                     break;
                 }
-                let case =
-                    format!("{fate:?}: transaction {number}, batch {batch}");
+                let case = format!(
+                    "transaction {number} {fate:?}, batches of {batch}"
+                );
                 let end = matches!(first.last(), Some(Effect::Transact(_)));
                 assert!(
                     end && transactions == number,
-                    "{case}: expected no effect before the next wake"
+                    "{case}: expected no effect after it until the next wake"
                 );
                 let mut first = published(first);
                 check(&expected[..first.len()], &first, &case);
@@ -427,7 +445,10 @@ mod relay {
                     if fails { fate } else { Fate::Performed }
                 });
             let end = if fate == Fate::Refused { 3 } else { 5 };
-            check(&expected[..end], &published(seen), "messages");
+            let case = format!(
+                "batches of {batch}, a wake before each effect: the messages"
+            );
+            check(&expected[..end], &published(seen), case);
         }
     }
 
@@ -666,7 +687,8 @@ fn debit_late(database: &mut Database, id: u64, seq: u64) -> (u64, String) {
     let message = debit(database, id);
     let rows = database.table(Table::Outbox);
     let seqs: BTreeSet<_> = rows.iter().map(|row| row.seq).collect();
-    let newest = *seqs.last().expect("the row of this transfer");
+    let newest =
+        *seqs.last().expect("expected a row in the outbox after a debit");
     let free = |seq: &u64| *seq == newest || !seqs.contains(seq);
     let seq = (seq.min(newest)..=newest).find(free).unwrap_or(newest);
     let rows = database.rows.iter_mut();
