@@ -89,7 +89,7 @@ pub enum Command {
 pub enum Outcome {
     /// The transfer is credited.
     Credited,
-    /// The message was credited or parked before. Nothing is changed.
+    /// The message was credited or parked before. No balance is changed.
     Repeated,
     /// A person has to decide: the message is a row of [`Table::Parked`].
     Parked,
@@ -190,8 +190,8 @@ async fn clean<T: Tx>(
     for row in tx.oldest(Table::Inbox, limit).await? {
         let message = row.value.parse::<Message>();
         if message.is_ok_and(|message| message.debited_s < new) {
-            tx.delete(Table::Inbox, &row.key).await?;
-            deleted += 1;
+            let is_deleted = tx.delete(Table::Inbox, &row.key).await?;
+            deleted += usize::from(is_deleted);
         }
     }
     Ok(Outcome::Cleaned(deleted))

@@ -52,7 +52,7 @@ pub enum Command {
 pub enum Outcome {
     /// The transfer is credited.
     Credited,
-    /// The message was credited or parked before. Nothing is changed.
+    /// The message was credited or parked before. No balance is changed.
     Repeated,
     /// A person has to decide: the message is a row of [`Table::Parked`].
     Parked,
