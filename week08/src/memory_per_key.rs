@@ -1,7 +1,7 @@
 //! Redis memory: how many bytes a key costs.
 //!
 //! *Question.* How much memory do n keys take, with values of a given length?
-//! And how is this measured, so that the model can be believed?
+//! How is the model checked against a real server?
 //!
 //! *Idea.* A **closed-form model**: add up the allocations of one key, each
 //! rounded up to the **size class** of the allocator, and the hash table, whose

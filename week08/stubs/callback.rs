@@ -114,8 +114,8 @@ pub enum Event {
     RolledBack,
 }
 
-/// An effect that the caller performs. It reports the event of an effect before
-/// it performs the next one.
+/// An effect that the caller performs. The caller reports the event of an
+/// effect before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Run [`handle`] in one transaction, and commit it if it returns `Ok`.

@@ -159,7 +159,7 @@ pub struct Stored {
 
 /// The database.
 pub trait Origin {
-    /// What is cached.
+    /// The values that the cache stores.
     type Value: Value;
     /// Why a load has failed.
     type Error;

@@ -22,7 +22,7 @@ pub(crate) enum Source {
     Url(String),
 }
 
-/// What is written.
+/// The keys that are written to the server.
 #[derive(Clone, Copy)]
 pub(crate) enum Keys {
     /// Strings.

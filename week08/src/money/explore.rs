@@ -59,7 +59,7 @@ pub trait System: Clone + Eq + Hash {
 /// A run that ends in a wrong state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counterexample {
-    /// What is wrong.
+    /// Describes the invariant that does not hold.
     pub violation: String,
     /// The actions, in order.
     pub trace: Vec<String>,

@@ -38,8 +38,8 @@ pub enum Event {
     RolledBack,
 }
 
-/// An effect that the caller performs. It reports the event of an effect before
-/// it performs the next one.
+/// An effect that the caller performs. The caller reports the event of an
+/// effect before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Let the broker store a message that no consumer sees.
@@ -70,7 +70,7 @@ pub enum Reply {
     Accepted,
     /// The transfer is not debited, and never will be under this id.
     Refused,
-    /// Nobody knows: send the request again.
+    /// The outcome is unknown: the client has to send its request again.
     Unknown,
 }
 

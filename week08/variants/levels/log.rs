@@ -123,7 +123,7 @@ pub struct Stored {
 
 /// The database.
 pub trait Origin {
-    /// What is cached.
+    /// The values that the cache stores.
     type Value: Value;
     /// Why a load has failed.
     type Error;

@@ -62,7 +62,7 @@ pub enum Outcome {
 #[derive(Debug, Clone)]
 pub struct Report {
     plan: Plan,
-    /// Of the requests that were answered, in no order.
+    /// The latencies of answered requests, in no order.
     latencies: Vec<Duration>,
     answered_in_duration: u64,
     failed: u64,
