@@ -18,6 +18,12 @@ const SOCKET: &str = "redis.sock";
 impl Redis {
     /// Starts a server, and returns when it is ready.
     pub fn start() -> Result<Self, StartError> {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with these options, such as `--maxmemory 100mb`, each of
+    /// which is two elements.
+    pub fn start_with(options: &[&str]) -> Result<Self, StartError> {
         let file = REDIS.find().ok_or(StartError::Missing(&REDIS))?;
         let dir = unused_dir();
         let mut command = vec![file.into_os_string()];
@@ -25,6 +31,7 @@ impl Redis {
         command.extend(args.map(Into::into));
         command.push("--unixsocket".into());
         command.push(dir.join(SOCKET).into());
+        command.extend(options.iter().map(Into::into));
 
         // `KILL` is safe: the server has nothing to save.
         let mut server = WatchedProcess::spawn(dir, None, "KILL", command)?;
