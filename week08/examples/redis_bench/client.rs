@@ -8,18 +8,18 @@ use week08::percentiles::{Connection, Failed};
 
 use crate::keys::Keys;
 use crate::resp::{Batch, Command, Problem, Replies};
-use crate::server::{Server, Stream};
+use crate::server::Stream;
+use crate::target::Node;
 
 /// A connection that sends one batch after the other, with random keys.
 #[derive(Debug)]
 pub(crate) struct Client {
-    server: Server,
+    node: Node,
     /// `None` while the stream may have replies to an earlier batch.
     stream: Option<Stream>,
     batch: Batch,
     replies: Replies,
     buffer: Box<[u8]>,
-    keys: u32,
     random: Rng,
     tally: Arc<Tally>,
 }
@@ -48,7 +48,7 @@ const BUFFER: usize = 16 * 1024;
 impl Client {
     /// Connects.
     pub(crate) async fn connect(
-        server: &Server,
+        node: &Node,
         keys: &Keys,
         kind: Kind,
         tally: Arc<Tally>,
@@ -56,26 +56,26 @@ impl Client {
         let Kind { command, value_len, depth } = kind;
         let value = vec![b'x'; value_len];
         Ok(Self {
-            server: server.clone(),
-            stream: Some(server.connect().await?),
+            node: node.clone(),
+            stream: Some(node.server.connect().await?),
             batch: Batch::new(command, keys.prefix(), &value, depth),
             replies: Replies::new(command, value_len),
             buffer: vec![0; BUFFER].into(),
-            keys: keys.count(),
             random: Rng::new(),
             tally,
         })
     }
 
-    /// Sends a command for each key of the key space, in order.
+    /// Sends a command for each key of the node, in order.
     pub(crate) async fn send_all_keys(&mut self) -> Result<(), Problem> {
+        let numbers = self.node.numbers.clone();
         let mut next = 0;
-        while next < self.keys {
-            let last = self.keys - 1;
+        while next < numbers.count() {
+            let last = numbers.count() - 1;
             self.batch.set_keys(|| {
-                let number = next.min(last);
+                let index = next.min(last);
                 next += 1;
-                number
+                numbers.at(index)
             });
             self.exchange().await?;
         }
@@ -93,7 +93,7 @@ impl Client {
             Some(stream) => stream,
             None => {
                 self.replies.reset();
-                self.server.connect().await?
+                self.node.server.connect().await?
             }
         };
         stream.write_all(self.batch.bytes()).await?;
@@ -112,7 +112,9 @@ impl Client {
 
 impl Connection for Client {
     async fn request(&mut self, _: u64) -> Result<(), Failed> {
-        self.batch.set_keys(|| self.random.u32(..self.keys));
+        let numbers = &self.node.numbers;
+        let count = numbers.count();
+        self.batch.set_keys(|| numbers.at(self.random.u32(..count)));
         match self.exchange().await {
             Ok(()) => {
                 self.tally.record(self.batch.depth());

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::client::{Client, Kind, Tally};
 use crate::resp::{Command, DIGITS};
-use crate::server::Server;
+use crate::target::Node;
 
 /// Keys that no other program uses: their prefix is random.
 #[derive(Debug)]
@@ -17,8 +17,7 @@ pub(crate) struct Keys {
     count: NonZero<u32>,
 }
 
-/// The number of keys in one `UNLINK`. While it removes them, the server serves
-/// no other client.
+/// The number of `UNLINK` commands in one write.
 const REMOVED_TOGETHER: u32 = 1000;
 
 /// The bytes of values in one write.
@@ -30,31 +29,34 @@ impl Keys {
         Self { prefix, count }
     }
 
-    /// Sets each key to a value of this length, so each GET hits.
+    /// Sets each key of a node to a value of this length.
     pub(crate) async fn fill(
         &self,
-        server: &Server,
+        node: &Node,
         value_len: usize,
     ) -> anyhow::Result<()> {
         let depth = (WRITTEN_TOGETHER / value_len.max(1)).clamp(1, 1000);
         let kind = Kind { command: Command::Set, value_len, depth };
-        let client =
-            Client::connect(server, self, kind, Arc::<Tally>::default());
-        client
-            .await?
-            .send_all_keys()
-            .await
-            .with_context(|| format!("{} keys are not written", self.count))
+        let client = Client::connect(node, self, kind, Arc::<Tally>::default());
+        client.await?.send_all_keys().await.with_context(|| {
+            format!("{} keys are not written", node.numbers.count())
+        })
     }
 
-    /// Removes the keys.
-    pub(crate) fn remove(&self, server: &Server) -> anyhow::Result<()> {
-        let mut control = server.control()?;
-        for start in (0..self.count()).step_by(REMOVED_TOGETHER as usize) {
-            let end = self.count().min(start.saturating_add(REMOVED_TOGETHER));
-            let keys: Vec<_> = (start..end).map(|n| self.key(n)).collect();
-            let unlink = redis::cmd("UNLINK").arg(keys).exec(&mut control);
-            unlink.with_context(|| {
+    /// Removes the keys of a node.
+    pub(crate) fn remove(&self, node: &Node) -> anyhow::Result<()> {
+        let mut control = node.server.control()?;
+        let count = node.numbers.count();
+        for start in (0..count).step_by(REMOVED_TOGETHER as usize) {
+            let end = count.min(start.saturating_add(REMOVED_TOGETHER));
+            // A command for each key: in a cluster, the keys of one command
+            // have to be in one slot.
+            let mut pipeline = redis::pipe();
+            for index in start..end {
+                let key = self.key(node.numbers.at(index));
+                pipeline.cmd("UNLINK").arg(key).ignore();
+            }
+            pipeline.exec(&mut control).with_context(|| {
                 format!("keys with the prefix {} remain", self.prefix)
             })?;
         }

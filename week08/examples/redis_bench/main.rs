@@ -16,7 +16,10 @@
 //! Keys are random, from a key space that is written before the measurement. On
 //! a server given by `--url`, they have a prefix of their own and are removed
 //! at the end, also after an error or Ctrl-C. The server needs memory for all
-//! keys with the largest value. A cluster is not supported.
+//! keys with the largest value. If the URL is that of a node of a cluster, the
+//! connections are spread over its primaries, and each asks for keys of its
+//! node. redis-benchmark does not run then: it chooses the slot of each key by a
+//! hash tag of its own, so its GETs would miss.
 
 mod chart;
 mod client;
@@ -27,6 +30,7 @@ mod peer;
 mod resp;
 mod server;
 mod table;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +53,7 @@ use keys::Keys;
 use measure::{Measured, Settings, measure};
 use resp::Command;
 use server::{Server, Transport};
+use target::Target;
 
 /// Measures GET and SET by value size.
 #[derive(Parser)]
@@ -136,20 +141,24 @@ async fn compare(options: &Options) -> anyhow::Result<()> {
             (Server::own(&own, options.transport)?, Some(own))
         }
     };
+    let version = version(&server)?;
+    let target = Target::new(server, Keys::new(options.keys))?;
+    let nodes = target.nodes.len();
+    if options.connections < nodes {
+        bail!("{nodes} nodes need at least as many connections");
+    }
     let deepest = options.pipeline.iter().max().map_or(1, |max| *max as u64);
     if options.rate.is_some_and(|rate| rate.get() < deepest) {
         bail!("--rate is less than a pipeline of {deepest}");
     }
-    let version = version(&server)?;
     let guess = ask(options)?;
-    let keys = Keys::new(options.keys);
     let measured = tokio::select! {
-        measured = measure_all(options, &server, &version, &keys) => measured,
+        measured = measure_all(options, &version, &target) => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     // A server that was started here is stopped, so its keys need no removal.
     let removed = match &options.url {
-        Some(_) => keys.remove(&server),
+        Some(_) => target.remove(),
         None => Ok(()),
     };
     if let Err(error) = &removed {
@@ -184,13 +193,13 @@ fn ask(options: &Options) -> anyhow::Result<Option<String>> {
 
 async fn measure_all(
     options: &Options,
-    server: &Server,
     version: &str,
-    keys: &Keys,
+    target: &Target,
 ) -> anyhow::Result<Vec<Measured>> {
-    let is_closed = options.rate.is_none();
-    let with_peer = is_closed && !options.alone && peer::is_installed();
-    if is_closed && !options.alone && !with_peer {
+    let may_run =
+        options.rate.is_none() && !options.alone && !target.is_cluster;
+    let with_peer = may_run && peer::is_installed();
+    if may_run && !with_peer {
         println!("redis-benchmark is not installed.");
     }
     let settings = Settings {
@@ -210,9 +219,9 @@ async fn measure_all(
          {:?}\n\nA line shows the run in the middle, and the spread is the \
          lowest and highest run.\nFrom six runs on, the spread of a ratio is \
          the 95 % interval of its median.\n",
-        server.address(),
+        target.addresses(),
         settings.connections,
-        keys.count(),
+        target.keys.count(),
         settings.runs,
         options.seconds
     );
@@ -225,7 +234,7 @@ async fn measure_all(
     let mut all = Vec::new();
     for &value_len in &options.sizes {
         bar.set_message(format!("writing values of {value_len} bytes"));
-        keys.fill(server, value_len).await?;
+        target.fill(value_len).await?;
         for command in commands {
             for &depth in &options.pipeline {
                 let kind = Kind { command, value_len, depth };
@@ -234,7 +243,7 @@ async fn measure_all(
                     command.name()
                 ));
                 let step = || bar.inc(1);
-                let measured = measure(server, keys, kind, &settings, step);
+                let measured = measure(target, kind, &settings, step);
                 let measured = measured.await?;
                 bar.suspend(|| print!("{}", table::lines(&measured)));
                 all.extend(measured);

@@ -9,8 +9,7 @@ use lab::ratio::Ratio;
 use week08::percentiles::{Plan, Report, Spread, closed_loop, open_loop};
 
 use crate::client::{Client, Kind, Tally};
-use crate::keys::Keys;
-use crate::server::Server;
+use crate::target::{self, Target};
 use crate::{cpu, peer};
 
 /// The percentiles of [`Latencies`].
@@ -70,8 +69,7 @@ impl Settings {
 /// machine that lasts longer than a run slows both. `step` is called after each
 /// run.
 pub(crate) async fn measure(
-    server: &Server,
-    keys: &Keys,
+    target: &Target,
     kind: Kind,
     settings: &Settings,
     step: impl Fn(),
@@ -80,7 +78,7 @@ pub(crate) async fn measure(
     let mut theirs = Vec::new();
     for number in 0..settings.runs {
         if number % 2 == 0 {
-            ours.push(run(server, keys, kind, settings).await?);
+            ours.push(run(target, kind, settings).await?);
             step();
         }
         if settings.with_peer {
@@ -88,13 +86,11 @@ pub(crate) async fn measure(
             let throughput = ours.last().map_or(0.0, |run| run.throughput);
             let operations = throughput * settings.length().as_secs_f64();
             let operations = (operations as u64).max(1000);
-            theirs.push(
-                run_peer(server, keys, kind, settings, operations).await?,
-            );
+            theirs.push(run_peer(target, kind, settings, operations).await?);
             step();
         }
         if number % 2 == 1 {
-            ours.push(run(server, keys, kind, settings).await?);
+            ours.push(run(target, kind, settings).await?);
             step();
         }
     }
@@ -110,19 +106,19 @@ pub(crate) async fn measure(
 ///
 /// When a reply is not as expected. If requests time out, they are counted.
 pub(crate) async fn run(
-    server: &Server,
-    keys: &Keys,
+    target: &Target,
     kind: Kind,
     settings: &Settings,
 ) -> anyhow::Result<Run> {
-    let mut control = server.control()?;
-    let server_before = cpu::of_server(&mut control)?;
+    let mut control = target.control()?;
+    let server_before = target::server_cpu(&mut control)?;
     let client_before = cpu::of_this_process();
     let tally = Arc::<Tally>::default();
     let mut clients = Vec::with_capacity(settings.connections);
-    for _ in 0..settings.connections {
-        let tally = Arc::clone(&tally);
-        clients.push(Client::connect(server, keys, kind, tally).await?);
+    for number in 0..settings.connections {
+        let (node, tally) = (target.node(number), Arc::clone(&tally));
+        let client = Client::connect(node, &target.keys, kind, tally);
+        clients.push(client.await?);
     }
     let depth = kind.depth as u64;
     let report = match settings.rate {
@@ -134,7 +130,8 @@ pub(crate) async fn run(
         }
     };
     let client = cpu::of_this_process() - client_before;
-    let server = cpu::of_server(&mut control)?.saturating_sub(server_before);
+    let server = target::server_cpu(&mut control)?;
+    let server = server.saturating_sub(server_before);
     if let Some(problem) = tally.first_problem() {
         let failed = report.failed();
         bail!("{failed} requests failed; first problem: {problem}");
@@ -150,18 +147,20 @@ pub(crate) async fn run(
 }
 
 async fn run_peer(
-    server: &Server,
-    keys: &Keys,
+    target: &Target,
     kind: Kind,
     settings: &Settings,
     operations: u64,
 ) -> anyhow::Result<Run> {
-    let mut control = server.control()?;
-    let server_before = cpu::of_server(&mut control)?;
+    let mut control = target.control()?;
+    let server_before = target::server_cpu(&mut control)?;
     let client_before = cpu::of_children();
+    let Target { keys, .. } = target;
+    let server = &target.node(0).server;
     let result = peer::run(server, keys, kind, settings, operations).await?;
     let client = cpu::of_children();
-    let server = cpu::of_server(&mut control)?.saturating_sub(server_before);
+    let server = target::server_cpu(&mut control)?;
+    let server = server.saturating_sub(server_before);
     Ok(Run {
         throughput: result.throughput,
         latencies: result.latencies,

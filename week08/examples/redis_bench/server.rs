@@ -74,6 +74,17 @@ impl Server {
         Self::at(&format!("redis://127.0.0.1:{port}"))
     }
 
+    /// Returns a node of the same cluster, with the same user. An empty host is
+    /// the host of this server.
+    pub(crate) fn of_cluster(&self, host: &str, port: u16) -> Self {
+        let host = match self.info.addr() {
+            ConnectionAddr::Tcp(own, _) if host.is_empty() => own,
+            _ => host,
+        };
+        let address = ConnectionAddr::Tcp(host.to_owned(), port);
+        Self { info: self.info.clone().set_addr(address) }
+    }
+
     /// Connects for commands that are not measured.
     pub(crate) fn control(&self) -> anyhow::Result<redis::Connection> {
         let client = redis::Client::open(self.info.clone())?;
