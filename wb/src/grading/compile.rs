@@ -14,6 +14,13 @@ use crate::grading::process::Group;
 use crate::terminal::status::Status;
 use crate::terminal::style;
 
+/// Shown if an attempt compiles with the real types, and not with those of a
+/// model checker.
+const OF_MODELS: &str = "Your file compiles. For the rung `models`, it is compiled \
+                         again: `crate::model_checked` has the types of a model \
+                         checker then. They lack what the errors name, or your \
+                         file mixes them with types of std or tokio.\n\n";
+
 /// The outcome of a build of the graders.
 #[derive(Debug)]
 pub(crate) enum Compiled {
@@ -39,6 +46,7 @@ pub(crate) struct Graders {
 enum Line {
     CompilerMessage {
         package_id: String,
+        target: Target,
         message: Message,
     },
     CompilerArtifact {
@@ -106,7 +114,10 @@ pub(crate) fn graders(
         return Ok(Compiled::Ready(graders));
     }
     if !build.of_package.is_empty() {
-        let rendered = rendered(book, exercise, &build.of_package);
+        let mut rendered = rendered(book, exercise, &build.of_package);
+        if build.is_of_models {
+            rendered.insert_str(0, &style::wrap(OF_MODELS, 0));
+        }
         return Ok(Compiled::Not { rendered });
     }
     Err(build.error(&exercise.week))
@@ -139,6 +150,8 @@ pub(crate) struct Build {
     pub(crate) is_done: bool,
     /// The errors that rustc reports in the package itself.
     of_package: Vec<String>,
+    /// Whether all errors are those of the models.
+    is_of_models: bool,
     /// The errors that rustc reports in its dependencies.
     elsewhere: Vec<String>,
     /// The lines that cargo prints itself, such as network errors.
@@ -150,7 +163,7 @@ pub(crate) struct Build {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// rustc reports an error.
-    Error { package: String, rendered: String },
+    Error { package: String, target: String, rendered: String },
     /// A library, a test binary or a build script is complete.
     Artifact {
         package: String,
@@ -181,10 +194,11 @@ pub(crate) fn run_cargo(
     });
     for line in stdout.lines().map_while(Result::ok) {
         match serde_json::from_str(&line).unwrap_or(Line::Other) {
-            Line::CompilerMessage { package_id: package, message } => {
+            Line::CompilerMessage { package_id, target, message } => {
                 let rendered = message.rendered.unwrap_or_default();
                 if message.level == "error" && !is_summary(&rendered) {
-                    handle(Event::Error { package, rendered });
+                    let (package, target) = (package_id, target.name);
+                    handle(Event::Error { package, target, rendered });
                 }
             }
             Line::CompilerArtifact {
@@ -215,11 +229,12 @@ pub(crate) fn build(
     mut built: impl FnMut(usize, &str),
 ) -> Result<Build, Error> {
     let id_part = format!("#{package}@");
-    let mut build = Build::default();
+    let mut build = Build { is_of_models: true, ..Build::default() };
     let mut done = 0;
     (build.is_done, build.cargo) = run_cargo(command, |event| match event {
-        Event::Error { package, rendered } => {
+        Event::Error { package, target, rendered } => {
             let is_of_package = package.contains(&id_part);
+            build.is_of_models &= target == "loom";
             let errors = if is_of_package {
                 &mut build.of_package
             } else {

@@ -206,7 +206,7 @@ fn evaluate(
             );
             (message, Some(panic.at))
         }
-        (_, Some(panic)) => (panic.message, Some(panic.at)),
+        (_, Some(panic)) => (explained(&panic), Some(panic.at)),
         (_, None) => (exit_reason(output), None),
     };
     Run { verdict, message, at, printed: printed(test, output), took }
@@ -263,6 +263,46 @@ fn panic_location(line: &str) -> Option<&str> {
     let (_, at) = line.split_once(" panicked at ")?;
     let at = at.strip_suffix(':')?;
     Some(at.rsplit_once(':').map_or(at, |(at, _column)| at))
+}
+
+/// Returns the message of a panic, for a reader who has not read the grader.
+fn explained(panic: &Panic) -> String {
+    let Panic { message, at } = panic;
+    if at.contains("/tests/") {
+        return with_named_sides(message);
+    }
+    if at.contains("/loom-") && message.starts_with("Causality violation") {
+        return format!(
+            "{message}\n\nNothing orders two accesses to the same value. loom sees \
+             only the order that its own types make: take `Arc`, locks and \
+             atomics from `crate::model_checked`, not from std. If they are from \
+             there, a memory ordering is too weak."
+        );
+    }
+    message.clone()
+}
+
+/// Names the sides of a failed `assert_eq!` or `assert_ne!`, unless the grader's
+/// message does. The left side of a grader's assertion is what the attempt did.
+fn with_named_sides(message: &str) -> String {
+    if message.contains("(left)") {
+        return message.to_owned();
+    }
+    let after = |start| message.strip_prefix(start);
+    let equal = after("assertion `left == right` failed");
+    let unequal = after("assertion `left != right` failed");
+    let Some(rest) = equal.or(unequal) else { return message.to_owned() };
+    let sides = rest.split_once("\n  left: ");
+    let sides = sides.and_then(|(why, sides)| {
+        let (left, right) = sides.split_once("\n right: ")?;
+        Some((why.strip_prefix(": ").unwrap_or(why), left, right))
+    });
+    let Some((why, left, right)) = sides else { return message.to_owned() };
+    let expected = if equal.is_some() { "expected" } else { "must not be" };
+    let width = expected.len();
+    format!("{why}\n{:>width$}: {left}\n{expected}: {right}", "seen")
+        .trim_start_matches('\n')
+        .to_owned()
 }
 
 /// Returns why the process of a test ended, if it did not panic.
@@ -356,6 +396,39 @@ joined
             "assertion failed: seen\n  left: 1\n right: 2"
         );
         assert!(!panic.is_todo());
+    }
+
+    #[test]
+    fn a_failed_assertion_names_what_was_seen_and_expected() {
+        let message = "assertion `left == right` failed: try 3\n  left: 4\n \
+                       right: 5";
+        let named = with_named_sides(message);
+        assert_eq!(named, "try 3\n    seen: 4\nexpected: 5");
+        let message = "assertion `left != right` failed\n  left: 4\n right: 4";
+        let named = with_named_sides(message);
+        assert_eq!(named, "       seen: 4\nmust not be: 4");
+        for message in ["assertion failed: a", "assertion `left == right`", ""]
+        {
+            assert_eq!(with_named_sides(message), message);
+        }
+    }
+
+    #[test]
+    fn a_race_under_loom_is_explained() {
+        let at =
+            "/home/a/.cargo/registry/src/b/loom-0.7.2/src/rt/location.rs:1";
+        let message =
+            "Causality violation: Concurrent read and write accesses.";
+        let panic = Panic { message: message.to_owned(), at: at.to_owned() };
+        assert!(explained(&panic).contains("crate::model_checked"));
+    }
+
+    #[test]
+    fn an_assertion_of_the_attempt_keeps_its_message() {
+        let message = "assertion `left == right` failed\n  left: 4\n right: 5";
+        let at = "attempts/week01/backoff.rs:3".to_owned();
+        let panic = Panic { message: message.to_owned(), at };
+        assert_eq!(explained(&panic), message);
     }
 
     #[test]

@@ -222,9 +222,8 @@ fn shortened(lines: &[String], room: usize) -> Vec<String> {
 fn is_heading(line: &str) -> bool {
     let line = console::strip_ansi_codes(line);
     let line = line.trim();
-    line.ends_with(':')
-        || line.starts_with("left:")
-        || line.starts_with("right:")
+    let sides = ["seen:", "expected:", "must not be:"];
+    line.ends_with(':') || sides.iter().any(|side| line.starts_with(side))
 }
 
 /// Cuts out the middle if there are more than `room` lines. One line tells how
@@ -416,14 +415,17 @@ mod tests {
             "a expected: 1 … 7 lines … 9 seen: b … 9 lines … 9"
         );
         assert_eq!(
-            short(&format!("{long} left: {long} right: {long}"), 5),
-            "… 9 lines … left: … 9 lines … right: … 9 lines …"
+            short(&format!("{long} seen: {long} expected: {long}"), 5),
+            "… 9 lines … seen: … 9 lines … expected: … 9 lines …"
         );
     }
 
     #[test]
     fn headings_are_cut_last() {
-        assert_eq!(short("a left: right: at", 3), "left: right: … 2 lines …");
+        assert_eq!(
+            short("a seen: expected: at", 3),
+            "seen: expected: … 2 lines …"
+        );
         assert_eq!(short("a: b: c: d: e: f:", 3), "a: b: … 4 lines …");
     }
 }

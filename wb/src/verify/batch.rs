@@ -85,7 +85,7 @@ impl<'a> Batch<'a> {
         let mut command = self.command(has_models);
         let (_, stderr) = compile::run_cargo(&mut command, |event| {
             match event {
-                Event::Error { package, rendered } => {
+                Event::Error { package, rendered, .. } => {
                     let errors = match position(&package) {
                         Some(n) => &mut builds[n].errors,
                         None => &mut elsewhere,

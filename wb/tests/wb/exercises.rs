@@ -51,7 +51,7 @@ fn list_start_check_and_compare_show_the_state_of_an_exercise() {
         "holds    each wait doubles",
         "BROKEN   a wait is at most a second",
         "milliseconds before try 7",
-        "left: 1280",
+        "seen: 1280",
         "week01/tests/grade/backoff.rs:23",
         "holds    a modelled wait doubles",
         "“no limit”",
@@ -162,7 +162,7 @@ fn a_large_output_does_not_hide_the_verdict() {
     book.run(&["check", "backoff"]).exits_with(0).shows(&["passes"]);
     let flood = flood.replace("println", "eprintln");
     book.write_attempt(&format!("{flood} u64::from(n)"));
-    book.run(&["check", "backoff"]).exits_with(1).shows(&["left: 0"]);
+    book.run(&["check", "backoff"]).exits_with(1).shows(&["seen: 0"]);
 }
 
 #[test]
@@ -198,6 +198,27 @@ fn a_missing_item_is_explained_before_the_compiler_error() {
         .exits_with(4)
         .shows(&["error[E0308]"])
         .omits("The grader uses");
+}
+
+#[test]
+fn an_error_that_only_the_models_have_is_explained() {
+    let book = TestWorkbook::new();
+    // The stand-in of the model checker has no `AtomicU64`.
+    book.write(
+        "attempts/week01/backoff.rs",
+        "use crate::model_checked::loom_atomics::AtomicU64;
+        pub fn delay(n: u32) -> u64 {
+            AtomicU64::new(u64::from(n)).into_inner()
+        }",
+    );
+    book.run(&["check", "backoff"]).exits_with(4).shows(&[
+        "does not compile",
+        "For the rung `models`, it is compiled again",
+        "error[E0432]",
+        "AtomicU64",
+    ]);
+    book.write_attempt("n");
+    book.run(&["check", "backoff"]).exits_with(4).omits("`models`");
 }
 
 #[test]
@@ -455,7 +476,7 @@ fn grade_gives_the_command_to_an_exercise_that_takes_a_program() {
     book.write("week01/tests/grade/pause.rs", &grader);
     let grade = |cmd: &str| book.run(&["grade", "pause", "--cmd", cmd]);
     grade("./server --fast").exits_with(0).shows(&["passes", "pause.md"]);
-    grade("other").exits_with(1).shows(&["BROKEN", "left: \"other\""]);
+    grade("other").exits_with(1).shows(&["BROKEN", "seen: \"other\""]);
 
     // One of its tests cannot test a program.
     book.replace(
@@ -504,7 +525,7 @@ fn the_program_rung_runs_for_programs_and_for_nothing_else() {
         .omits("no failure needs no pause");
     grade("other")
         .exits_with(1)
-        .shows(&["rung 1 of 1", "BROKEN", "left: \"other\""])
+        .shows(&["rung 1 of 1", "BROKEN", "seen: \"other\""])
         .omits("A known mistake");
 
     // For a file, none of its tests counts.

@@ -80,7 +80,7 @@ fn keys_open_the_pages_of_an_exercise() {
         "growth 2 of 2 · limits 0 of 1",
         "BROKEN   a wait is at most a second",
         "milliseconds before try 7",
-        "left: 1280",
+        "seen: 1280",
         "A known mistake fails the same checks: “no limit”",
         "The client waits",
         "Next: edit attempts/week01/backoff.rs",
@@ -253,7 +253,7 @@ fn the_verdict_belongs_to_the_last_save() {
     wait_until("a blocked test", || !blocked_tests(&book).is_empty());
     terminal.shows(&["grading"]);
     book.write_attempt(NO_LIMIT);
-    terminal.shows(&["rung 2 of 4", "left: 1280"]);
+    terminal.shows(&["rung 2 of 4", "seen: 1280"]);
     for id in blocked_tests(&book) {
         assert!(exits_soon(&id), "process {id} still runs");
     }
