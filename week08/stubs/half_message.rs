@@ -25,8 +25,8 @@
 //! - The first command for an id decides its outcome. A `Debit` debits the
 //!   account if it has enough money. Then the transfer is debited. Otherwise,
 //!   and by any other command, the id is rolled back, and no balance changes.
-//! - Later commands change nothing, with one exception: a `Refund` of a debited
-//!   transfer returns the money, and the id is rolled back (given).
+//! - Later commands change no balance and no row, with one exception: a `Refund`
+//!   of a debited transfer returns the money, and rolls back the id (given).
 //! - The decision is `Commit` if this transfer is debited after the command,
 //!   and else `Rollback`: also if the id belongs to a transfer with other
 //!   fields. It is `Unknown` if the account cannot take back its money (given).

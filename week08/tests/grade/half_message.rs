@@ -229,116 +229,151 @@ mod outcomes {
                     3 => Command::Check(transfer),
                     _ => Command::Refund(transfer),
                 };
+                let old = model.contains_key(&id).then(|| database.clone());
                 let expected = model_of(&mut model, &mut balances, command);
                 let seen = run(&mut database, command);
                 check(expected, seen, format!("the decision of {command:?}"));
                 let what = format!("balances after {command:?}");
                 check(&balances, &database.accounts, what);
+                // A later command changes no row, if it refunds nothing.
+                let old = old.filter(|old| old.accounts == database.accounts);
+                if let Some(old) = old {
+                    let what = format!("rows after the later {command:?}");
+                    check(old.rows, database.rows.clone(), what);
+                }
             }
         });
     }
 
     #[test]
     fn an_error_of_any_statement_is_returned_at_once() {
-        for (before, command) in cases() {
-            for number in 1.. {
-                let mut database = committed(&before);
-                let mut seen = 0;
-                let watch = Watch::fail_at(number, &mut seen);
-                let result = run_with(&mut database, command, watch).0;
-                if seen < number {
-                    assert!(result.is_ok(), "{command:?}: {result:?}");
-                    assert!(number > 1, "{command:?} runs no statement");
-                    break;
+        for_each_race(|Race { before, other, alone, .. }, command| {
+            // If `first` is 0, the other command does not run.
+            for first in 0.. {
+                for number in first + 1.. {
+                    let mut seen = 0;
+                    let watch = match first {
+                        0 => Watch::fail_at(number, &mut seen),
+                        _ => Watch::new(|tx, locks| {
+                            seen += 1;
+                            if seen == first {
+                                alone.commit(tx, locks);
+                            }
+                            if seen < number { Ok(()) } else { Err(Failed) }
+                        }),
+                    };
+                    let mut database = alone.committed.clone();
+                    let result = run_with(&mut database, command, watch).0;
+                    let what = format!(
+                        "the result and the number of statements of \
+                         {command:?}, after {before:?}, if {other:?} commits \
+                         before statement {first} (0: never), and statement \
+                         {number} fails"
+                    );
+                    if seen < number {
+                        assert!(result.is_ok(), "{what}: {result:?}");
+                        assert!(number > 1, "{command:?} runs no statement");
+                        if seen < first {
+                            return;
+                        }
+                        break;
+                    }
+                    check((Err(Failed), number), (result, seen), what);
                 }
-                let what = format!(
-                    "{command:?} after {before:?}, and an error of statement \
-                     {number}"
-                );
-                check(Err(Failed), result, what);
             }
-        }
+        });
     }
 
     #[test]
     fn concurrent_commands_have_the_result_of_one_after_the_other() {
-        for (before, command) in cases() {
-            let start = committed(&before);
-            for other in [Command::Debit, Command::Check, Command::Refund] {
-                let other = other(transfer(7, 1, 60));
-                let serial = |first, second| {
-                    let mut database = start.clone();
-                    let decisions = [first, second]
-                        .map(|command| run(&mut database, command));
-                    (decisions, database.total())
-                };
-                let ([a, b], total) = serial(command, other);
-                let ([d, c], other_total) = serial(other, command);
-                let expected = [([a, b], total), ([c, d], other_total)];
-                let mut after = start.clone();
-                let (theirs, locks) =
-                    run_with(&mut after, other, Watch::idle());
-                let alone = Other { committed: &start, after, locks };
-                for number in 1.. {
-                    let (mut statements, mut is_done) = (0, false);
-                    let watch = Watch::new(|tx, locks| {
-                        statements += 1;
-                        if statements == number {
-                            is_done = alone.commit(tx, locks);
-                        }
-                        Ok(())
-                    });
-                    let mut database = start.clone();
-                    let ours = run_with(&mut database, command, watch).0;
-                    if statements < number {
-                        break;
+        for_each_race(|Race { before, other, alone, theirs }, command| {
+            let serial = |first, second| {
+                let mut database = alone.committed.clone();
+                let decisions =
+                    [first, second].map(|command| run(&mut database, command));
+                (decisions, database.total())
+            };
+            let ([a, b], total) = serial(command, *other);
+            let ([d, c], other_total) = serial(*other, command);
+            let expected = [([a, b], total), ([c, d], other_total)];
+            for number in 1.. {
+                let (mut statements, mut is_done) = (0, false);
+                let watch = Watch::new(|tx, locks| {
+                    statements += 1;
+                    if statements == number {
+                        is_done = alone.commit(tx, locks);
                     }
-                    // If it could not commit, it had to wait.
-                    let theirs = if is_done {
-                        theirs.unwrap()
-                    } else {
-                        run(&mut database, other)
-                    };
-                    let seen = ([ours.unwrap(), theirs], database.total());
-                    assert!(
-                        expected.contains(&seen),
-                        "{other:?} commits before statement {number} of \
-                         {command:?}, after {before:?}:\nexpected one of \
-                         {expected:?}\n    seen {seen:?} (decisions of \
-                         {command:?} and {other:?}, and cents in the account)"
-                    );
+                    Ok(())
+                });
+                let mut database = alone.committed.clone();
+                let ours = run_with(&mut database, command, watch).0;
+                if statements < number {
+                    break;
                 }
+                // If it could not commit, it had to wait.
+                let theirs =
+                    if is_done { *theirs } else { run(&mut database, *other) };
+                let seen = ([ours.unwrap(), theirs], database.total());
+                assert!(
+                    expected.contains(&seen),
+                    "{other:?} commits before statement {number} of \
+                     {command:?}, after {before:?}:\nexpected one of \
+                     {expected:?}\n    seen {seen:?} (decisions of \
+                     {command:?} and {other:?}, and cents in the account)"
+                );
             }
-        }
+        });
     }
 
-    /// Returns what is committed before, and a command.
-    fn cases() -> Vec<(Vec<Command>, Command)> {
-        let transfer = transfer(7, 1, 60);
-        let commands = [Command::Debit, Command::Check, Command::Refund];
-        let commands = commands.map(|command| command(transfer));
-        let [debit, check, refund] = commands;
-        let poor = Command::Debit(super::transfer(8, 1, 90));
+    /// A command that commits between two statements of another one.
+    struct Race<'a> {
+        /// The commands that are committed before.
+        before: &'a [Command],
+        other: Command,
+        /// What the other command does if it runs alone.
+        alone: Other<'a>,
+        theirs: Decision,
+    }
+
+    fn for_each_race(test: impl Fn(&Race<'_>, Command)) {
+        let commands = |transfer| {
+            [Command::Debit, Command::Check, Command::Refund]
+                .map(|command| command(transfer))
+        };
+        let ours = commands(transfer(7, 1, 60));
+        // Another transfer has the same id, or the same account.
+        let [same_id, same_account] =
+            [transfer(7, 1, 30), transfer(8, 1, 90)].map(commands);
+        let [debit, check, refund] = ours;
         let before = [
             vec![],
             vec![debit],
             vec![check],
             vec![debit, refund],
-            vec![poor],
-            vec![poor, debit],
+            vec![same_id[0]],
+            vec![same_account[0]],
+            vec![same_account[0], debit],
         ];
-        let with = |before: Vec<Command>| {
-            commands.map(|command| (before.clone(), command))
-        };
-        before.into_iter().flat_map(with).collect()
-    }
-
-    fn committed(commands: &[Command]) -> Database {
-        let mut database = Database::new([(1, 100)]);
-        for command in commands {
-            run(&mut database, *command);
+        for before in &before {
+            // Enough money for one of the transfers, and for all.
+            for balance in [100, 1_000] {
+                let mut start = Database::new([(1, balance)]);
+                for command in before {
+                    run(&mut start, *command);
+                }
+                for other in [ours, same_id, same_account].concat() {
+                    let mut after = start.clone();
+                    let (theirs, locks) =
+                        run_with(&mut after, other, Watch::idle());
+                    let theirs = theirs.unwrap();
+                    let alone = Other { committed: &start, after, locks };
+                    let race = Race { before, other, alone, theirs };
+                    for command in ours {
+                        test(&race, command);
+                    }
+                }
+            }
         }
-        database
     }
 
     fn model_of(
@@ -408,8 +443,6 @@ mod producer {
                     preparing(&mut producer, id);
                     let reply = Effect::Reply(reply);
                     step(&mut producer, event.clone(), &[reply]);
-                    step(&mut producer, Event::Prepared(id), &[]);
-                    step(&mut producer, event.clone(), &[]);
                 }
                 for _ in 0..2 {
                     debiting(&mut producer, id);
@@ -422,71 +455,94 @@ mod producer {
 
     #[test]
     fn check_backs_and_refunds_are_answered_from_the_database() {
-        for first in [None, Some(Decision::Commit), Some(Decision::Rollback)] {
-            let mut producer = Producer::default();
-            if let Some(decision) = first {
-                // Its memory may be wrong: a person refunds the transfer.
-                debiting(&mut producer, 7);
-                producer.step(Event::Committed(decision));
-            }
-            for id in [7, 0, u64::MAX] {
-                for decision in DECISIONS {
-                    for is_refund in [false, true] {
-                        checking(&mut producer, id, is_refund);
-                        let confirm = Effect::Confirm(id, decision);
-                        let event = Event::Committed(decision);
-                        step(&mut producer, event, &[confirm]);
-                        checking(&mut producer, id, is_refund);
-                        let unknown = Effect::Confirm(id, Decision::Unknown);
-                        step(&mut producer, Event::RolledBack, &[unknown]);
-                    }
+        let mut producer = Producer::default();
+        for id in [7, 0, u64::MAX] {
+            for decision in DECISIONS {
+                for is_refund in [false, true] {
+                    checking(&mut producer, id, is_refund);
+                    let confirm = Effect::Confirm(id, decision);
+                    let event = Event::Committed(decision);
+                    step(&mut producer, event, &[confirm]);
+                    checking(&mut producer, id, is_refund);
+                    let unknown = Effect::Confirm(id, Decision::Unknown);
+                    step(&mut producer, Event::RolledBack, &[unknown]);
                 }
             }
         }
     }
 
     #[test]
-    fn late_answers_of_the_broker_change_nothing() {
-        let late = (0..3, select(vec![0, 1, 6, 7, 8, u64::MAX]));
-        for_all(100, (vec(late, 0..6), 0..4), |(late, state)| {
-            let mut producer = Producer::default();
-            match state {
-                0 => {}
-                1 => preparing(&mut producer, 7),
-                2 => debiting(&mut producer, 7),
-                _ => checking(&mut producer, 7, false),
-            }
-            for (kind, id) in late {
-                let event = match kind {
-                    0 => Event::Prepared(id),
-                    1 => Event::PrepareRefused(id),
-                    _ => Event::TimedOut,
+    fn late_answers_and_earlier_events_change_nothing() {
+        let id = || select(vec![0, 7, u64::MAX]);
+        let late = || vec((0_u32..3, id()), 0..5);
+        let (commit, rollback) = (Decision::Commit, Decision::Rollback);
+        let outcome = select(vec![None, Some(commit), Some(rollback)]);
+        let work = (0..5, id(), outcome, [late(), late(), late()]);
+        for_all(200, vec(work, 1..7), |works| {
+            let producer = &mut Producer::default();
+            for (kind, id, outcome, [idle, waiting, running]) in works {
+                ignore(producer, idle, None);
+                // A check-back, a refund, and requests that the broker does not
+                // answer, refuses, or stores.
+                let (is_request, is_stored) = (kind > 1, kind == 4);
+                if is_request {
+                    preparing(producer, id);
+                    ignore(producer, waiting, Some(id));
+                    let (event, effect) = match kind {
+                        2 => (Event::TimedOut, Effect::Reply(Reply::Unknown)),
+                        3 => (
+                            Event::PrepareRefused(id),
+                            Effect::Reply(Reply::Refused),
+                        ),
+                        _ => {
+                            let debit = Command::Debit(message(id).transfer);
+                            (Event::Prepared(id), Effect::Transact(debit))
+                        }
+                    };
+                    step(producer, event, &[effect]);
+                    if !is_stored {
+                        continue;
+                    }
+                } else {
+                    checking(producer, id, kind == 1);
+                }
+                ignore(producer, running, None);
+                let event = outcome.map_or(Event::RolledBack, Event::Committed);
+                let decision = outcome.unwrap_or(Decision::Unknown);
+                let confirm = Effect::Confirm(id, decision);
+                let reply = Effect::Reply(match decision {
+                    Decision::Commit => Reply::Accepted,
+                    Decision::Rollback => Reply::Refused,
+                    Decision::Unknown => Reply::Unknown,
+                });
+                let expected = match outcome {
+                    _ if !is_request => vec![confirm],
+                    Some(_) => vec![confirm, reply],
+                    None => vec![reply],
                 };
-                let is_late = event != Event::TimedOut && id != 7;
-                if is_late || state != 1 {
-                    step(&mut producer, event, &[]);
-                }
+                step(producer, event, &expected);
             }
-            let (event, expected) = match state {
-                0 => return preparing(&mut producer, 8),
-                1 => {
-                    let debit = Command::Debit(transfer(7, 1, 60));
-                    (Event::Prepared(7), vec![Effect::Transact(debit)])
-                }
-                2 => (
-                    Event::Committed(Decision::Commit),
-                    vec![
-                        Effect::Confirm(7, Decision::Commit),
-                        Effect::Reply(Reply::Accepted),
-                    ],
-                ),
-                _ => (
-                    Event::Committed(Decision::Commit),
-                    vec![Effect::Confirm(7, Decision::Commit)],
-                ),
-            };
-            step(&mut producer, event, &expected);
         });
+    }
+
+    /// Sends late answers: the producer waits for the answer to another id, or
+    /// for none.
+    fn ignore(
+        producer: &mut Producer,
+        late: Vec<(u32, u64)>,
+        awaited: Option<u64>,
+    ) {
+        for (kind, id) in late {
+            let event = match kind {
+                0 => Event::Prepared(id),
+                1 => Event::PrepareRefused(id),
+                _ => Event::TimedOut,
+            };
+            let is_late = event != Event::TimedOut && awaited != Some(id);
+            if is_late || awaited.is_none() {
+                step(producer, event, &[]);
+            }
+        }
     }
 
     fn preparing(producer: &mut Producer, id: u64) {
