@@ -1,25 +1,27 @@
 //! Half messages: prepare, commit, check back.
 //!
-//! *Question.* The database may have no outbox, but the broker can store a
-//! message before it is visible. The producer dies between its commit and the
-//! confirmation. What becomes of the message?
+//! *Question.* The team may not put an outbox into its database, but the broker
+//! can store a message before it is visible. The producer dies between its
+//! commit and the confirmation. What becomes of the message?
 //!
 //! *Idea.* A **two-phase message**, as in RocketMQ. The producer *prepares* it:
 //! the broker stores it, and shows it to nobody. After that, the producer runs
-//! its local transaction, which also stores its outcome. At last it *confirms*
-//! commit or rollback. If no confirmation comes, the broker **checks back**: it
-//! asks any instance of the service, which reads the outcome from its database.
+//! its local transaction, which also stores the outcome of the transfer. Then
+//! it *confirms* commit or rollback. If no confirmation comes, the broker
+//! **checks back**: it asks any instance of the service, which reads the
+//! outcome from its database.
 //!
-//! *Guarantee.* A final outcome is final, in the database and in the broker. A
-//! check-back that finds no outcome stores a **tombstone**: the outcome "rolled
-//! back". A local transaction that comes later finds it, and debits nothing. So
-//! a message becomes visible if and only if its transfer is debited. If the
-//! producer never answers, the message is parked, and a person decides.
+//! *Guarantee.* Neither the database nor the broker turns a rollback into a
+//! commit. A check-back that finds no outcome stores a **tombstone**: the
+//! outcome "rolled back". A later debit finds the tombstone, and changes no
+//! balance. So a message becomes visible if and only if its transfer is
+//! debited. If the producer never answers, the message is parked, and a person
+//! decides.
 //!
-//! *Cost.* Two calls to the broker for each transfer, and none without it. An
-//! outcome is stored for each id, also for those that are refused. A check-back
-//! waits for the row that a running transaction has inserted. A message whose
-//! confirmation is lost is late by the pause before the check-back.
+//! *Cost.* Each transfer needs two calls to the broker. The database stores an
+//! outcome for each id, also for a refused transfer. A check-back waits for the
+//! row that a running transaction has inserted. If a confirmation is lost, the
+//! message is delayed until the check-back.
 //!
 //! ```
 //! use std::num::NonZero;
@@ -50,18 +52,18 @@ use std::mem;
 use crate::money::broker::{Decision, Input, State};
 use crate::money::{Message, Table, Transfer, Tx};
 
-/// Handles a request, a check-back, or a refund. Each instance of the payment
-/// service has many producers, as each handles one event at a time.
+/// Handles requests, check-backs and refunds, one at a time. Each instance of
+/// the payment service has many producers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Producer {
-    /// It waits for an event.
+    /// Waits for a request, a check-back, or a refund.
     #[default]
     Idle,
-    /// It waits until the broker has stored the message.
+    /// Waits until the broker has stored the message.
     Preparing(Transfer),
-    /// It runs the local transaction of a transfer with this id.
+    /// Runs the debit of the transfer with this id.
     Debiting(u64),
-    /// It runs the transaction that the broker has asked for.
+    /// Runs the check or the refund that the broker has asked for.
     Checking(u64),
 }
 
@@ -70,15 +72,15 @@ pub enum Producer {
 pub enum Event {
     /// A client has requested a transfer, for the first time or again.
     Requested(Message),
-    /// The broker has stored a message with this id. It may be late.
+    /// The broker has stored a message with this id. This answer may be late.
     Prepared(u64),
-    /// The broker has another transfer with this id. It may be late.
+    /// The broker has another transfer with this id. This answer may be late.
     PrepareRefused(u64),
     /// The broker has not answered. It may have stored the message.
     TimedOut,
     /// The broker asks what became of a message.
     CheckBack(Message),
-    /// A person gives up a transfer that is parked.
+    /// A person gives up a transfer whose message is parked.
     Refund(Message),
     /// The transaction is committed.
     Committed(Decision),
@@ -86,15 +88,15 @@ pub enum Event {
     RolledBack,
 }
 
-/// An effect that the caller performs. The caller reports the event of an
-/// effect before it performs the next effect.
+/// An effect that the caller performs. If an effect has a result, the caller
+/// reports it as an [`Event`] before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Let the broker store a message that no consumer sees.
     Prepare(Message),
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
     Transact(Command),
-    /// Tell the broker the decision for this id, once. It may be lost.
+    /// Tell the broker the decision for this id, once. The call may be lost.
     Confirm(u64, Decision),
     /// Answer the request.
     Reply(Reply),
@@ -138,7 +140,7 @@ impl Producer {
                 *self = Self::Checking(transfer.id);
                 vec![Effect::Transact(Command::Refund(transfer))]
             }
-            // Not before the broker has the message.
+            // The broker has the message, so it can check back.
             (Self::Preparing(transfer), Event::Prepared(id))
                 if id == transfer.id =>
             {
@@ -159,7 +161,7 @@ impl Producer {
                     if is_debited { Reply::Accepted } else { Reply::Refused };
                 vec![Effect::Confirm(id, decision), Effect::Reply(reply)]
             }
-            // It may be committed. The broker checks back.
+            // The debit may be committed. The broker checks back.
             (Self::Debiting(_), Event::RolledBack) => {
                 vec![Effect::Reply(Reply::Unknown)]
             }
@@ -204,7 +206,7 @@ async fn debit<T: Tx>(
     transfer: &Transfer,
 ) -> Result<Decision, T::Error> {
     let [key, committed, rolled_back] = row(transfer);
-    // First: it waits for a check-back that runs at the same time.
+    // The first statement. It waits for a check-back that runs.
     if !tx.insert(Table::Transfers, &key, &committed).await? {
         return outcome(tx, transfer).await;
     }
@@ -221,7 +223,7 @@ async fn check<T: Tx>(
     transfer: &Transfer,
 ) -> Result<Decision, T::Error> {
     let [key, _, rolled_back] = row(transfer);
-    // The tombstone. It waits for a debit that runs at the same time.
+    // The tombstone. This insert waits for a debit that runs.
     tx.insert(Table::Transfers, &key, &rolled_back).await?;
     outcome(tx, transfer).await
 }
@@ -247,8 +249,8 @@ async fn refund<T: Tx>(
     Ok(Decision::Unknown)
 }
 
-/// Returns the stored outcome of a transfer. If its id belongs to another one,
-/// it can never be debited.
+/// Returns the stored outcome of a transfer. If another transfer has its id,
+/// this one is never debited.
 async fn outcome<T: Tx>(
     tx: &mut T,
     transfer: &Transfer,
@@ -284,7 +286,7 @@ pub fn next(state: State, input: Input, max_checks: u32) -> State {
         (State::Parked, Input::Retry) => State::Prepared { checks: 0 },
         (State::Parked, Input::Refund) => State::Refunding,
         (State::Committed, Input::Delivered) => State::Delivered,
-        // It is final, or a person decides, or nothing is known.
+        // The state is final, or the event does not decide it.
         (state, _) => state,
     }
 }

@@ -8,41 +8,48 @@
 //!   message with this id, the producer runs the transaction `Debit`.
 //! - After its commit, it confirms the decision, and then replies `Accepted` if
 //!   the decision is `Commit`, and `Refused` if not.
-//! - If the broker refuses to prepare, it replies `Refused`. If the wait for
-//!   the broker times out, it replies `Unknown`. It runs no transaction.
+//! - If the broker refuses to prepare, the producer replies `Refused`. If the
+//!   wait for the broker times out, it replies `Unknown`. In both cases, it
+//!   runs no transaction.
 //! - If the debit is rolled back, or its outcome is unknown, the producer
 //!   replies `Unknown`, and confirms nothing.
 //! - A check-back has the effect `Check`, and a refund `Refund` (given). After
 //!   the commit, the producer confirms the decision of the transaction. After
 //!   `RolledBack`, it confirms `Unknown`.
-//! - Answers may be late. `Prepared`, `PrepareRefused` and `TimedOut` have no
-//!   effect, and change nothing, unless the producer waits for the broker;
-//!   the first two also if they have another id.
-//! - After its last effect, the producer is idle. It remembers nothing.
+//! - Answers may be late. `TimedOut` counts only while the producer waits for
+//!   the broker, and `Prepared` and `PrepareRefused` only while it waits for
+//!   the answer to their id. Otherwise they have no effect, and change nothing.
+//! - After its last effect, the producer is idle. It remembers nothing of
+//!   earlier events.
 //!
 //! The transactions
 //!
 //! - The first command for an id decides its outcome. A `Debit` debits the
-//!   account if it has enough money. Then the transfer is debited. Otherwise,
-//!   and by any other command, the id is rolled back, and no balance changes.
-//! - Later commands change no balance and no row, with one exception: a `Refund`
-//!   of a debited transfer returns the money, and rolls back the id (given).
-//! - The decision is `Commit` if this transfer is debited after the command,
-//!   and else `Rollback`: also if the id belongs to a transfer with other
-//!   fields. It is `Unknown` if the account cannot take back its money (given).
+//!   account if it has enough money. Then the transfer is debited. A `Debit`
+//!   without enough money, a `Check` or a `Refund` rolls back the id, and
+//!   changes no balance.
+//! - Later commands change no balance and no row, with one exception: a
+//!   `Refund` of a debited transfer returns the money, and rolls back the id
+//!   (given).
+//! - The decision is `Commit` if this transfer is debited after the command.
+//!   Otherwise it is `Rollback`, also if the id belongs to a transfer with
+//!   other fields. The decision of a `Refund` is `Unknown` if the account
+//!   cannot take back the money (given).
 //! - Commands run at the same time. Between two of your statements, another
-//!   transaction may commit, unless it waits for a row that you have changed.
-//!   Decisions and balances are as if one had run after the other.
+//!   transaction may commit, unless it waits for a row or an account that you
+//!   have changed. Decisions and balances are as if one command had run after
+//!   the other.
 //! - If a statement returns an error, `transact` returns it at once.
 //!
 //! The broker (`next`)
 //!
 //! - A prepared or parked message is committed by `Confirmed(Commit)`, and
 //!   rolled back by `Confirmed(Rollback)`.
-//! - Each time that a prepared message is due, it has one more check. If it has
-//!   `max_checks` of them, it is parked instead.
+//! - Each time that a prepared message is due, it has one more check. But if it
+//!   already has `max_checks` checks, it is parked.
 //! - `Retry` makes a parked message prepared, with no checks. `Refund` makes it
-//!   refunding. Only `Confirmed(Rollback)` ends a refund: by a rollback.
+//!   refunding. Only `Confirmed(Rollback)` makes a refunding message rolled
+//!   back.
 //! - `Delivered` makes a committed message delivered.
 //! - Any other event leaves the state as it is.
 //!
@@ -50,8 +57,8 @@
 //!
 //! - Each process may crash before and after each effect, and calls may be
 //!   lost. No transfer is debited twice, or credited without a debit. In the
-//!   end, each is debited and credited, or neither. Without faults it is
-//!   credited, if there is enough money.
+//!   end, each transfer is debited and credited, or neither. Without faults,
+//!   each transfer is credited if there is enough money.
 //!
 //! Help: the docs of `Tx` have the SQL of each statement.
 
@@ -60,18 +67,18 @@ use std::mem;
 use crate::money::broker::{Decision, Input, State};
 use crate::money::{Message, Table, Transfer, Tx};
 
-/// Handles a request, a check-back, or a refund. Each instance of the payment
-/// service has many producers, as each handles one event at a time.
+/// Handles requests, check-backs and refunds, one at a time. Each instance of
+/// the payment service has many producers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Producer {
-    /// It waits for an event.
+    /// Waits for a request, a check-back, or a refund.
     #[default]
     Idle,
-    /// It waits until the broker has stored the message.
+    /// Waits until the broker has stored the message.
     Preparing(Transfer),
-    /// It runs the local transaction of a transfer with this id.
+    /// Runs the debit of the transfer with this id.
     Debiting(u64),
-    /// It runs the transaction that the broker has asked for.
+    /// Runs the check or the refund that the broker has asked for.
     Checking(u64),
 }
 
@@ -80,15 +87,15 @@ pub enum Producer {
 pub enum Event {
     /// A client has requested a transfer, for the first time or again.
     Requested(Message),
-    /// The broker has stored a message with this id. It may be late.
+    /// The broker has stored a message with this id. This answer may be late.
     Prepared(u64),
-    /// The broker has another transfer with this id. It may be late.
+    /// The broker has another transfer with this id. This answer may be late.
     PrepareRefused(u64),
     /// The broker has not answered. It may have stored the message.
     TimedOut,
     /// The broker asks what became of a message.
     CheckBack(Message),
-    /// A person gives up a transfer that is parked.
+    /// A person gives up a transfer whose message is parked.
     Refund(Message),
     /// The transaction is committed.
     Committed(Decision),
@@ -96,15 +103,15 @@ pub enum Event {
     RolledBack,
 }
 
-/// An effect that the caller performs. The caller reports the event of an
-/// effect before it performs the next effect.
+/// An effect that the caller performs. If an effect has a result, the caller
+/// reports it as an [`Event`] before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Let the broker store a message that no consumer sees.
     Prepare(Message),
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
     Transact(Command),
-    /// Tell the broker the decision for this id, once. It may be lost.
+    /// Tell the broker the decision for this id, once. The call may be lost.
     Confirm(u64, Decision),
     /// Answer the request.
     Reply(Reply),

@@ -7,8 +7,8 @@
 use crate::money::broker::{Decision, Input, State};
 use crate::money::{Message, Table, Transfer, Tx};
 
-/// Handles a request, a check-back, or a refund. Each instance of the payment
-/// service has many producers, as each handles one event at a time.
+/// Handles requests, check-backs and refunds, one at a time. Each instance of
+/// the payment service has many producers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Producer {
     /// The transfer that the broker has not stored yet.
@@ -22,15 +22,15 @@ pub struct Producer {
 pub enum Event {
     /// A client has requested a transfer, for the first time or again.
     Requested(Message),
-    /// The broker has stored a message with this id. It may be late.
+    /// The broker has stored a message with this id. This answer may be late.
     Prepared(u64),
-    /// The broker has another transfer with this id. It may be late.
+    /// The broker has another transfer with this id. This answer may be late.
     PrepareRefused(u64),
     /// The broker has not answered. It may have stored the message.
     TimedOut,
     /// The broker asks what became of a message.
     CheckBack(Message),
-    /// A person gives up a transfer that is parked.
+    /// A person gives up a transfer whose message is parked.
     Refund(Message),
     /// The transaction is committed.
     Committed(Decision),
@@ -38,15 +38,15 @@ pub enum Event {
     RolledBack,
 }
 
-/// An effect that the caller performs. The caller reports the event of an
-/// effect before it performs the next effect.
+/// An effect that the caller performs. If an effect has a result, the caller
+/// reports it as an [`Event`] before it performs the next effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Let the broker store a message that no consumer sees.
     Prepare(Message),
     /// Run [`transact`] in one transaction, and commit it if it returns `Ok`.
     Transact(Command),
-    /// Tell the broker the decision for this id, once. It may be lost.
+    /// Tell the broker the decision for this id, once. The call may be lost.
     Confirm(u64, Decision),
     /// Answer the request.
     Reply(Reply),
