@@ -7,9 +7,10 @@
 //! - An attempt is *due* when the clock has reached `due_s`. `next_attempt`
 //!   begins at most one, and returns whether it did. It changes nothing if none
 //!   is due.
-//! - Attempt number n is followed by the n-th pause, which starts when the
-//!   attempt is begun, and not when it was due. Times above `u64::MAX` are
-//!   `u64::MAX`. After the last pause there is one more attempt, and no other.
+//! - The n-th pause follows attempt number n, and starts when the attempt is
+//!   begun, not when it was due. Each call may get another list of pauses. Times
+//!   above `u64::MAX` are `u64::MAX`. After an attempt for which the list has no
+//!   pause, there is no other.
 //! - The answer `success` ends the attempts. All other answers change nothing.
 //!
 //! The signature
@@ -19,26 +20,28 @@
 //! - `verify` returns the first reason to refuse a request, in this order: `Key`,
 //!   if there is no key with this id; `Signature`, if it is wrong, or too long or
 //!   too short; `Timestamp`, if it is no `u64`, or if it is more than `window_s`
-//!   before or after the clock; `Body`, if it is no `Notice`. Timestamps and
-//!   bodies are read with `str::parse`.
+//!   before or after the clock; `Body`, if it is no `Notice`. Timestamps,
+//!   bodies and the rows of orders are read with `str::parse`.
 //! - Each key of `keys` is valid for requests with its own id.
 //!
 //! The order
 //!
 //! - If the order does not exist, nothing changes: `UnknownOrder`.
 //! - A notice with another amount or currency than its order is *parked*, in any
-//!   state of the order. Nothing else changes: `Parked`, or `Repeated` if the
-//!   same notice was parked before.
+//!   state of the order. Nothing else changes.
+//! - A parked notice is a row of `Table::Parked`, whose value is the text
+//!   of the notice: `Parked`, or `Repeated` if there was such a row before.
 //! - A notice with the right amount delivers an order that is `Unpaid`. The state
 //!   becomes `Delivered`, and the account of the player has one item more:
-//!   `Delivered`. If `add` returns false, the state is `Paid`, and the notice is
-//!   parked: `Parked`.
-//! - If the order is no longer `Unpaid`, nothing changes: `Repeated`. The id of
-//!   the notice has no meaning here.
+//!   `Delivered`. If `add` returns false, the state becomes `Paid`, and the notice
+//!   is parked.
+//! - A notice with the right amount for an order that is no longer `Unpaid`
+//!   changes nothing: `Repeated`. The id of the notice does not matter.
+//! - Between two notices, the shop may change an amount or open an account, and a
+//!   person may delete a parked row.
 //! - Another notice may commit between two of your statements. An item is
 //!   delivered once.
 //! - If a statement returns an error, `handle` returns it at once.
-//! - A parked notice is a row of `Table::Parked`, whose value is its text.
 //!
 //! The answer
 //!
@@ -53,7 +56,8 @@
 //! The reconciliation
 //!
 //! - Only records whose time is in `start - grace_s..end + grace_s` count, where
-//!   `start..end` is the day. Both lists are sorted by the order.
+//!   `start..end` is the day. Both lists are sorted by the order, and by nothing
+//!   else.
 //! - Records of the same order are paired: the first of one side with the first
 //!   of the other, the second with the second, and so on. A record without a
 //!   partner is missing on the other side. The amounts of a pair may differ.
