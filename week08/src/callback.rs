@@ -2,8 +2,8 @@
 //!
 //! *Question.* A payment company tells a shop by HTTP that an order is paid. The
 //! notification is lost, arrives five times, arrives a day late, or is forged.
-//! How does each player get the item exactly once, and how is a difference
-//! found?
+//! How does each player get the item exactly once? How does the shop find a
+//! difference?
 //!
 //! *Idea.* The sender repeats a **webhook** with growing pauses until the answer
 //! is `success`. The receiver verifies a **signature** over the bytes that have
@@ -15,10 +15,10 @@
 //! of a delivery, or of a row that a person will see. A payment whose last
 //! notification is lost is a difference in the reconciliation of its day.
 //!
-//! *Cost.* Both sides share the secret, so neither can prove to a third party who
-//! has signed: that needs a signature with a private key. A clock that is wrong
-//! by more than the window refuses all requests. A reconciliation finds a lost
-//! payment a day later.
+//! *Cost.* Both sides share the secret, so neither side can prove to a third
+//! party who has signed. A signature with a private key is such a proof. A clock
+//! that is wrong by more than the window refuses all requests. A reconciliation
+//! finds a lost payment a day later.
 //!
 //! ```
 //! use week08::callback::*;
@@ -104,14 +104,14 @@ pub enum Effect {
 pub enum Answer {
     /// The body is `success`: the notification must not come again.
     Success,
-    /// Anything else: it has to come again.
+    /// The body is another text: the notification has to come again.
     Failure,
 }
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refused {
-    /// There is no such key, or no longer.
+    /// No key has this id, or the key was removed.
     #[error("the key is not known")]
     Key,
     /// The request is forged, or was changed on its way.
@@ -144,21 +144,21 @@ impl Delivery {
         Self { attempts: 0, due_s: Some(now_s), is_acknowledged: false }
     }
 
-    /// Begins an attempt if one is due, and returns whether it is. The caller
+    /// Begins an attempt if one is due, and returns whether it began. The caller
     /// stores the state, and then sends a request with a new timestamp and nonce.
     pub fn next_attempt(&mut self, pauses_s: &[u64], now_s: u64) -> bool {
         if self.due_s.is_none_or(|due_s| now_s < due_s) {
             return false;
         }
         let pause_s = pauses_s.get(self.attempts);
-        // From now, not from when it was due: after an outage of the sender,
-        // the attempts do not follow each other without a pause.
+        // The pause starts now, and not when the attempt was due. So the
+        // attempts after an outage of the sender also have pauses.
         self.due_s = pause_s.map(|pause_s| now_s.saturating_add(*pause_s));
         self.attempts += 1;
         true
     }
 
-    /// Handles an answer. No answer is like any text but `success`.
+    /// Handles an answer. The caller does not call this if no answer arrives.
     pub fn answered(&mut self, text: &[u8]) {
         if text == b"success" {
             self.is_acknowledged = true;
@@ -204,7 +204,7 @@ impl Receiver {
             }
             // The order may be created a moment later.
             Event::Committed(Outcome::UnknownOrder) => Answer::Failure,
-            // Not before the commit: a crash would lose the notification.
+            // If it were sent before the commit, a crash could lose the payment.
             Event::Committed(_) => Answer::Success,
             Event::RolledBack => Answer::Failure,
         };
@@ -223,7 +223,8 @@ impl Receiver {
     ) -> Result<Notice, Refused> {
         let Request { key_id, timestamp, nonce, body, signature } = request;
         let key = self.keys.get(key_id).ok_or(Refused::Key)?;
-        // Over the bytes that have arrived, and in constant time.
+        // The MAC is of the bytes that have arrived. The comparison takes
+        // constant time.
         let mac = mac(key, timestamp, nonce, body);
         mac.verify_slice(signature).map_err(|_| Refused::Signature)?;
         let timestamp_s: Option<u64> = timestamp.parse().ok();
@@ -268,7 +269,7 @@ pub async fn handle<T: Tx>(
     }
     order.state = State::Paid;
     let paid = order.to_string();
-    // A concurrent notice may have been faster. Otherwise, the row is locked.
+    // A concurrent notice may have been faster. If not, the row is now locked.
     if !tx.replace(Table::Orders, &key, &unpaid, &paid).await? {
         return Ok(Outcome::Repeated);
     }
@@ -280,14 +281,14 @@ pub async fn handle<T: Tx>(
     Ok(Outcome::Delivered)
 }
 
-/// Stores a notice for a person, once.
+/// Stores a notice for a person, if it is not stored yet.
 async fn park<T: Tx>(tx: &mut T, notice: &Notice) -> Result<Outcome, T::Error> {
     let text = notice.to_string();
     let is_new = tx.insert(Table::Parked, &text, &text).await?;
     Ok(if is_new { Outcome::Parked } else { Outcome::Repeated })
 }
 
-/// Compares the records of both sides for a day. They are sorted by the order.
+/// Compares the records of both sides for a day. Both lists are sorted by order.
 pub fn reconcile(
     here: &[Payment],
     there: &[Payment],

@@ -5,52 +5,55 @@
 //! The sender
 //!
 //! - An attempt is *due* when the clock has reached `due_s`. `next_attempt`
-//!   begins at most one, and returns whether it did. It changes nothing if none
-//!   is due.
+//!   begins at most one attempt, and returns whether it began one. If no attempt
+//!   is due, it changes nothing.
 //! - The n-th pause follows attempt number n, and starts when the attempt is
 //!   begun, not when it was due. Each call may get another list of pauses. Times
-//!   above `u64::MAX` are `u64::MAX`. After an attempt for which the list has no
-//!   pause, there is no other.
+//!   above `u64::MAX` are `u64::MAX`. If the list has no n-th pause, attempt
+//!   number n is the last one.
 //! - The answer `success` ends the attempts. All other answers change nothing.
 //!
 //! The signature
 //!
-//! - It is the HMAC-SHA256 of these bytes: the timestamp, a line feed, the nonce,
-//!   a line feed, and the body. `verify` takes the bytes that have arrived.
-//! - `verify` returns the first reason to refuse a request, in this order: `Key`,
-//!   if there is no key with this id; `Signature`, if it is wrong, or too long or
-//!   too short; `Timestamp`, if it is no `u64`, or if it is more than `window_s`
-//!   before or after the clock; `Body`, if it is no `Notice`. Timestamps,
-//!   bodies and the rows of orders are read with `str::parse`.
+//! - The signature is the HMAC-SHA256 of these bytes: the timestamp, a line feed,
+//!   the nonce, a line feed, and the body. The bytes are those that have arrived.
+//! - `verify` returns the first of these reasons to refuse a request:
+//!   1. `Key`: no key has this id.
+//!   2. `Signature`: the signature is wrong, too long or too short.
+//!   3. `Timestamp`: the timestamp is no `u64`, or it is more than `window_s`
+//!      before or after the clock.
+//!   4. `Body`: the body is no `Notice`.
+//! - Timestamps, bodies and the rows of orders are read with `str::parse`.
 //! - Each key of `keys` is valid for requests with its own id.
 //!
 //! The order
 //!
-//! - If the order does not exist, nothing changes: `UnknownOrder`.
+//! - If the order does not exist, nothing changes. The outcome is `UnknownOrder`.
 //! - A notice with another amount or currency than its order is *parked*, in any
 //!   state of the order. Nothing else changes.
 //! - A parked notice is a row of `Table::Parked`, whose value is the text
-//!   of the notice: `Parked`, or `Repeated` if there was such a row before.
+//!   of the notice. The outcome is `Parked`, or `Repeated` if the row exists.
 //! - A notice with the right amount delivers an order that is `Unpaid`. The state
-//!   becomes `Delivered`, and the account of the player has one item more:
-//!   `Delivered`. If `add` returns false, the state becomes `Paid`, and the notice
-//!   is parked.
+//!   becomes `Delivered`, and the account of the player has one item more. The
+//!   outcome is `Delivered`. If `add` returns false, the state becomes `Paid`, and
+//!   the notice is parked.
 //! - A notice with the right amount for an order that is no longer `Unpaid`
-//!   changes nothing: `Repeated`. The id of the notice does not matter.
+//!   changes nothing. The outcome is `Repeated`. The id of the notice does not
+//!   matter.
 //! - Between two notices, the shop may change an amount or open an account, and a
 //!   person may delete a parked row.
-//! - Another notice may commit between two of your statements. An item is
-//!   delivered once.
+//! - Another notice may commit between two of your statements. Even then,
+//!   an item is delivered once.
 //! - If a statement returns an error, `handle` returns it at once.
 //!
 //! The answer
 //!
-//! - `step` returns one effect. A request that is verified is handled in a
-//!   transaction. A request that is refused is answered with `Failure`.
-//! - After the commit, the answer is `Success`; for an unknown order, it is
-//!   `Failure`. After a rollback, it is `Failure`.
-//! - The shop may crash before and after each effect. Requests and answers are
-//!   lost, repeated and late. Each order is delivered at most once, and a
+//! - `step` returns one effect. A verified request is handled in a transaction. A
+//!   refused request is answered with `Failure`.
+//! - The answer after a commit is `Success`, or `Failure` for an unknown order.
+//!   The answer after a rollback is `Failure`.
+//! - The shop may crash before and after each effect. Requests and answers may be
+//!   lost, repeated or late. Each order is delivered at most once, and a
 //!   notification that is answered with `Success` is delivered or parked.
 //!
 //! The reconciliation
@@ -61,9 +64,9 @@
 //! - Records of the same order are paired: the first of one side with the first
 //!   of the other, the second with the second, and so on. A record without a
 //!   partner is missing on the other side. The amounts of a pair may differ.
-//! - A difference is returned if its time is within `day_s`: the time of the
-//!   company's record (`there`), or of the shop's record if it has no partner.
-//!   Differences are sorted by the order.
+//! - The time of a difference is the time of the company's record (`there`), or of
+//!   the shop's record if there is no other. Only differences whose time is within
+//!   `day_s` are returned, sorted by the order.
 //!
 //! Given: `sign`, `answered`, `park`, and the types in `money::shop`.
 //! `Difference::of` compares a pair of records.
@@ -133,14 +136,14 @@ pub enum Effect {
 pub enum Answer {
     /// The body is `success`: the notification must not come again.
     Success,
-    /// Anything else: it has to come again.
+    /// The body is another text: the notification has to come again.
     Failure,
 }
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refused {
-    /// There is no such key, or no longer.
+    /// No key has this id, or the key was removed.
     #[error("the key is not known")]
     Key,
     /// The request is forged, or was changed on its way.
@@ -173,13 +176,13 @@ impl Delivery {
         Self { attempts: 0, due_s: Some(now_s), is_acknowledged: false }
     }
 
-    /// Begins an attempt if one is due, and returns whether it is. The caller
+    /// Begins an attempt if one is due, and returns whether it began. The caller
     /// stores the state, and then sends a request with a new timestamp and nonce.
     pub fn next_attempt(&mut self, _pauses_s: &[u64], _now_s: u64) -> bool {
         todo!("is an attempt due, and when is the one after it?")
     }
 
-    /// Handles an answer. No answer is like any text but `success`.
+    /// Handles an answer. The caller does not call this if no answer arrives.
     pub fn answered(&mut self, text: &[u8]) {
         if text == b"success" {
             self.is_acknowledged = true;
@@ -255,7 +258,7 @@ pub async fn handle<T: Tx>(
     todo!("which statement lets one of two concurrent notices win?")
 }
 
-/// Stores a notice for a person, once.
+/// Stores a notice for a person, if it is not stored yet.
 #[allow(dead_code, reason = "you will use it")]
 async fn park<T: Tx>(tx: &mut T, notice: &Notice) -> Result<Outcome, T::Error> {
     let text = notice.to_string();
@@ -263,7 +266,7 @@ async fn park<T: Tx>(tx: &mut T, notice: &Notice) -> Result<Outcome, T::Error> {
     Ok(if is_new { Outcome::Parked } else { Outcome::Repeated })
 }
 
-/// Compares the records of both sides for a day. They are sorted by the order.
+/// Compares the records of both sides for a day. Both lists are sorted by order.
 pub fn reconcile(
     here: &[Payment],
     there: &[Payment],

@@ -1,9 +1,9 @@
 //! Instead of a compare-and-set of the order, the id of the order is inserted
 //! into the inbox. The insert is the lock, as in the exercise on the inbox: a
 //! concurrent notice of the same order waits for it. The shop then has two tables
-//! that say whether an order is paid, and both must be kept. The reconciliation
-//! collects the records in a map by order, so they need not be sorted, but all
-//! records of a day are in memory.
+//! that say whether an order is paid, and must not delete rows of either. The
+//! reconciliation collects the records in a map by order, so they need not be
+//! sorted, but all records of a day are in memory.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -70,14 +70,14 @@ pub enum Effect {
 pub enum Answer {
     /// The body is `success`: the notification must not come again.
     Success,
-    /// Anything else: it has to come again.
+    /// The body is another text: the notification has to come again.
     Failure,
 }
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refused {
-    /// There is no such key, or no longer.
+    /// No key has this id, or the key was removed.
     #[error("the key is not known")]
     Key,
     /// The request is forged, or was changed on its way.
@@ -110,21 +110,21 @@ impl Delivery {
         Self { attempts: 0, due_s: Some(now_s), is_acknowledged: false }
     }
 
-    /// Begins an attempt if one is due, and returns whether it is. The caller
+    /// Begins an attempt if one is due, and returns whether it began. The caller
     /// stores the state, and then sends a request with a new timestamp and nonce.
     pub fn next_attempt(&mut self, pauses_s: &[u64], now_s: u64) -> bool {
         if self.due_s.is_none_or(|due_s| now_s < due_s) {
             return false;
         }
         let pause_s = pauses_s.get(self.attempts);
-        // From now, not from when it was due: after an outage of the sender,
-        // the attempts do not follow each other without a pause.
+        // The pause starts now, and not when the attempt was due. So the
+        // attempts after an outage of the sender also have pauses.
         self.due_s = pause_s.map(|pause_s| now_s.saturating_add(*pause_s));
         self.attempts += 1;
         true
     }
 
-    /// Handles an answer. No answer is like any text but `success`.
+    /// Handles an answer. The caller does not call this if no answer arrives.
     pub fn answered(&mut self, text: &[u8]) {
         if text == b"success" {
             self.is_acknowledged = true;
@@ -167,7 +167,7 @@ impl Receiver {
             }
             // The order may be created a moment later.
             Event::Committed(Outcome::UnknownOrder) => Answer::Failure,
-            // Not before the commit: a crash would lose the notification.
+            // If it were sent before the commit, a crash could lose the payment.
             Event::Committed(_) => Answer::Success,
             Event::RolledBack => Answer::Failure,
         };
@@ -186,7 +186,8 @@ impl Receiver {
     ) -> Result<Notice, Refused> {
         let Request { key_id, timestamp, nonce, body, signature } = request;
         let key = self.keys.get(key_id).ok_or(Refused::Key)?;
-        // Over the bytes that have arrived, and in constant time.
+        // The MAC is of the bytes that have arrived. The comparison takes
+        // constant time.
         let mac = mac(key, timestamp, nonce, body);
         mac.verify_slice(signature).map_err(|_| Refused::Signature)?;
         let timestamp_s: Option<u64> = timestamp.parse().ok();
@@ -240,14 +241,14 @@ pub async fn handle<T: Tx>(
     park(tx, notice).await
 }
 
-/// Stores a notice for a person, once.
+/// Stores a notice for a person, if it is not stored yet.
 async fn park<T: Tx>(tx: &mut T, notice: &Notice) -> Result<Outcome, T::Error> {
     let text = notice.to_string();
     let is_new = tx.insert(Table::Parked, &text, &text).await?;
     Ok(if is_new { Outcome::Parked } else { Outcome::Repeated })
 }
 
-/// Compares the records of both sides for a day. They are sorted by the order.
+/// Compares the records of both sides for a day. Both lists are sorted by order.
 pub fn reconcile(
     here: &[Payment],
     there: &[Payment],
