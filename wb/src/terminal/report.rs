@@ -68,9 +68,8 @@ pub(crate) fn findings(grade: &Grade, exercise: &Exercise) -> String {
     text += &skipped(grade);
     if let Some(foil) = &grade.like_foil {
         let known = format!(
-            "A known mistake fails {}: “{}”. Your mistake may be \
+            "A known mistake fails the same checks: “{}”. Your mistake may be \
              a different one.",
-            foil.checks(),
             foil.name
         );
         text.push('\n');
@@ -111,9 +110,8 @@ pub(crate) fn one_screen(
     lines.push(line(first).trim_end().to_owned());
     let foil = grade.like_foil.as_ref().map_or_else(Vec::new, |foil| {
         let text = format!(
-            "A known mistake fails {}: “{}”. {} Your mistake \
-             may be a different one.",
-            foil.checks(),
+            "A known mistake fails the same checks: “{}”. {} Your mistake may \
+             be a different one.",
             foil.name,
             foil.lesson.trim()
         );

@@ -185,7 +185,7 @@ impl Shared<'_> {
             TESTS_PER_SUBJECT,
             deadline,
         )?;
-        Grade::of_properties(exercise, String::new(), false, properties)
+        Grade::of_properties(exercise, String::new(), false, None, properties)
     }
 }
 

@@ -7,6 +7,11 @@ use std::process::Command;
 use crate::terminal::exits_soon;
 use crate::test_workbook::{CommandOutput, TestWorkbook};
 
+/// The answer without its limit, like the foil `no_limit`.
+const NO_LIMIT: &str = "
+    let doubled = 10_u64.saturating_mul(1_u64.checked_shl(n).unwrap_or(0));
+    doubled";
+
 #[test]
 fn list_start_check_and_compare_show_the_state_of_an_exercise() {
     let book = TestWorkbook::new();
@@ -54,8 +59,6 @@ fn list_start_check_and_compare_show_the_state_of_an_exercise() {
         "seen: 1280",
         "week01/tests/grade/backoff.rs:23",
         "holds    a modelled wait doubles",
-        "“no limit”",
-        "The client waits for hours.",
     ]);
     book.run(&[]).shows(&["failing at rung 2 of 4"]);
 
@@ -85,17 +88,16 @@ fn list_start_check_and_compare_show_the_state_of_an_exercise() {
 }
 
 #[test]
-fn a_foil_is_named_if_it_fails_nearly_the_same_tests() {
+fn a_foil_is_named_if_it_fails_the_same_tests_and_has_the_same_text() {
     let book = TestWorkbook::new();
-    book.write_attempt("if n < 6 { 20 << n } else { 1000 }");
-    book.run(&["check", "backoff"])
-        .exits_with(1)
-        .shows(&["A known mistake fails the same checks: “starts at twenty”"]);
-    // It fails one more test than the foil.
-    book.write_attempt("if n < 6 { 20 << n } else { 999 }");
-    book.run(&["check", "backoff"])
-        .exits_with(1)
-        .shows(&["A known mistake fails most of the same checks", "twenty"]);
+    book.write_attempt(NO_LIMIT);
+    book.run(&["check", "backoff"]).exits_with(1).shows(&[
+        "A known mistake fails the same checks: “no limit”",
+        "The client waits for hours.",
+    ]);
+    // It fails the same test, by another mistake.
+    book.write_attempt("10_u64 << n.min(12)");
+    book.run(&["check", "backoff"]).exits_with(1).omits("A known mistake");
     // It fails all tests.
     book.write_attempt("20 << n.min(20)");
     book.run(&["check", "backoff"]).exits_with(1).omits("A known mistake");
@@ -439,7 +441,7 @@ fn the_map_fits_in_80_columns() {
 #[test]
 fn json_output_has_the_outcome_and_the_verdicts() {
     let book = TestWorkbook::new();
-    book.write_attempt("10 << n.min(20)");
+    book.write_attempt(NO_LIMIT);
     let output = book.run(&["check", "backoff", "--json"]).exits_with(1);
     let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(json["exercise"], "week01/backoff");
