@@ -10,27 +10,29 @@
 //!   the lease is `now_ms` or earlier. The new lease has a greater number than
 //!   all earlier leases of the bucket, and ends `lease_ms` after `now_ms`.
 //! - The outcome `Claimed` has this lease and the rows of its bucket by `seq`,
-//!   at most `batch`, without blocked ones. Without such a row, the outcome is
-//!   `NothingToClaim`.
-//! - `Command::Finish` deletes the rows and releases the lease, if the bucket has
-//!   no later lease, even if the lease has ended. Otherwise it changes nothing,
-//!   and the outcome is `LeaseLost`. No lease is finished twice.
+//!   at most `batch`, without blocked ones. If no row has a free bucket, the
+//!   outcome is `NothingToClaim`.
+//! - If the bucket has no later lease, `Command::Finish` deletes the rows and
+//!   releases the lease, even if the lease has ended or a row is already deleted.
+//!   Otherwise the command changes nothing, and the outcome is `LeaseLost`. No
+//!   lease is finished twice.
 //! - Commands run at the same time. Between two of your statements, another
 //!   transaction may commit, unless it waits for a row that you have changed.
-//!   Still, a bucket is never claimed by two at once, and no `Finish` deletes a
-//!   row after another poller has claimed the bucket.
+//!   Still, two pollers never claim a bucket at once, and no `Finish` deletes a
+//!   row after another poller has claimed the bucket. If another poller is faster
+//!   at one bucket, `Claim` goes on with the next row.
 //! - If a statement returns an error, `transact` returns it at once.
 //!
 //! `Poller`, when it waits
 //!
 //! - It claims after `Event::Wake` and after `Event::Notified`. A busy poller
-//!   ignores `Wake`, and has no effect after `Notified`.
+//!   ignores `Wake`, and returns no effect after `Notified`.
 //! - After `NothingToClaim` and after `Event::RolledBack`, it waits. The first
 //!   pause is `pause_ms.min`, and each further one is twice as long as the last
 //!   one, up to `pause_ms.max`. After `Claimed` or a notification, the pauses
 //!   begin with `min` again.
 //! - If a notification arrives between the effect `Claim` and `NothingToClaim`,
-//!   it claims once more, without a pause.
+//!   the poller claims once more, without a pause.
 //!
 //! `Poller`, when it publishes
 //!
@@ -41,26 +43,28 @@
 //! - After `Event::PublishFailed`, it publishes no row of this aggregate until
 //!   the backoff has ended, and goes on with the other aggregates. The backoffs
 //!   of an aggregate double like pauses, from `backoff_ms.min` to
-//!   `backoff_ms.max`. They begin with `min` again after an acknowledgment. A
-//!   claim leaves out the aggregates whose backoff has not ended.
-//! - By the poller's clock, a lease ends `lease_ms` after the effect `Claim`. It
-//!   publishes the next row if and only if `publish_timeout_ms` from now ends
-//!   before the lease. Otherwise it finishes. If the lease has ended (now is its
-//!   end, or later), it claims at once, and does not finish.
-//! - After `RolledBack`, it forgets the lease and its rows.
+//!   `backoff_ms.max`. They begin with `min` again after an acknowledgment. After
+//!   `NothingToClaim`, a poller may forget the backoffs that have ended. A claim
+//!   leaves out the aggregates whose backoff has not ended.
+//! - By the poller's clock, a lease ends `lease_ms` after the effect `Claim`. The
+//!   poller publishes the next row if and only if `now_ms + publish_timeout_ms`
+//!   is earlier than this end. Otherwise it finishes. If the lease has ended (now
+//!   is its end, or later), the poller claims at once, and does not finish.
+//! - After `RolledBack`, it forgets the lease and its rows, and no backoff.
 //!
 //! All pollers together
 //!
 //! - Each committed row is published, and none is deleted without an
-//!   acknowledgment. Among the rows of an aggregate that were committed in the
-//!   order of `seq`, the first publications are in this order. Rows that are
-//!   committed late, and gaps, do not change that.
+//!   acknowledgment. If rows of an aggregate are committed in the order of `seq`,
+//!   their first publications are in this order. Gaps, and rows that are
+//!   committed late, do not change that.
 //! - Without failures, rollbacks and ended leases, a row is published once.
 //!
-//! Help: the clocks of the database and of the pollers show different times. An
-//! event reports the result of the last effect, except `Notified`, which may
-//! arrive at any time, and `Wake`, which may come late. Leases are rows of
-//! `Table::Limits`; `Lease` turns them into text and back.
+//! Help: the clocks of the database and of the pollers show different times, and
+//! the database's clock may be set back. An event reports the result of the last
+//! effect, except `Notified`, which may arrive at any time, and `Wake`, which may
+//! come late. Leases are rows of `Table::Limits`; `Lease` turns them into text
+//! and back.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZero;

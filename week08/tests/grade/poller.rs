@@ -1,9 +1,12 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::{Debug, Display};
+use std::iter;
+use std::mem;
 use std::num::NonZero;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::subsequence;
 use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
 use week08::money::simulated::Database;
 use week08::money::{Row, Table};
@@ -122,7 +125,7 @@ mod pauses {
         for (rows, batch) in [0, 1, 2, 17, 130]
             .into_iter()
             .flat_map(|rows| [1, 2, 16, 17, 100].map(|batch| (rows, batch)))
-            .chain([(300, 299), (5, usize::MAX)])
+            .chain([(300, 299), (1_500, usize::MAX)])
         {
             let batch = NonZero::new(batch).unwrap();
             let mut solo = Solo::new(Config { batch, ..CONFIG });
@@ -146,7 +149,8 @@ mod leases {
         Insert(u8, u8),
         Claim(usize, u64, BTreeSet<u8>),
         Finish(usize, Vec<bool>),
-        Sleep(u64),
+        /// The clock of a database may be set back.
+        Sleep(i64),
     }
 
     #[test]
@@ -157,9 +161,9 @@ mod leases {
             6 => new_row,
             4 => (1..5_usize, 1..30_u64, names())
                 .prop_map(|(batch, ms, except)| Op::Claim(batch, ms, except)),
-            3 => (0..6_usize, vec(any::<bool>(), 5))
+            3 => (0..6_usize, vec(any::<bool>(), 6))
                 .prop_map(|(index, is)| Op::Finish(index, is)),
-            2 => (1..20_u64).prop_map(Op::Sleep),
+            2 => (-9..20_i64).prop_map(Op::Sleep),
         ];
         for_all(400, (1..6_u32, vec(op, 0..60)), |(buckets, ops)| {
             let buckets = NonZero::new(buckets).unwrap();
@@ -176,7 +180,7 @@ mod leases {
                             rows.push(key);
                         }
                     }
-                    Op::Sleep(ms) => now += ms,
+                    Op::Sleep(ms) => now = now.strict_add_signed(ms),
                     Op::Claim(batch, lease_ms, except) => {
                         let blocked: BTreeSet<_> =
                             except.iter().map(u8::to_string).collect();
@@ -230,7 +234,9 @@ mod leases {
                         if is_held && last.1 == 0 {
                             continue;
                         }
-                        let keys = read.into_iter().map(|row| row.key);
+                        // A person may have deleted a row.
+                        let keys = iter::once("0/gone".to_owned())
+                            .chain(read.into_iter().map(|row| row.key));
                         let published: Vec<_> = keys
                             .zip(is_published)
                             .filter_map(|(key, is)| is.then_some(key))
@@ -321,11 +327,14 @@ mod leases {
                 );
                 let outcomes = [(&a, &a_outcome), (&b, &b_outcome)];
                 let mut claimed = BTreeSet::new();
-                for (_, outcome) in outcomes {
+                for (command, outcome) in outcomes {
                     if let Outcome::Claimed(lease, rows) = outcome {
                         let is_new = claimed.insert(lease.bucket);
                         assert!(is_new, "one bucket is claimed twice: {what}");
                         assert!(!rows.is_empty(), "no rows: {what}");
+                    } else {
+                        let is_claim = matches!(command, Command::Claim { .. });
+                        assert!(!is_claim, "a free bucket is left: {what}");
                     }
                 }
                 for (command, outcome) in outcomes {
@@ -350,6 +359,23 @@ mod leases {
                     assert!(!is_lost || is_taken, "lost: {what}");
                 }
             }
+        }
+        // One after the other, each command claims another bucket.
+        for buckets in [1, 2, 17, 130].map(|n| NonZero::new(n).unwrap()) {
+            let mut database = Database::default();
+            let mut left: BTreeSet<_> = (0..300)
+                .map(|n| {
+                    insert(&mut database, &format!("{n}/1"));
+                    bucket(&n.to_string(), buckets)
+                })
+                .collect();
+            let command = claim_command(Config { buckets, ..CONFIG });
+            while let Outcome::Claimed(Lease { bucket, .. }, _) =
+                run(&mut database, &command, AHEAD)
+            {
+                assert!(left.remove(&bucket), "{bucket} is claimed twice");
+            }
+            check(BTreeSet::new(), left, "the buckets that are not claimed");
         }
     }
 
@@ -451,15 +477,15 @@ mod publishing {
             for key in ["a/1", "a/2"] {
                 solo.insert(key);
             }
-            // The times of all attempts. The 15th one of each row succeeds.
+            // The times of all attempts. The 70th one of each row succeeds.
             let mut attempts = BTreeMap::<String, Vec<u64>>::new();
             for pauses in 0.. {
-                assert!(pauses < 5_000, "not tried again: {attempts:?}");
+                assert!(pauses < 50_000, "not tried again: {attempts:?}");
                 solo.now = solo.run(Event::Wake, |now, effect| {
                     let Effect::Publish(row) = effect else { return true };
                     let times = attempts.entry(row.key.clone()).or_default();
                     times.push(*now);
-                    times.len() == 15
+                    times.len() == 70
                 });
                 if keys(&solo.database).is_empty() {
                     break;
@@ -467,7 +493,7 @@ mod publishing {
             }
             check(2, attempts.len(), "rows with attempts");
             for (key, times) in attempts {
-                check(15, times.len(), format!("attempts of {key}"));
+                check(70, times.len(), format!("attempts of {key}"));
                 let mut expected = backoff_ms.min;
                 for pair in times.windows(2) {
                     let most = expected + CONFIG.pause_ms.max;
@@ -541,7 +567,7 @@ mod publishing {
     #[test]
     fn a_batch_goes_on_until_the_lease_is_too_short() {
         for (time, expected) in
-            [(0, 60), (100, 8), (160, 5), (199, 5), (200, 4)]
+            [(0, 60), (47, 18), (100, 8), (160, 5), (199, 5), (200, 4)]
         {
             let batch = NonZero::new(60).unwrap();
             let mut solo = Solo::new(Config { batch, ..CONFIG });
@@ -587,6 +613,178 @@ mod publishing {
             check(&rows[11 - left..], &solo.published(), "after a rollback");
             seen.truncate(11 - left);
             check(&rows[..11 - left], &seen, "before a rollback");
+        }
+    }
+
+    /// The aggregates are `a`, `ab`, `a/b`, `é` and the empty text.
+    const KEYS: [&str; 9] =
+        ["a/1", "a/2", "a", "ab/1", "ab/2", "a/b/1", "a/b/2", "é/1", "/1"];
+
+    /// What the rules say about a poller.
+    struct Model {
+        config: Config,
+        last: Effect,
+        claimed_at: u64,
+        is_notified: bool,
+        pause: Option<u64>,
+        /// By aggregate: the last backoff, and its end.
+        backoffs: BTreeMap<String, (u64, u64)>,
+        lease: Lease,
+        rows: VecDeque<Row>,
+        published: Vec<String>,
+    }
+
+    #[test]
+    fn any_events_have_the_effects_of_a_model() {
+        // Many backoffs and leases end at a multiple of 50.
+        let ms = prop_oneof![(0..7_u64).prop_map(|n| 50 * n), 0..300_u64];
+        let keys = subsequence(&KEYS[..], 0..=5).prop_shuffle();
+        // The clock of the database is behind or ahead.
+        let op = (ms, 0..8_u8, keys, 0..20_000_u64);
+        for_all(400, (any::<bool>(), vec(op, 0..60)), |(is_endless, ops)| {
+            let lease_ms = if is_endless { u64::MAX } else { 1_000 };
+            let config = Config { lease_ms, ..CONFIG };
+            let mut poller = Poller::new(config);
+            let mut model = Model {
+                config,
+                last: Effect::Wait { until_ms: 0 },
+                claimed_at: 0,
+                is_notified: false,
+                pause: None,
+                backoffs: BTreeMap::new(),
+                lease: Lease { bucket: 0, number: 0, until_ms: 0 },
+                rows: VecDeque::new(),
+                published: Vec::new(),
+            };
+            let (mut now, mut events) = (0, Vec::new());
+            for (number, (ms, kind, keys, until_ms)) in (1..).zip(ops) {
+                now += ms;
+                let lease = Lease { bucket: number % 4, number: 7, until_ms };
+                let event = model.event(kind, &keys, lease);
+                events.push((now, event.clone()));
+                let expected = model.step(event.clone(), now);
+                let mut seen = poller.step(event, now);
+                if let Some(Effect::Transact(Command::Finish {
+                    published,
+                    ..
+                })) = &mut seen
+                {
+                    published.sort_unstable();
+                }
+                check(expected, seen, format!("the effect of {events:?}"));
+            }
+        });
+    }
+
+    impl Model {
+        /// Returns an event that may follow the last effect.
+        fn event(&self, kind: u8, keys: &[&str], lease: Lease) -> Event {
+            let outcome = match (&self.last, kind) {
+                (_, 0) => return Event::Notified,
+                (_, 1) | (Effect::Wait { .. }, _) => return Event::Wake,
+                (Effect::Publish(_), 2..5) => return Event::PublishFailed,
+                (Effect::Publish(_), _) => return Event::Published,
+                (_, 2) => return Event::RolledBack,
+                (Effect::Transact(Command::Finish { .. }), 3) => {
+                    Outcome::LeaseLost
+                }
+                (Effect::Transact(Command::Finish { .. }), _) => {
+                    Outcome::Finished
+                }
+                // It may forget the backoffs that have ended.
+                (Effect::Transact(Command::Claim { blocked, .. }), 3..5)
+                    if blocked.len() == self.backoffs.len() =>
+                {
+                    Outcome::NothingToClaim
+                }
+                (Effect::Transact(Command::Claim { blocked, .. }), _) => {
+                    let keys = keys.iter().map(|key| (*key).to_owned());
+                    let row = |(seq, key): (u64, String)| Row {
+                        seq,
+                        value: format!("{key} value"),
+                        key,
+                    };
+                    let mut rows: Vec<_> = (1..).zip(keys).map(row).collect();
+                    rows.retain(|row| !blocked.contains(aggregate(&row.key)));
+                    Outcome::Claimed(lease, rows)
+                }
+            };
+            Event::Committed(outcome)
+        }
+
+        fn step(&mut self, event: Event, now: u64) -> Option<Effect> {
+            let is_waiting = matches!(self.last, Effect::Wait { .. });
+            if event == Event::Notified {
+                (self.pause, self.is_notified) = (None, true);
+            }
+            self.last = match event {
+                Event::Wake | Event::Notified if !is_waiting => return None,
+                Event::RolledBack => self.wait(now),
+                Event::Committed(Outcome::NothingToClaim)
+                    if !self.is_notified =>
+                {
+                    self.wait(now)
+                }
+                Event::Committed(Outcome::Claimed(lease, rows)) => {
+                    (self.pause, self.lease) = (None, lease);
+                    (self.rows, self.published) = (rows.into(), Vec::new());
+                    self.publish(now)
+                }
+                Event::Published => {
+                    let key = self.rows.pop_front().unwrap().key;
+                    self.backoffs.remove(aggregate(&key));
+                    self.published.push(key);
+                    self.publish(now)
+                }
+                Event::PublishFailed => {
+                    let key = self.rows.pop_front().unwrap().key;
+                    let name = aggregate(&key);
+                    self.rows.retain(|row| aggregate(&row.key) != name);
+                    let last = self.backoffs.get(name).map(|last| last.0);
+                    let backoff = self.config.backoff_ms.after(last);
+                    let end = now + backoff;
+                    self.backoffs.insert(name.to_owned(), (backoff, end));
+                    self.publish(now)
+                }
+                _ => self.claim(now),
+            };
+            Some(self.last.clone())
+        }
+
+        fn wait(&mut self, now: u64) -> Effect {
+            let pause = self.config.pause_ms.after(self.pause);
+            self.pause = Some(pause);
+            Effect::Wait { until_ms: now + pause }
+        }
+
+        fn claim(&mut self, now: u64) -> Effect {
+            (self.claimed_at, self.is_notified) = (now, false);
+            let mut backoffs = self.backoffs.clone();
+            backoffs.retain(|_, (_, end)| now < *end);
+            let blocked = backoffs.into_keys().collect();
+            let Config { buckets, batch, lease_ms, .. } = self.config;
+            Effect::Transact(Command::Claim {
+                buckets,
+                batch,
+                lease_ms,
+                blocked,
+            })
+        }
+
+        fn publish(&mut self, now: u64) -> Effect {
+            let end = self.claimed_at.saturating_add(self.config.lease_ms);
+            if let Some(row) = self.rows.front()
+                && now + self.config.publish_timeout_ms < end
+            {
+                Effect::Publish(row.clone())
+            } else if now < end {
+                let mut published = mem::take(&mut self.published);
+                published.sort_unstable();
+                let lease = self.lease;
+                Effect::Transact(Command::Finish { lease, published })
+            } else {
+                self.claim(now)
+            }
         }
     }
 }
