@@ -17,11 +17,11 @@
 //! lease is a fence: after a takeover, the former owner deletes and releases
 //! nothing.
 //!
-//! *Cost.* At least once: what was published without a delete is published
+//! *Cost.* At least once: a row that is published and not deleted is published
 //! again, and a repetition may arrive after later rows. A poller that is killed
 //! blocks its bucket until the lease ends. A bucket is not faster than one
-//! poller. An idle poller asks the database again and again, and a message waits
-//! for the next question.
+//! poller. An idle poller queries the database again and again, and a message
+//! waits for the next query.
 //!
 //! ```
 //! use week08::money::simulated::Database;
@@ -95,7 +95,7 @@ pub struct Poller {
     lease: Option<Lease>,
     /// When the last claim was sent.
     claimed_at: u64,
-    /// The rows that are not acknowledged. The first is published.
+    /// The rows that are not acknowledged. The first one is being published.
     unpublished: VecDeque<Row>,
     /// The keys of the rows that are acknowledged.
     published: Vec<String>,
@@ -168,7 +168,7 @@ pub enum Command {
 pub enum Outcome {
     /// A bucket is claimed, and these are its rows.
     Claimed(Lease, Vec<Row>),
-    /// There is no row, or the others are blocked or in buckets with a lease.
+    /// Each row, if there is one, is blocked or in a bucket with a lease.
     NothingToClaim,
     /// The rows are deleted, and the lease is released.
     Finished,
@@ -268,7 +268,8 @@ impl Poller {
                 Some(self.claim(now_ms))
             }
             Event::Committed(Outcome::NothingToClaim) => {
-                // Others may have published the rows that were not blocked.
+                // Another poller may have published the rows of an aggregate
+                // whose backoff has ended.
                 self.blocked.retain(|_, b| self.claimed_at < b.until);
                 Some(self.wait(now_ms))
             }
@@ -309,8 +310,8 @@ impl Poller {
         }
     }
 
-    /// Returns when the lease ends by the clock of the poller. It does not
-    /// count from the answer: for the database, the lease has begun earlier.
+    /// Returns when the lease ends by the clock of the poller. The time counts
+    /// from the claim: for the database, the lease begins before the answer.
     fn lease_end(&self) -> u64 {
         self.claimed_at.saturating_add(self.config.lease_ms)
     }

@@ -106,7 +106,7 @@ pub struct Poller {
     pause: Option<u64>,
     // What else does it have to remember?
     lease: Option<Lease>,
-    /// The rows that are not acknowledged. The first is published.
+    /// The rows that are not acknowledged. The first one is being published.
     unpublished: VecDeque<Row>,
     /// The keys of the rows that are acknowledged.
     published: Vec<String>,
@@ -173,7 +173,7 @@ pub enum Command {
 pub enum Outcome {
     /// A bucket is claimed, and these are its rows.
     Claimed(Lease, Vec<Row>),
-    /// There is no row, or the others are blocked or in buckets with a lease.
+    /// Each row, if there is one, is blocked or in a bucket with a lease.
     NothingToClaim,
     /// The rows are deleted, and the lease is released.
     Finished,

@@ -125,7 +125,7 @@ pub enum Command {
 pub enum Outcome {
     /// A bucket is claimed, and these are its rows.
     Claimed(Lease, Vec<Row>),
-    /// There is no row, or the others are blocked or in buckets with a lease.
+    /// Each row, if there is one, is blocked or in a bucket with a lease.
     NothingToClaim,
     /// The rows are deleted, and the lease is released.
     Finished,
