@@ -5,12 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::terminal::exits_soon;
-use crate::test_workbook::{CommandOutput, TestWorkbook};
-
-/// The answer without its limit, like the foil `no_limit`.
-const NO_LIMIT: &str = "
-    let doubled = 10_u64.saturating_mul(1_u64.checked_shl(n).unwrap_or(0));
-    doubled";
+use crate::test_workbook::{CommandOutput, NO_LIMIT, TestWorkbook};
 
 #[test]
 fn list_start_check_and_compare_show_the_state_of_an_exercise() {

@@ -8,6 +8,11 @@ use std::{env, fs, io};
 
 use tempfile::TempDir;
 
+/// The body of the answer without its limit, like the foil `no_limit`.
+pub(crate) const NO_LIMIT: &str = "
+    let doubled = 10_u64.saturating_mul(1_u64.checked_shl(n).unwrap_or(0));
+    doubled";
+
 /// A workbook with one week and two exercises, in a temporary folder.
 pub(crate) struct TestWorkbook {
     root: TempDir,

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::terminal::{Terminal, exits_soon, is_alive};
-use crate::test_workbook::TestWorkbook;
+use crate::test_workbook::{NO_LIMIT, TestWorkbook};
 
 const RIGHT: &str = "if n < 7 { 10 << n } else { 1000 }";
-const NO_LIMIT: &str = "10_u64 << n.min(12)";
 
 /// The body of an attempt that writes its process id to a file, and blocks until
 /// the file `go` exists.
