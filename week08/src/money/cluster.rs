@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 use std::hash::Hash;
 use std::num::NonZero;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Transfer;
 use super::explore::System;
@@ -159,7 +159,7 @@ pub struct Faults {
 pub struct Cluster<P: Process> {
     processes: Vec<P>,
     /// Each database is shared with earlier states until it changes.
-    databases: BTreeMap<Service, Rc<Database>>,
+    databases: BTreeMap<Service, Arc<Database>>,
     /// The messages of each receiver and key.
     queues: BTreeMap<(Id, u64), Vec<P::Message>>,
     /// Sorted, as their order has no meaning.
@@ -174,7 +174,7 @@ pub struct Cluster<P: Process> {
 }
 
 /// A change of a [`Cluster`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action<M> {
     /// A process performs its next effect.
     Perform(Id, Fate),
@@ -227,7 +227,7 @@ impl<P: Process> Cluster<P> {
         ];
         Self {
             processes,
-            databases: databases.map(|(s, d)| (s, Rc::new(d))).into(),
+            databases: databases.map(|(s, d)| (s, Arc::new(d))).into(),
             queues: BTreeMap::new(),
             calls: Vec::new(),
             acknowledged: BTreeMap::new(),
@@ -407,7 +407,7 @@ impl<P: Process> System for Cluster<P> {
                 let process = &mut self.processes[*id];
                 let database = self.databases.get_mut(&process.service());
                 let database = database.expect("each service has a database");
-                let database = Rc::make_mut(database);
+                let database = Arc::make_mut(database);
                 let output = process.perform(database, *fate);
                 self.push(output, *id);
             }
