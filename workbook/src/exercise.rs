@@ -133,11 +133,12 @@ impl Exercise {
     }
 
     /// Returns the example that shows it: `NAME.rs`, or `NAME/main.rs` if the
-    /// example has several files.
+    /// example has several files, or `NAME/src/main.rs` if it is a package.
     pub fn example(&self) -> PathBuf {
         let folder = self.in_week("examples").join(&self.spec.example);
-        let main = folder.join("main.rs");
-        if main.exists() { main } else { folder.with_extension("rs") }
+        let mains = ["main.rs", "src/main.rs"].map(|main| folder.join(main));
+        let main = mains.into_iter().find(|main| main.exists());
+        main.unwrap_or_else(|| folder.with_extension("rs"))
     }
 
     /// Returns its page of notes.

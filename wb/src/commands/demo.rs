@@ -17,6 +17,8 @@ struct Example {
     week: String,
     name: String,
     file: PathBuf,
+    /// The `Cargo.toml` of an example that is a package.
+    manifest: Option<PathBuf>,
 }
 
 /// Lists the examples, or runs the one with this name in place of this process.
@@ -44,11 +46,17 @@ fn examples(book: &Workbook) -> Vec<Example> {
             let name = path.file_stem()?.to_string_lossy().into_owned();
             let is_rust = path.extension() == Some(OsStr::new("rs"));
             // An example of several files is a folder with a `main.rs`.
-            let file = if is_rust { path } else { path.join("main.rs") };
-            file.exists().then(|| Example {
+            let mains = match is_rust {
+                true => vec![path.clone()],
+                false => vec![path.join("main.rs"), path.join("src/main.rs")],
+            };
+            let file = mains.into_iter().find(|main| main.exists())?;
+            let manifest = path.join("Cargo.toml");
+            Some(Example {
                 week: week.name.clone(),
                 name,
                 file,
+                manifest: manifest.exists().then_some(manifest),
             })
         }));
     }
@@ -114,9 +122,14 @@ fn find<'a>(examples: &'a [Example], name: &str) -> Result<&'a Example, Error> {
 /// Returns only if it cannot start.
 fn run(book: &Workbook, example: &Example, arguments: &[String]) -> Error {
     let mut command = compile::cargo(book);
-    command
-        .args(["run", "--package", &example.week, "--example", &example.name])
-        .arg("--")
-        .args(arguments);
+    command.arg("run");
+    match &example.manifest {
+        Some(manifest) => command.arg("--manifest-path").arg(manifest),
+        None => {
+            let (week, name) = (&example.week, &example.name);
+            command.args(["--package", week, "--example", name])
+        }
+    };
+    command.arg("--").args(arguments);
     Error::new(format!("cannot start cargo: {}", command.exec()))
 }
