@@ -1,0 +1,116 @@
+//! 28 mistakes that lose money, create money, or leave a transfer undone: which
+//! run shows each of them?
+//!
+//! ```console
+//! $ cargo wb demo lost_and_found
+//! $ cargo wb demo lost_and_found -- --foil commits_then_publishes
+//! $ cargo wb demo lost_and_found -- --matrix
+//! ```
+//!
+//! Each mistake is a foil of an exercise. A search visits all runs with no fault,
+//! then those with one fault (a crash, a repeated message, a lost call, a lost
+//! answer), then those with two.
+
+use std::error::Error;
+use std::fmt::Write;
+
+use clap::Parser;
+use lab::guess;
+use lost_and_found::{Damage, FOILS, Foil, Found, matrix};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Show only this foil.
+    #[arg(long, value_name = "NAME")]
+    foil: Option<String>,
+    /// Print what a crash at each step of a transfer repeats, in Markdown.
+    #[arg(long, conflicts_with = "foil")]
+    matrix: bool,
+}
+
+const WIDTH: usize = 80;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let Arguments { foil, matrix } = Arguments::parse();
+    if matrix {
+        print!("{}", matrix::markdown());
+        return Ok(());
+    }
+    foil.map_or_else(all, |name| one(&name))
+}
+
+fn one(name: &str) -> Result<(), Box<dyn Error>> {
+    let Some(foil) = FOILS.iter().find(|foil| foil.name == name) else {
+        let names: Vec<_> = FOILS.iter().map(|foil| foil.name).collect();
+        let names = names.join(", ");
+        return Err(format!("no foil has this name. The names: {names}").into());
+    };
+    show(foil, &find(foil)?);
+    Ok(())
+}
+
+fn all() -> Result<(), Box<dyn Error>> {
+    println!(
+        "{} answers with one mistake each. A message or request `1000 1 1 2 1` \
+         has the\nsecond, the id, both accounts and the cents.\n",
+        FOILS.len()
+    );
+    let guess = guess::ask(
+        "How many of them go wrong without any fault: no crash, no repeated \
+         message, no\nlost call?",
+    )?;
+    println!();
+    let (mut damages, mut unprovoked) = (Vec::new(), 0);
+    for foil in FOILS {
+        let found = find(foil)?;
+        show(foil, &found);
+        damages.push(found.damage().ok_or("the violation is unknown")?);
+        unprovoked += usize::from(found.faults == 0);
+    }
+    let count = |damage| damages.iter().filter(|d| **d == damage).count();
+    println!(
+        "{} mistakes: {} lose money, {} create money, {} leave a transfer undone.\
+         \n{unprovoked} of them go wrong without any fault.{}",
+        damages.len(),
+        count(Damage::Lost),
+        count(Damage::Created),
+        count(Damage::Stuck),
+        guess::remark(guess.as_deref(), unprovoked)
+    );
+    Ok(())
+}
+
+fn find(foil: &Foil) -> Result<Found, String> {
+    let Foil { exercise, name, .. } = foil;
+    let missing = || format!("no run shows the foil {name} of {exercise}");
+    foil.find().ok_or_else(missing)
+}
+
+fn show(foil: &Foil, found: &Found) {
+    let Foil { exercise, name, lesson, .. } = foil;
+    let name = name.replace('_', " ");
+    let faults = match found.faults {
+        0 => "no fault".to_owned(),
+        1 => "1 fault".to_owned(),
+        number => format!("{number} faults"),
+    };
+    println!("== {exercise}: {name} ({faults})\n");
+    println!("{}\n\n{}", wrapped(lesson), found.counterexample);
+}
+
+fn wrapped(text: &str) -> String {
+    let (mut lines, mut column) = (String::new(), 0);
+    for word in text.split_whitespace() {
+        let width = word.chars().count();
+        if column > 0 && column + 1 + width > WIDTH {
+            lines.push('\n');
+            column = 0;
+        } else if column > 0 {
+            lines.push(' ');
+            column += 1;
+        }
+        let _ = write!(lines, "{word}");
+        column += width;
+    }
+    lines
+}
