@@ -15,6 +15,7 @@ mod cluster;
 mod half_message;
 #[path = "../../tests/grade/pipeline.rs"]
 mod pipeline;
+mod size;
 
 use std::error::Error;
 use std::fmt;
@@ -22,9 +23,8 @@ use std::fmt;
 use clap::{Parser, ValueEnum};
 use fastrand::Rng;
 use lab::guess;
-use week08::money::cluster::{
-    Action, Cluster, FROM, Faults, Process, Service, TO,
-};
+use size::{ATTEMPTS, BALANCE, FAULTS, MAX_ACTIONS, MAX_CHECKS, TRANSFERS};
+use week08::money::cluster::{Action, Cluster, FROM, Process, Service, TO};
 use week08::money::explore::{System, run_at_random};
 
 #[derive(Parser)]
@@ -57,20 +57,8 @@ struct Counts {
     received: u32,
 }
 
-/// The transfers of 1, 10, 100, … cents.
-const TRANSFERS: u32 = 5;
-
-const FAULTS: Faults =
-    Faults { crashes: 5, repeats: 4, losses: 3, failures: 4 };
-
-/// The balance of the payment service at the beginning.
-const BALANCE: i64 = 1_000_000;
-
 /// The number of runs after the run that is shown.
 const RUNS: u64 = 1_000;
-
-/// The most actions of a run: a longer one would never end.
-const MAX_ACTIONS: usize = 10_000;
 
 /// The width of a line's text.
 const WIDTH: usize = 62;
@@ -85,8 +73,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             let setup = half_message::Setup {
                 transfers: TRANSFERS,
                 balance: BALANCE,
-                attempts: 9,
-                max_checks: 9,
+                attempts: ATTEMPTS,
+                max_checks: MAX_CHECKS,
                 retries: 0,
                 must_complete: false,
             };
