@@ -256,6 +256,12 @@ impl<P: Process> Cluster<P> {
         &self.databases[&service]
     }
 
+    /// Returns the database of a service, for what happens outside of the
+    /// processes.
+    pub fn database_mut(&mut self, service: Service) -> &mut Database {
+        Arc::make_mut(self.databases.entry(service).or_default())
+    }
+
     /// Returns how often each transfer was debited and credited.
     fn counts(&self) -> Vec<[i64; 2]> {
         let balance = |service, account| {
