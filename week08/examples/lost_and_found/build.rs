@@ -19,6 +19,14 @@ const EXERCISES: [(&str, &str); 5] = [
     ("callback", "callback/world.rs"),
 ];
 
+/// Foils that show when an operator deletes rows, or sends a message again.
+const OPERATED: [&str; 4] = [
+    "uses_the_text_as_key",
+    "cleans_without_a_horizon",
+    "lets_the_horizon_fall",
+    "deletes_rows_at_the_horizon",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let package = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let book = Workbook::around(&package)?;
@@ -51,7 +59,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         write!(modules, "pub mod {name} {{\npub mod answer {{\n")?;
         write!(modules, "pub(crate) use week08::{name} as subject;\n{rest}")?;
         for (foil, spec) in &exercise.spec.foils {
-            if !spec.caught_by.iter().any(|test| searches(test)) {
+            let is_found = spec.caught_by.iter().any(|test| searches(test));
+            if !is_found && !OPERATED.contains(&foil.as_str()) {
                 continue;
             }
             let file = foil_file(&out, exercise, foil, spec)?;

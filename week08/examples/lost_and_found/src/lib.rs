@@ -114,10 +114,34 @@ impl Foil {
                 let length = run.trace.len() + setup.faults.failures as usize;
                 Some((length, run))
             });
-            let (_, counterexample) = wrong.min_by_key(|(length, _)| *length)?;
+            let (_, counterexample) =
+                wrong.min_by_key(|(length, _)| *length)?;
             Some(Found { faults, counterexample })
         })
     }
+}
+
+/// Counts what the runs do.
+///
+/// # Errors
+///
+/// Returns a violation whose damage is not known.
+pub fn summary(all: &[Found]) -> Result<String, String> {
+    let damage = |found: &Found| {
+        let violation = &found.counterexample.violation;
+        found.damage().ok_or_else(|| violation.clone())
+    };
+    let damages: Vec<_> = all.iter().map(damage).collect::<Result<_, _>>()?;
+    let count = |damage| damages.iter().filter(|d| **d == damage).count();
+    let unprovoked = all.iter().filter(|found| found.faults == 0).count();
+    Ok(format!(
+        "{} mistakes: {} lose money, {} create money, {} leave a transfer \
+         undone.\n{unprovoked} of them go wrong without any fault.",
+        all.len(),
+        count(Damage::Lost),
+        count(Damage::Created),
+        count(Damage::Stuck),
+    ))
 }
 
 impl Found {

@@ -1,5 +1,5 @@
-//! 28 mistakes that lose money, create money, or leave a transfer undone: which
-//! run shows each of them?
+//! Which run shows each mistake that loses money, creates money, or leaves a
+//! transfer undone?
 //!
 //! ```console
 //! $ cargo wb demo lost_and_found
@@ -16,7 +16,7 @@ use std::fmt::Write;
 
 use clap::Parser;
 use lab::guess;
-use lost_and_found::{Damage, FOILS, Foil, Found, matrix};
+use lost_and_found::{FOILS, Foil, Found, matrix, summary};
 
 #[derive(Parser)]
 struct Arguments {
@@ -60,23 +60,15 @@ fn all() -> Result<(), Box<dyn Error>> {
          message, no\nlost call?",
     )?;
     println!();
-    let (mut damages, mut unprovoked) = (Vec::new(), 0);
+    let mut all = Vec::new();
     for foil in FOILS {
         let found = find(foil)?;
         show(foil, &found);
-        damages.push(found.damage().ok_or("the violation is unknown")?);
-        unprovoked += usize::from(found.faults == 0);
+        all.push(found);
     }
-    let count = |damage| damages.iter().filter(|d| **d == damage).count();
-    println!(
-        "{} mistakes: {} lose money, {} create money, {} leave a transfer undone.\
-         \n{unprovoked} of them go wrong without any fault.{}",
-        damages.len(),
-        count(Damage::Lost),
-        count(Damage::Created),
-        count(Damage::Stuck),
-        guess::remark(guess.as_deref(), unprovoked)
-    );
+    let unprovoked = all.iter().filter(|found| found.faults == 0).count();
+    let remark = guess::remark(guess.as_deref(), unprovoked);
+    println!("{}{remark}", summary(&all)?);
     Ok(())
 }
 

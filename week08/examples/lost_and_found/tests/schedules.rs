@@ -47,8 +47,9 @@ fn run(seeds: u64, pattern: &str, start: &impl Machine) {
             let run = run_at_random(start.clone(), size::MAX_ACTIONS, choose);
             if let Err(found) = run {
                 panic!(
-                    "{found}\n`cargo run -p week08 --example transfer -- \
-                     --pattern {pattern} --chaos {seed}` shows this run"
+                    "{pattern}, seed {seed}: {found}\n`cargo wb demo transfer -- \
+                     --pattern {pattern} --chaos {seed}` shows the runs of \
+                     outbox, half and tcc"
                 );
             }
         }

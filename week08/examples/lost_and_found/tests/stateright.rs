@@ -114,11 +114,17 @@ fn an_outbox_and_an_inbox_lose_no_money_in_two_crashes() {
 }
 
 #[test]
+fn an_inbox_credits_once_despite_clean_ups_and_repeated_messages() {
+    let faults = Faults { crashes: 1, repeats: 1, losses: 0, failures: 0 };
+    check(machines::inbox::answer::system(Setup { faults, ..ONE }));
+}
+
+#[test]
 fn half_messages_lose_no_money_in_two_crashes() {
     check(machines::half_message::answer::system(TWO));
 }
 
-// Two transfers and two crashes have more than 500,000 states.
+// Two transfers and two crashes have more than 100,000 states.
 #[test]
 fn tcc_loses_no_money_in_two_crashes() {
     check(machines::tcc::answer::system(with(1, 2)));
