@@ -2,7 +2,6 @@
 //! the transfer ends.
 
 use std::fmt::{self, Write};
-use std::iter;
 
 use week08::money::cluster::{
     Action, Cluster, FROM, Fate, Faults, Process, Service, TO,
@@ -102,33 +101,25 @@ fn outcomes(all: impl IntoIterator<Item = &'static str>) -> String {
 
 fn rows<P: Process>(start: &Cluster<P>) -> Vec<Row> {
     let whole = Run::of(start.clone());
-    let run = iter::successors(Some(start.clone()), |state| {
-        let mut next = state.clone();
-        next.perform(&next_action(state)?);
-        Some(next)
-    });
+    let settle = |mut state: Cluster<P>, crash, done: &Run| {
+        state.perform(&Action::Crash(crash));
+        let rest = Run::of(state);
+        let repeated = done.and(&rest).beyond(&whole);
+        Settled { repeated, outcome: rest.outcome, actions: rest.actions }
+    };
+    let (mut state, mut done) = (start.clone(), Run::default());
     let mut rows = Vec::new();
-    let mut done = Run::default();
-    for state in run {
-        let Some(action) = next_action(&state) else { break };
-        let Action::Perform(id, _) = action else {
-            done.add(&state, &action);
-            continue;
-        };
-        let crash = Action::Crash(id);
-        let settle = |mut state: Cluster<P>, done: &Run| {
-            state.perform(&crash);
-            let rest = Run::of(state);
-            let repeated = done.and(&rest).beyond(&whole);
-            let Run { actions, outcome, .. } = rest;
-            Settled { repeated, outcome, actions }
-        };
-        let before = settle(state.clone(), &done);
+    while let Some(action) = next_action(&state) {
+        let (before, done_before) = (state.clone(), done);
         done.add(&state, &action);
-        let mut next = state.clone();
-        next.perform(&action);
-        let effect = state.describe(&action);
-        rows.push(Row { effect, before, after: settle(next, &done) });
+        state.perform(&action);
+        if let Action::Perform(id, _) = action {
+            rows.push(Row {
+                effect: before.describe(&action),
+                before: settle(before, id, &done_before),
+                after: settle(state.clone(), id, &done),
+            });
+        }
     }
     rows
 }
@@ -155,8 +146,9 @@ impl Run {
             run.add(&state, &action);
             state.perform(&action);
         }
+        let is_right = state.check().and(state.check_settled()).is_ok();
         run.outcome = match sums(&state) {
-            _ if state.check_settled().is_err() => "WRONG",
+            _ if !is_right => "WRONG",
             [_, 0] => "not made",
             _ => "credited once",
         };
@@ -175,6 +167,7 @@ impl Run {
         let effect = state.describe(action);
         let has = |text: &str| effect.contains(text);
         let Repeated { debits, messages, calls, credits } = &mut self.counts;
+        // The texts of all three patterns.
         let is_credit = has("Transact(Credit") || has("commits confirm credit");
         *debits +=
             usize::from(has("Transact(Debit") || has("commits try debit"));
