@@ -15,13 +15,14 @@ use std::error::Error;
 use std::fmt::Write;
 
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use lab::guess;
 use lost_and_found::{FOILS, Foil, Found, matrix, summary};
 
 #[derive(Parser)]
 struct Arguments {
     /// Show only this foil.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = names())]
     foil: Option<String>,
     /// Print what a crash at each step of a transfer repeats, in Markdown.
     #[arg(long, conflicts_with = "foil")]
@@ -39,12 +40,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     foil.map_or_else(all, |name| one(&name))
 }
 
+fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(FOILS.iter().map(|foil| foil.name))
+}
+
 fn one(name: &str) -> Result<(), Box<dyn Error>> {
-    let Some(foil) = FOILS.iter().find(|foil| foil.name == name) else {
-        let names: Vec<_> = FOILS.iter().map(|foil| foil.name).collect();
-        let names = names.join(", ");
-        return Err(format!("no foil has this name. The names: {names}").into());
-    };
+    let foil = FOILS.iter().find(|foil| foil.name == name);
+    let foil = foil.ok_or("no foil has this name")?;
     show(foil, &find(foil)?);
     Ok(())
 }
