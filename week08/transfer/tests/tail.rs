@@ -1,0 +1,345 @@
+//! Transaction log tailing on a real server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lab::servers::Postgres;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
+use rdkafka::mocking::MockCluster;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use week08::money::{Table, Tx as _};
+use week08::poller::aggregate;
+use week08::tailer::{self, Lag, Message};
+use week08_transfer::sql::Ledger;
+use week08_transfer::tail::kafka::Kafka;
+use week08_transfer::tail::{Config, Publisher, TailError, run};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A broker in memory.
+struct Memory {
+    /// The keys and values in the order of their arrival.
+    log: watch::Sender<Vec<(String, String)>>,
+    is_up: watch::Sender<bool>,
+    /// How many of the next messages fail after they are stored.
+    failures: AtomicU64,
+}
+
+impl Memory {
+    fn new() -> Arc<Self> {
+        let (log, is_up) = (watch::Sender::default(), watch::Sender::new(true));
+        Arc::new(Self { log, is_up, failures: AtomicU64::new(0) })
+    }
+
+    /// Waits until messages of so many different keys are stored.
+    async fn wait_for(&self, keys: usize) -> Vec<(String, String)> {
+        let mut log = self.log.subscribe();
+        let count = |log: &Vec<(String, String)>| {
+            log.iter().map(|(key, _)| key).collect::<BTreeSet<_>>().len()
+        };
+        let waited = timeout(DEADLINE, log.wait_for(|log| count(log) >= keys));
+        match waited.await {
+            Ok(log) => log.expect("the sender is here").clone(),
+            Err(_) => panic!(
+                "expected {keys} keys, seen {}",
+                count(&self.log.borrow())
+            ),
+        }
+    }
+}
+
+impl Publisher for Memory {
+    async fn publish(&self, message: Message) -> bool {
+        let mut is_up = self.is_up.subscribe();
+        let is_up = is_up.wait_for(|is_up| *is_up).await;
+        drop(is_up.expect("the sender is here"));
+        let entry = (message.key, message.value);
+        self.log.send_modify(|log| log.push(entry));
+        let one_less = |n: u64| n.checked_sub(1);
+        let (set, load) = (Ordering::SeqCst, Ordering::SeqCst);
+        self.failures.fetch_update(set, load, one_less).is_err()
+    }
+}
+
+/// A server with an outbox and a tailer.
+struct Setup {
+    server: Postgres,
+    ledger: Ledger,
+    broker: Arc<Memory>,
+}
+
+impl Setup {
+    async fn start() -> Self {
+        let server = Postgres::start_with(&[
+            "wal_level=logical",
+            "synchronous_commit=on",
+            "wal_sender_timeout=1s",
+        ]);
+        let server = server.expect("it starts");
+        let ledger = Ledger::connect(&server.url()).await.unwrap();
+        server.psql("CREATE TABLE other (value TEXT)").unwrap();
+        Self { server, ledger, broker: Memory::new() }
+    }
+
+    fn tail(&self) -> (Tailing, watch::Receiver<Option<Lag>>) {
+        let (reports, received) = watch::channel(None);
+        let config = Config {
+            url: self.server.url(),
+            slot: "outbox".to_owned(),
+            tailer: tailer::Config {
+                schema: "public".to_owned(),
+                table: "outbox".to_owned(),
+                max_unacknowledged: 8.try_into().unwrap(),
+                retry_ms: 10,
+                status_interval_ms: 100,
+                lag_limit: 1_000_000,
+            },
+            tick: Duration::from_millis(10),
+            probe: Duration::from_millis(20),
+            reports,
+        };
+        let (broker, shutdown) =
+            (self.broker.clone(), CancellationToken::new());
+        let token = shutdown.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let ended = run(config.clone(), &*broker, token.clone()).await;
+                match ended {
+                    // The slot is still in use by the last reader.
+                    Err(TailError::Replication(error))
+                        if error.to_string().contains("is active") =>
+                    {
+                        tokio::task::yield_now().await;
+                    }
+                    ended => return ended,
+                }
+            }
+        });
+        (Tailing { shutdown, task }, received)
+    }
+
+    /// Inserts messages in one transaction.
+    async fn insert(&self, keys: &[&str]) {
+        let insert = async |tx: &mut week08_transfer::sql::SqlTx| {
+            for key in keys {
+                tx.insert(Table::Outbox, key, &format!("value of {key}"))
+                    .await?;
+            }
+            Ok::<_, sqlx::Error>(())
+        };
+        self.ledger.transaction(insert).await.unwrap();
+    }
+
+    /// Waits until a query returns `t`.
+    async fn wait_until(&self, query: &str) {
+        let wait = async {
+            while self.server.psql(query).unwrap().trim() != "t" {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = timeout(DEADLINE, wait).await;
+        assert!(waited.is_ok(), "expected a row `t` of {query}");
+    }
+
+    async fn wait_until_connected(&self) {
+        self.wait_until("SELECT count(*) = 1 FROM pg_stat_replication").await;
+    }
+}
+
+struct Tailing {
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), TailError>>,
+}
+
+impl Tailing {
+    async fn stop(self) {
+        self.shutdown.cancel();
+        let ended = timeout(DEADLINE, self.task).await;
+        ended.expect("it ends").expect("no panic").expect("no error");
+    }
+}
+
+fn keys_of(log: &[(String, String)], name: &str) -> Vec<String> {
+    let keys = log.iter().map(|(key, _)| key);
+    keys.filter(|key| aggregate(key) == name).cloned().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs postgres"]
+async fn commits_are_published_once_in_order() {
+    let setup = Arc::new(Setup::start().await);
+    let (tailing, _reports) = setup.tail();
+    setup.wait_until_connected().await;
+    let mut tasks = JoinSet::new();
+    for name in ["a", "b", "c"] {
+        let setup = Arc::clone(&setup);
+        tasks.spawn(async move {
+            for number in (0..40).step_by(2) {
+                let keys = [number, number + 1].map(|n| format!("{name}/{n}"));
+                setup.insert(&keys.each_ref().map(|key| &**key)).await;
+                let failed = setup.ledger.transaction(async |tx| {
+                    let key = format!("{name}/rolled back {number}");
+                    tx.insert(Table::Outbox, &key, "").await?;
+                    tx.delete(Table::Outbox, &keys[0]).await?;
+                    Err::<(), _>(sqlx::Error::RowNotFound)
+                });
+                assert!(failed.await.is_err());
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+    // Deleted in its transaction, emptied, and too long for a row.
+    let long = "long ".repeat(20_000);
+    let deleted = setup.ledger.transaction(async |tx| {
+        tx.insert(Table::Outbox, "d/1", &long).await?;
+        tx.delete(Table::Outbox, "d/1").await
+    });
+    assert!(deleted.await.unwrap());
+    setup.server.psql("TRUNCATE outbox").unwrap();
+    setup.insert(&["d/2"]).await;
+
+    let log = setup.broker.wait_for(3 * 40 + 2).await;
+    for name in ["a", "b", "c"] {
+        let expected: Vec<_> = (0..40).map(|n| format!("{name}/{n}")).collect();
+        assert_eq!(keys_of(&log, name), expected);
+    }
+    assert_eq!(keys_of(&log, "d"), ["d/1", "d/2"]);
+    let values: BTreeMap<_, _> = log.into_iter().collect();
+    assert_eq!(values["d/1"], long);
+    assert_eq!(values["a/7"], "value of a/7");
+    tailing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs postgres"]
+async fn a_tailer_that_stops_or_dies_resumes_without_loss() {
+    let setup = Setup::start().await;
+    let mut expected = Vec::new();
+    for round in 0..6 {
+        let (tailing, _reports) = setup.tail();
+        setup.wait_until_connected().await;
+        setup.broker.failures.store(round % 3, Ordering::SeqCst);
+        for number in 0..5 {
+            // The second half is in flight or unread when the tailer ends.
+            setup.broker.is_up.send_replace(number < 3);
+            let keys = ["a", "b", "c", "a"].map(|name| {
+                let key = format!("{name}/{}", expected.len());
+                expected.push(key.clone());
+                key
+            });
+            setup.insert(&keys.each_ref().map(|key| &**key)).await;
+        }
+        if round % 2 == 0 {
+            tailing.stop().await;
+        } else {
+            tailing.task.abort();
+        }
+        setup.insert(&[&format!("a/{}", expected.len())]).await;
+        expected.push(format!("a/{}", expected.len()));
+        setup.broker.is_up.send_replace(true);
+    }
+    let (tailing, _reports) = setup.tail();
+    let log = setup.broker.wait_for(expected.len()).await;
+    let mut seen = BTreeSet::new();
+    let first: Vec<_> =
+        log.into_iter().filter(|(key, _)| seen.insert(key.clone())).collect();
+    for name in ["a", "b", "c"] {
+        let of_name = expected.iter().filter(|key| aggregate(key) == name);
+        let of_name: Vec<_> = of_name.cloned().collect();
+        assert_eq!(keys_of(&first, name), of_name, "first publications");
+    }
+    tailing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs postgres"]
+async fn the_slot_of_a_quiet_outbox_follows_a_busy_table() {
+    let setup = Setup::start().await;
+    let (tailing, _reports) = setup.tail();
+    setup.wait_until_connected().await;
+    for _ in 0..3 {
+        let end = setup.server.psql(
+            "INSERT INTO other SELECT repeat('x', 1000)
+                FROM generate_series(1, 3000);
+            SELECT pg_current_wal_lsn()",
+        );
+        let is_confirmed = format!(
+            "SELECT confirmed_flush_lsn >= '{}' FROM pg_replication_slots",
+            end.unwrap().trim()
+        );
+        setup.wait_until(&is_confirmed).await;
+    }
+    assert!(setup.broker.log.borrow().is_empty());
+    tailing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs postgres"]
+async fn a_broker_that_is_away_costs_a_report_and_no_connection() {
+    let setup = Setup::start().await;
+    let (tailing, mut reports) = setup.tail();
+    setup.wait_until_connected().await;
+    setup.broker.is_up.send_replace(false);
+    for number in 0..20 {
+        setup.insert(&[&format!("{number}/{number}")]).await;
+    }
+    setup
+        .server
+        .psql(
+            "INSERT INTO other SELECT repeat('x', 1000)
+            FROM generate_series(1, 3000)",
+        )
+        .unwrap();
+    let behind = |lag: &_| matches!(lag, Some(Lag::Behind(1_000_001..)));
+    let waited = timeout(DEADLINE, reports.wait_for(behind)).await;
+    waited.expect("a report").expect("the sender is here");
+    // Longer than the timeout of the server.
+    setup
+        .wait_until(
+            "SELECT now() > backend_start + '3 s' FROM pg_stat_replication",
+        )
+        .await;
+    setup.broker.is_up.send_replace(true);
+    let log = setup.broker.wait_for(20).await;
+    assert_eq!(log.len(), 20, "published once: {log:?}");
+    let caught_up = |lag: &_| matches!(lag, Some(Lag::CaughtUp(..=500_000)));
+    let waited = timeout(DEADLINE, reports.wait_for(caught_up)).await;
+    waited.expect("a report").expect("the sender is here");
+    tailing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_stores_the_messages_of_an_aggregate_in_order() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("transfers", 1, 1).unwrap();
+    let bootstrap = cluster.bootstrap_servers();
+    let kafka = Kafka::new(&bootstrap, "transfers", DEADLINE).unwrap();
+    for id in 0..3 {
+        let (key, value) = (format!("a/{id}"), format!("value {id}"));
+        assert!(kafka.publish(Message { id, key, value }).await);
+    }
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &bootstrap)
+        .set("group.id", "test")
+        .create()
+        .unwrap();
+    let mut partition = TopicPartitionList::new();
+    partition.add_partition_offset("transfers", 0, Offset::Beginning).unwrap();
+    consumer.assign(&partition).unwrap();
+    for id in 0..3 {
+        let record = consumer.poll(DEADLINE).expect("a record").unwrap();
+        assert_eq!(record.key(), Some(&b"a"[..]));
+        let value = format!("value {id}");
+        assert_eq!(record.payload(), Some(value.as_bytes()));
+    }
+}
