@@ -46,9 +46,10 @@
 //! - Each committed message is published, also after crashes. The first
 //!   publications of an aggregate are in the order of the log.
 //!
-//! Help: effects may be in any order. Each `Publish` is followed by one `Published`
-//! or `PublishFailed` with its id, at any time. Ids are unique, and no more is said
-//! about them. After a restart, the server sends all transactions again whose
+//! Help: `poller::aggregate` returns the aggregate of a key. Effects may be in any
+//! order. Each `Publish` is followed by one `Published` or `PublishFailed` with its
+//! id, at any time. A message has an id of its own, and the same one when it is
+//! published again. After a restart, the server sends all transactions again whose
 //! `commit_lsn` is not before the confirmed position. Keepalives come between
 //! transactions and, for a large one, before its `commit_lsn`.
 

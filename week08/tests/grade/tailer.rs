@@ -134,6 +134,18 @@ mod rows {
                 session.check_published(event, effects);
             });
         });
+        // No number of failures is enough to give up.
+        let mut session = Session::new(config(), 0, 0);
+        session.insert(&[1, 1], 5);
+        for _ in 0..130 {
+            for event in [session.fail(0), Some(Event::Tick)] {
+                let event = event.expect("a message is in flight");
+                let effects = session.step(event.clone());
+                session.check_published(&event, &effects);
+                session.now += config().retry_ms;
+            }
+        }
+        check(1, session.in_flight.len(), "messages in flight at the end");
     }
 }
 
@@ -372,7 +384,7 @@ mod session {
 
     #[test]
     fn a_lag_is_reported_while_the_input_is_stopped() {
-        for (start, limit) in [(0, 0), (0, 500), (1 << 40, 1 << 30)] {
+        for (start, limit) in [(0, 0), (0, 500), (1 << 40, 1 << 50)] {
             let config = Config { lag_limit: limit, ..config() };
             let mut session = Session::new(config, start, 0);
             for ahead in [limit / 2, limit - limit / 2, 1] {
@@ -601,7 +613,8 @@ struct Schedule {
     config: Config,
     start: u64,
     now: u64,
-    ops: Vec<Op>,
+    /// What happens, and the time since the last event.
+    ops: Vec<(Op, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -611,7 +624,7 @@ enum Op {
     LogEnd(u64, u64),
     Acknowledge(usize),
     Fail(usize),
-    Tick(u64),
+    Tick,
 }
 
 fn schedule(has_failures: bool) -> impl Strategy<Value = Schedule> {
@@ -623,11 +636,14 @@ fn schedule(has_failures: bool) -> impl Strategy<Value = Schedule> {
         1 => (0..900_u64, back()).prop_map(|(a, b)| Op::LogEnd(a, b)),
         8 => (0..20_usize).prop_map(Op::Acknowledge),
         u32::from(has_failures) * 2 => (0..20_usize).prop_map(Op::Fail),
-        3 => (0..60_u64).prop_map(Op::Tick),
+        3 => Just(Op::Tick),
     ];
-    let limits = (1..20_usize, 0..120_u64, 0..120_u64);
+    let time =
+        || prop_oneof![8 => 0..120_u64, 1 => Just(0), 1 => Just(u64::MAX)];
+    let limits = (1..20_usize, time(), time());
     let lag = prop_oneof![0..9_u64, 50..900_u64, Just(u64::MAX)];
     let start = (extreme(), extreme());
+    let op = (op, prop_oneof![Just(0), 0..40_u64]);
     (limits, lag, start, vec(op, 0..60)).prop_map(
         |(
             (most, retry_ms, status_interval_ms),
@@ -655,7 +671,8 @@ fn extreme() -> impl Strategy<Value = u64> {
 impl Schedule {
     fn run(self, mut check: impl FnMut(&Session, &Event, &[Effect])) {
         let mut session = Session::new(self.config, self.start, self.now);
-        for op in self.ops {
+        for (op, ms) in self.ops {
+            session.now += ms;
             let event = match op {
                 Op::Insert(names, gap) => {
                     let (event, effects) = session.insert(&names, gap);
@@ -676,15 +693,10 @@ impl Schedule {
                     event
                 }
                 Op::Fail(index) => {
-                    let Some(message) = session.take(index) else { continue };
-                    let failed = State::Failed(session.now);
-                    session.set(&message, failed);
-                    Event::PublishFailed(message.id)
+                    let Some(event) = session.fail(index) else { continue };
+                    event
                 }
-                Op::Tick(ms) => {
-                    session.now += ms;
-                    Event::Tick
-                }
+                Op::Tick => Event::Tick,
             };
             let effects = session.step(event.clone());
             check(&session, &event, &effects);
@@ -713,6 +725,7 @@ struct Session {
     /// Positions, and the number of messages before them.
     received: Vec<(usize, u64)>,
     in_flight: Vec<Message>,
+    ids: BTreeMap<u64, usize>,
     /// The messages that the last step had to publish.
     expected: Vec<usize>,
 }
@@ -728,6 +741,7 @@ impl Session {
             messages: Vec::new(),
             received: Vec::new(),
             in_flight: Vec::new(),
+            ids: BTreeMap::new(),
             expected: Vec::new(),
         }
     }
@@ -755,6 +769,10 @@ impl Session {
         let first = self.messages.len();
         self.messages.extend(names.iter().map(|n| (*n, State::Waiting)));
         let rows = names.iter().zip(first..).map(|(name, number)| {
+            let name = match name {
+                0..4 => ["", "a", "a/b", "é"][usize::from(*name)],
+                _ => &name.to_string(),
+            };
             insert(&format!("{name}/{number}"), &number.to_string())
         });
         let event = self.transaction(rows.collect(), gap);
@@ -775,7 +793,9 @@ impl Session {
         let effects = effects.expect("all rows are good");
         for effect in &effects {
             if let Effect::Publish(message) = effect {
-                self.set(message, State::InFlight);
+                let number = self.set(message, State::InFlight);
+                let known = *self.ids.entry(message.id).or_insert(number);
+                check(known, number, "the message with an id");
                 self.in_flight.push(message.clone());
             }
         }
@@ -824,9 +844,16 @@ impl Session {
         Some(Event::Published(message.id))
     }
 
-    fn set(&mut self, message: &Message, state: State) {
+    fn fail(&mut self, index: usize) -> Option<Event> {
+        let message = self.take(index)?;
+        self.set(&message, State::Failed(self.now));
+        Some(Event::PublishFailed(message.id))
+    }
+
+    fn set(&mut self, message: &Message, state: State) -> usize {
         let number: usize = message.value.parse().expect("a number");
         self.messages[number].1 = state;
+        number
     }
 
     fn acknowledged(&self) -> usize {
