@@ -8,7 +8,7 @@
 //!   with the texts of the columns `key` and `value`, wherever these columns are.
 //!   All other changes are ignored. If one of the two columns is missing, or its
 //!   value is not a text, `step` returns `BadRow` with the `commit_lsn` of the
-//!   transaction. (Then the caller ends.)
+//!   transaction. After that, the caller makes no further call.
 //! - A message is published as soon as all earlier messages of its aggregate are
 //!   acknowledged. So one message of an aggregate is in flight at a time, and
 //!   those of other aggregates do not wait for it.

@@ -395,6 +395,9 @@ mod session {
                 let expected = if lag > limit { vec![report] } else { vec![] };
                 let what = format_args!("a lag of {lag}, limit {limit}");
                 check(expected, effects, what);
+                // The log does not become shorter.
+                let effects = session.step(Event::LogEnd(Lsn(start)));
+                check(vec![], effects, "an earlier end of the log");
             }
         }
     }

@@ -12,8 +12,8 @@
 //! dropped future, the next call publishes what is not confirmed.
 //!
 //! *Cost.* Messages that were acknowledged shortly before the end may be
-//! published again. While [`run`] ends, the old connection may still hold the
-//! slot, so that the next call fails: try again after a pause.
+//! published again. The server may need a moment to see that a connection has
+//! ended, and refuses the next one: see [`TailError::is_slot_in_use`].
 
 pub mod kafka;
 
@@ -78,6 +78,17 @@ pub enum TailError {
     /// The outbox has a row that is no message. A person has to decide.
     #[error("failed to read the outbox")]
     BadRow(#[from] BadRow),
+}
+
+impl TailError {
+    /// Returns whether the slot has another reader. It may be the connection of
+    /// an earlier [`run`], which the server has not ended yet.
+    #[must_use]
+    pub fn is_slot_in_use(&self) -> bool {
+        // `object_in_use`. The client has the code only in its text.
+        matches!(self, Self::Replication(PgWireError::Server(text))
+            if text.contains("55006"))
+    }
 }
 
 /// Publishes the messages of the outbox until `shutdown` is cancelled. Creates

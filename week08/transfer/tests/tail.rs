@@ -113,10 +113,7 @@ impl Setup {
             loop {
                 let ended = run(config.clone(), &*broker, token.clone()).await;
                 match ended {
-                    // The slot is still in use by the last reader.
-                    Err(TailError::Replication(error))
-                        if error.to_string().contains("is active") =>
-                    {
+                    Err(error) if error.is_slot_in_use() => {
                         tokio::task::yield_now().await;
                     }
                     ended => return ended,
