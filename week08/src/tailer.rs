@@ -78,8 +78,8 @@ pub struct Config {
     /// The longest time between two status updates. It is shorter than the
     /// `wal_sender_timeout` of the server.
     pub status_interval_ms: u64,
-    /// A greater lag, in bytes, is reported. It is a part of the server's
-    /// `max_slot_wal_keep_size`.
+    /// A greater lag, in bytes, is reported. The limit is much less than the
+    /// server's `max_slot_wal_keep_size`.
     pub lag_limit: u64,
 }
 
