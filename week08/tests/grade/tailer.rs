@@ -19,7 +19,8 @@ mod rows {
 
     #[test]
     fn the_inserts_of_the_outbox_are_published() {
-        let texts = || select(vec!["", "a", "a/1", "a/2", "é/'\"", "b//1"]);
+        let texts =
+            || select(vec!["", "a", "a/1", "a/2", "é/'\"", "b//1", " a/1\n"]);
         let table = select(vec!["outbox", "outbox2", "Outbox"]);
         let table = (select(vec!["public", "audit"]), table);
         let change = (0..8_u8, table, texts(), texts(), columns());
@@ -54,7 +55,7 @@ mod rows {
                 let all = all.iter().filter(|(k, _)| aggregate(k) == name);
                 all.cloned().collect::<Vec<_>>()
             };
-            for name in ["", "a", "é", "b/"] {
+            for name in ["", "a", "é", "b/", " a"] {
                 let what = format_args!("messages of aggregate {name:?}");
                 check(of(&expected, name), of(&seen, name), what);
             }
