@@ -14,6 +14,7 @@
 //! | [`inbox`] | Inbox: an idempotent consumer | A queue delivers a message again. How is its transfer credited exactly once, and when may its row be deleted? |
 //! | [`poller`] | Polling publisher | Three pollers share an outbox. How is a cancellation not published before its order, and no late row skipped? |
 //! | [`pgoutput`] | pgoutput: decode logical replication | PostgreSQL streams each committed change as bytes. How are they decoded, and what is surprising about them? |
+//! | [`tailer`] | Transaction log tailing | A process publishes the outbox from the database's log. When may it confirm a position, so that no message is lost and the disk does not fill up? |
 //! | [`half_message`] | Half messages: check back | A broker stores a message before it is visible, and the producer dies before the confirmation. What becomes of the message? |
 //! | [`tcc`] | TCC: try, confirm, cancel | Money is frozen for a transfer, and the other service says no, or says nothing. How is it freed exactly once? |
 //! | [`callback`] | Payment notifications: webhooks | A notification of a payment is lost, repeated, late or forged. How does each player get the item exactly once? |
@@ -41,6 +42,7 @@ pub mod segment;
 pub mod slab_classes;
 pub mod slab_lru;
 pub mod snowflake;
+pub mod tailer;
 pub mod tcc;
 
 mod model_checked;

@@ -14,4 +14,5 @@ mod segment;
 mod slab_classes;
 mod slab_lru;
 mod snowflake;
+mod tailer;
 mod tcc;

@@ -6,7 +6,9 @@
 //! | Module | What it does |
 //! |--------|--------------|
 //! | [`sql`] | A service's database: SQLite or Postgres |
+//! | [`tail`] | Publishes the outbox from the log of Postgres |
 
 #![forbid(unsafe_code)]
 
 pub mod sql;
+pub mod tail;
