@@ -1,7 +1,8 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, advance, sleep, timeout};
 use week08::levels::{Config, GetError, Levels, RemoteError};
 
@@ -43,6 +44,47 @@ mod reads {
                 }
             }
         });
+    }
+
+    #[test]
+    fn a_local_entry_is_a_hit_until_its_age_reaches_its_life() {
+        let lives = [1, 999_999, 1_000_001, 2_500_000, 8_000_000_300];
+        for case in 0..5 * 2 {
+            let [life, from_remote] = digits(case, [5, 2]);
+            let life = Duration::from_nanos(lives[life]);
+            run(async {
+                let world = World::new(1, &[("book", Some(7))]);
+                let mut config = config();
+                if from_remote == 1 {
+                    let end = Instant::now() + life;
+                    let entry = (vec![1, 0, 0, 0, 7], Some(end));
+                    world.lock().remote.insert("book".into(), entry);
+                    config.local_ttl = Duration::MAX;
+                } else {
+                    config.local_ttl = life;
+                }
+                let levels = world.process(config);
+                levels.channel_restored(filter(&KEYS));
+                let nano = Duration::from_nanos(1);
+                let mut seen = Vec::new();
+                for time in [Duration::ZERO, life - nano, nano] {
+                    advance(time).await;
+                    world.lock().calls.clear();
+                    let read = levels.get("book", 0.0).await;
+                    world.expect("book", Some(7), read);
+                    seen.push(world.lock().calls.is_empty());
+                }
+                assert_eq!(
+                    seen,
+                    [false, true, false],
+                    "whether a read was a local hit (left), expected (right): \
+                     a first read, a read when the entry is {:?} old, and a \
+                     read when it is {life:?} old. This is its life, by {}",
+                    life - nano,
+                    ["`local_ttl`", "`Stored::ttl`"][from_remote]
+                );
+            });
+        }
     }
 
     #[test]
@@ -394,14 +436,8 @@ mod invalidation {
 
     #[test]
     fn threads_that_read_and_invalidate_leave_no_old_value() {
-        let (row, met) = (Row::default(), AtomicU32::new(0));
+        let row = Row::default();
         let levels = Levels::new(config(), Empty, row.clone());
-        let keys: Vec<_> = (0..64).map(|i| i.to_string()).collect();
-        let rounds = 1_500;
-        let runtime = || {
-            let runtime = Builder::new_current_thread().enable_time().build();
-            runtime.unwrap()
-        };
         runtime().block_on(async {
             // On one thread first: a fill that has read the row.
             levels.channel_restored(filter(&["book"]));
@@ -418,7 +454,75 @@ mod invalidation {
                  after `on_invalidation`"
             );
         });
-        levels.channel_restored(filter(&keys));
+        // The hash of a long key takes long. So the threads also meet between two
+        // steps that should be one.
+        for (keys, len, rounds) in [(64, 0, 1_500), (8, 1 << 14, 40)] {
+            let keys: Vec<_> =
+                (0..keys).map(|i| format!("{i}{}", "_".repeat(len))).collect();
+            levels.channel_restored(filter(&keys));
+            race(&levels, &row, &keys, rounds);
+        }
+    }
+
+    #[test]
+    fn a_fill_that_ends_during_a_removal_is_not_stored() {
+        for round in 0..10 {
+            let row = SlowRow::default();
+            let gate = &row.gate;
+            let levels = Levels::new(config(), Empty, row.clone());
+            levels.channel_restored(filter(&["book"]));
+            let has_begun = AtomicBool::new(false);
+            let has_ended = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    runtime().block_on(async {
+                        let mut fill = Box::pin(levels.get("book", 0.0));
+                        let _ = poll_times(1, &mut fill);
+                        has_begun.store(true, SeqCst);
+                        Gate::wait(&gate.is_dropping, 20 * SECOND);
+                        drop(fill.await);
+                        gate.may_end.store(true, SeqCst);
+                        has_ended.store(true, SeqCst);
+                    });
+                });
+                Gate::wait(&has_begun, 20 * SECOND);
+                let seen = runtime().block_on(async {
+                    let mut second = Box::pin(levels.get("book", 0.0));
+                    // Stores its result, unless it shares the load.
+                    drop(poll_times(5, &mut second));
+                    row.value.store(1, SeqCst);
+                    gate.is_armed.store(true, SeqCst);
+                    levels.on_invalidation("book");
+                    gate.is_armed.store(false, SeqCst);
+                    gate.is_dropping.store(true, SeqCst);
+                    Gate::wait(&has_ended, 20 * SECOND);
+                    levels.get("book", 0.0).await
+                });
+                let seen = seen.ok().flatten().map(|slow| slow.value);
+                assert_eq!(
+                    seen,
+                    Some(1),
+                    "round {round}: `get` after `on_invalidation` (left), \
+                     expected (right). Another `get` of the key had loaded 0 \
+                     before 1 was written. It ended on another thread, while \
+                     `on_invalidation` dropped the value of the local entry"
+                );
+            });
+        }
+    }
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    /// Reads and invalidates `keys` on two threads at the same time.
+    fn race(
+        levels: &Levels<Empty, Row>,
+        row: &Row,
+        keys: &[String],
+        rounds: u32,
+    ) {
+        let met = AtomicU32::new(0);
         // Waits until both threads are here.
         let meet = |n: u32| {
             met.fetch_add(1, SeqCst);
@@ -471,10 +575,10 @@ mod invalidation {
                     (0..round % 64 * 8).for_each(|_| std::hint::spin_loop());
                     invalidate_all();
                     meet(3 * round + 3);
-                    for key in &keys {
+                    for (i, key) in keys.iter().enumerate() {
                         let seen = levels.get(key, 0.0).await;
                         if seen != Ok(Some(Price(value))) {
-                            old.get_or_insert((key, value, seen));
+                            old.get_or_insert((i, value, seen));
                         }
                     }
                     // The next fills are misses.
@@ -483,11 +587,14 @@ mod invalidation {
                 old
             });
             assert_eq!(
-                old, None,
-                "a key, its value, and the different result of `get` after \
-                 `on_invalidation` (left), expected no such result (right). \
-                 Another `get` ended at the same time as `on_invalidation`, on \
-                 another thread"
+                old,
+                None,
+                "the number of a key, its value, and the different result of \
+                 `get` after `on_invalidation` (left), expected no such result \
+                 (right). Another `get` ended at the same time as \
+                 `on_invalidation`, on another thread. The keys have {} bytes \
+                 or more",
+                keys[0].len()
             );
         });
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::future::{pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -79,6 +79,72 @@ impl Origin for Row {
         let value = self.0.load(SeqCst);
         wait(Duration::ZERO).await;
         Ok(Some(Price(value)))
+    }
+}
+
+/// A value whose drop can hold up the thread that drops it.
+#[derive(Clone)]
+pub(crate) struct Slow {
+    pub(crate) value: u32,
+    gate: Arc<Gate>,
+}
+
+/// A row with values of this type.
+#[derive(Clone, Default)]
+pub(crate) struct SlowRow {
+    pub(crate) value: Arc<AtomicU32>,
+    pub(crate) gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+pub(crate) struct Gate {
+    /// The next drop of a value is slow.
+    pub(crate) is_armed: AtomicBool,
+    /// A slow drop has begun, or will not come.
+    pub(crate) is_dropping: AtomicBool,
+    /// The slow drop may end.
+    pub(crate) may_end: AtomicBool,
+}
+
+impl Gate {
+    /// Waits until `flag` is set, or until `time` has passed.
+    pub(crate) fn wait(flag: &AtomicBool, time: Duration) {
+        let start = std::time::Instant::now();
+        while !flag.load(SeqCst) && start.elapsed() < time {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        if self.gate.is_armed.swap(false, SeqCst) {
+            self.gate.is_dropping.store(true, SeqCst);
+            // It does not come if the drop is under a lock that the other
+            // thread needs.
+            Gate::wait(&self.gate.may_end, 20 * MS);
+        }
+    }
+}
+
+impl Value for Slow {
+    fn encode(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn decode(_: &[u8]) -> Option<Self> {
+        None
+    }
+}
+
+impl Origin for SlowRow {
+    type Value = Slow;
+    type Error = Broken;
+
+    async fn load(&self, _: &str) -> Result<Option<Slow>, Broken> {
+        let value = self.value.load(SeqCst);
+        wait(Duration::ZERO).await;
+        Ok(Some(Slow { value, gate: Arc::clone(&self.gate) }))
     }
 }
 
