@@ -60,11 +60,10 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -73,6 +72,7 @@ use crate::model_checked::loom_atomics::{
     AtomicU64, Mutex, MutexGuard,
     Ordering::{Acquire, Relaxed, Release},
 };
+use crate::model_checked::shuttle_tasks::{Notify, spawn};
 
 /// Hands out ids from the ranges of a store. Share it in an `Arc`.
 #[derive(Debug)]
@@ -173,7 +173,7 @@ struct Shared<S: Store> {
     ids: DoubleBuffer,
     store: S,
     config: Config,
-    lease: StdMutex<Lease<S::Error>>,
+    lease: Mutex<Lease<S::Error>>,
     /// Wakes the callers that wait for an id.
     refilled: Notify,
 }
@@ -202,7 +202,7 @@ impl<S: Store> Segments<S> {
             ids: DoubleBuffer::new(),
             store,
             config,
-            lease: StdMutex::new(lease),
+            lease: Mutex::new(lease),
             refilled: Notify::new(),
         });
         Self { shared, stop: CancellationToken::new().drop_guard() }
@@ -249,7 +249,7 @@ impl<S: Store> Segments<S> {
             let refill = Refill { shared, is_done: false }.run();
             // A task of its own, since the caller may be dropped.
             let stop = self.stop.token().clone();
-            tokio::spawn(stop.run_until_cancelled_owned(refill));
+            spawn(stop.run_until_cancelled_owned(refill));
         }
         id
     }
@@ -311,7 +311,7 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    fn lease(&self) -> StdMutexGuard<'_, Lease<S::Error>> {
+    fn lease(&self) -> MutexGuard<'_, Lease<S::Error>> {
         self.lease.lock().expect("no code panics with the lock held")
     }
 }

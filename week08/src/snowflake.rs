@@ -46,11 +46,11 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::model_checked::loom_atomics::{AtomicU64, Ordering::Relaxed};
+use crate::model_checked::shuttle_tasks::{spawn, watch};
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = u64;
@@ -341,7 +341,7 @@ impl<R: Registry> Ids<R> {
         let holder =
             Holder { registry, config, clock: clock.clone(), state: sender };
         let hold = stop.clone().run_until_cancelled_owned(holder.hold());
-        tokio::spawn(hold);
+        spawn(hold);
         Self { state, config, clock, _stop: stop.drop_guard() }
     }
 

@@ -18,9 +18,11 @@
 //!   range, it returns `BadRange` with the range, and changes nothing. Every
 //!   other range is good, even if its size is not the step.
 //! - These rules hold for concurrent threads, and each thread gets its ids in
-//!   increasing order. Loom runs your `DoubleBuffer` in the last rung (group
-//!   of tests). So take its atomics and locks from
-//!   `crate::model_checked::loom_atomics`.
+//!   increasing order. In the last rung (group of tests), loom runs your
+//!   `DoubleBuffer`, and shuttle runs your `Segments`. So take atomics and
+//!   locks from `crate::model_checked::loom_atomics`. Take `spawn`, `Notify`
+//!   and the like from `crate::model_checked::shuttle_tasks`. Take timers from
+//!   tokio: under shuttle, they never fire.
 //! - *Step.* `adapt` doubles the step if the ids have lasted less than 15
 //!   minutes, halves it (rounded down) if they have lasted more than 30, and
 //!   keeps it otherwise. The result is at most `max_step` and at least
@@ -55,11 +57,10 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -68,6 +69,7 @@ use crate::model_checked::loom_atomics::{
     AtomicU64, Mutex, MutexGuard,
     Ordering::{Acquire, Relaxed, Release},
 };
+use crate::model_checked::shuttle_tasks::{Notify, spawn};
 
 /// Hands out ids from the ranges of a store. Share it in an `Arc`.
 #[derive(Debug)]
@@ -168,7 +170,7 @@ struct Shared<S: Store> {
     ids: DoubleBuffer,
     store: S,
     config: Config,
-    lease: StdMutex<Lease<S::Error>>,
+    lease: Mutex<Lease<S::Error>>,
     /// Wakes the callers that wait for an id.
     refilled: Notify,
 }
@@ -197,7 +199,7 @@ impl<S: Store> Segments<S> {
             ids: DoubleBuffer::new(),
             store,
             config,
-            lease: StdMutex::new(lease),
+            lease: Mutex::new(lease),
             refilled: Notify::new(),
         });
         Self { shared, stop: CancellationToken::new().drop_guard() }
@@ -227,7 +229,7 @@ impl<S: Store> Segments<S> {
             let refill = Refill { shared, is_done: false }.run();
             // A task of its own, since the caller may be dropped.
             let stop = self.stop.token().clone();
-            tokio::spawn(stop.run_until_cancelled_owned(refill));
+            spawn(stop.run_until_cancelled_owned(refill));
         }
         id
     }
@@ -274,7 +276,7 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    fn lease(&self) -> StdMutexGuard<'_, Lease<S::Error>> {
+    fn lease(&self) -> MutexGuard<'_, Lease<S::Error>> {
         self.lease.lock().expect("no code panics with the lock held")
     }
 }

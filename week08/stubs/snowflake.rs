@@ -20,8 +20,11 @@
 //!   An error changes nothing.
 //! - Concurrent calls return the same results as these calls, made one after
 //!   the other in some order. So no id repeats, and each thread gets increasing
-//!   ids. Loom runs your `Generator` in the last rung (group of tests). So take
-//!   its atomics and locks from `crate::model_checked::loom_atomics`.
+//!   ids. In the last rung (group of tests), loom runs your `Generator`, and
+//!   shuttle runs your `Ids`. So take atomics and locks from
+//!   `crate::model_checked::loom_atomics`. Take `spawn`, `watch` and the like
+//!   from `crate::model_checked::shuttle_tasks`. Take timers from tokio: under
+//!   shuttle, they never fire.
 //! - *Waits.* `Ids::next` returns an id at once if there is one. `Full` and
 //!   `ClockBack` say how long to wait (`retry_after`). If this time is at most
 //!   what is left of `max_wait` since the call began, `next` waits for this
@@ -72,11 +75,11 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::model_checked::loom_atomics::{AtomicU64, Ordering::Relaxed};
+use crate::model_checked::shuttle_tasks::{spawn, watch};
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = u64;
@@ -336,7 +339,7 @@ impl<R: Registry> Ids<R> {
         let holder =
             Holder { registry, config, clock: clock.clone(), state: sender };
         let hold = stop.clone().run_until_cancelled_owned(holder.hold());
-        tokio::spawn(hold);
+        spawn(hold);
         Self { state, config, clock, _stop: stop.drop_guard() }
     }
 

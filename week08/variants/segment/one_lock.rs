@@ -15,22 +15,22 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::{AbortHandle, yield_now};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::model_checked::loom_atomics::{Mutex, MutexGuard};
+use crate::model_checked::shuttle_tasks::{AbortHandle, spawn, watch};
 
 /// Hands out ids from the ranges of a store. Share it in an `Arc`.
 #[derive(Debug)]
 pub struct Segments<S: Store> {
     shared: Arc<Shared<S>>,
     /// The task of the latest refill.
-    task: StdMutex<Option<AbortHandle>>,
+    task: Mutex<Option<AbortHandle>>,
 }
 
 /// The row of the database.
@@ -119,7 +119,7 @@ struct Shared<S: Store> {
     ids: DoubleBuffer,
     store: S,
     config: Config,
-    lease: StdMutex<Lease<S::Error>>,
+    lease: Mutex<Lease<S::Error>>,
     /// Wakes the callers that wait for an id.
     refilled: watch::Sender<()>,
 }
@@ -148,10 +148,10 @@ impl<S: Store> Segments<S> {
             ids: DoubleBuffer::new(),
             store,
             config,
-            lease: StdMutex::new(lease),
-            refilled: watch::Sender::new(()),
+            lease: Mutex::new(lease),
+            refilled: watch::channel(()).0,
         });
-        Self { shared, task: StdMutex::default() }
+        Self { shared, task: Mutex::default() }
     }
 
     /// Returns the next id. Waits only if no id is left.
@@ -195,13 +195,13 @@ impl<S: Store> Segments<S> {
             let refill = Refill { shared, is_done: false }.run();
             // Locked first, so that the latest task is stored last.
             let mut task = self.task();
-            let spawned = tokio::spawn(refill);
+            let spawned = spawn(refill);
             *task = Some(spawned.abort_handle());
         }
         id
     }
 
-    fn task(&self) -> StdMutexGuard<'_, Option<AbortHandle>> {
+    fn task(&self) -> MutexGuard<'_, Option<AbortHandle>> {
         self.task.lock().expect("no code panics with the lock held")
     }
 }
@@ -269,7 +269,7 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    fn lease(&self) -> StdMutexGuard<'_, Lease<S::Error>> {
+    fn lease(&self) -> MutexGuard<'_, Lease<S::Error>> {
         self.lease.lock().expect("no code panics with the lock held")
     }
 }

@@ -13,12 +13,11 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::model_checked::loom_atomics::Mutex;
+use crate::model_checked::shuttle_tasks::{AbortHandle, Notify, spawn};
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = u64;
@@ -282,7 +281,7 @@ impl<R: Registry> Ids<R> {
         let answered = Notify::new();
         let shared = Shared { registry, config, clock, state, answered };
         let shared = Arc::new(shared);
-        let holder = tokio::spawn(Arc::clone(&shared).hold());
+        let holder = spawn(Arc::clone(&shared).hold());
         Self { shared, holder: holder.abort_handle() }
     }
 

@@ -1,13 +1,20 @@
-//! Models of `segment`. loom runs each one once for each interleaving of its
-//! threads and each value that a load can return.
+//! Models of `segment`. loom runs those of threads, once for each interleaving
+//! of the threads and each value that a load can return. shuttle runs those of
+//! tasks, in many random orders of their steps.
 
+use std::convert::Infallible;
 use std::ops::Range;
+use std::sync::Arc as StdArc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use loom::thread;
+use shuttle_tokio_impl::task::yield_now;
 
-use crate::common::explore;
+use crate::common::{explore, in_shuttle, shuffle};
 use crate::model_checked::loom_atomics::{Arc, AtomicUsize, Ordering::SeqCst};
-use crate::segment::DoubleBuffer;
+use crate::model_checked::shuttle_tasks::spawn;
+use crate::segment::{Config, DoubleBuffer, Segments, Store};
 
 fn put(buffer: &DoubleBuffer, range: Range<u64>) {
     assert!(buffer.claim_refill(), "no refill is due before {range:?}");
@@ -106,4 +113,46 @@ fn a_refill_has_one_owner_at_a_time_and_its_range_is_not_lost() {
         buffer.try_next();
         thread.join().expect("no panic");
     });
+}
+
+/// The row of a database, which answers after some steps of other tasks.
+struct Row(AtomicU64);
+
+impl Store for Row {
+    type Error = Infallible;
+
+    async fn lease(&self, step: u64) -> Result<Range<u64>, Infallible> {
+        yield_now().await;
+        let start = self.0.fetch_add(step, SeqCst);
+        Ok(start..start + step)
+    }
+}
+
+#[test]
+fn a_waiting_call_misses_no_range_that_arrives_meanwhile() {
+    for step in [1, 2] {
+        shuffle(move || async move {
+            let step = step.try_into().expect("not 0");
+            let time = Duration::from_secs(1);
+            let config = Config {
+                min_step: step,
+                max_step: step,
+                lease_timeout: time,
+                backoff: time,
+                max_wait: time,
+            };
+            let row = Row(AtomicU64::new(0));
+            let ids = StdArc::new(Segments::new(row, config));
+            let calls = [(); 3].map(|()| {
+                let ids = StdArc::clone(&ids);
+                spawn(async move { in_shuttle(ids.next()).await })
+            });
+            let mut seen = Vec::new();
+            for call in calls {
+                seen.push(call.await.expect("the call was not aborted"));
+            }
+            seen.sort_unstable_by_key(|id| id.clone().ok());
+            assert_eq!(seen, [Ok(0), Ok(1), Ok(2)], "ids of three calls");
+        });
+    }
 }

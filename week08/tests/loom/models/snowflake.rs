@@ -1,13 +1,20 @@
-//! Models of `snowflake`. loom runs each one once for each interleaving of its
-//! threads and each value that a load can return.
+//! Models of `snowflake`. loom runs those of threads, once for each interleaving
+//! of the threads and each value that a load can return. shuttle runs those of
+//! tasks, in many random orders of their steps.
 
+use std::sync::Arc as StdArc;
 use std::time::Duration;
 
 use loom::thread;
+use shuttle_tokio_impl::task::yield_now;
 
-use crate::common::explore;
+use crate::common::{explore, in_shuttle, shuffle};
 use crate::model_checked::loom_atomics::Arc;
-use crate::snowflake::{EPOCH, Generator, Refused, TOLERANCE};
+use crate::model_checked::shuttle_tasks::spawn;
+use crate::snowflake::{
+    Config, EPOCH, Generator, Grant, Ids, Millis, Refused, Registry, TOLERANCE,
+    Worker,
+};
 
 const NOW: u64 = 1_000;
 
@@ -86,4 +93,49 @@ fn concurrent_calls_return_the_results_of_some_order() {
     // The clock of one thread falls behind because of another one.
     check(id(NOW, 7), vec![vec![NOW; 2], vec![NOW + 5, NOW + 6]]);
     check(id(NOW, 4_094), vec![vec![NOW - 5, NOW], vec![NOW, NOW + 9]]);
+}
+
+/// A registry that leases a worker id after some steps of other tasks.
+struct Leases;
+
+impl Registry for Leases {
+    type Error = ();
+
+    async fn acquire(&self, _: Duration, _: Millis) -> Result<Grant, ()> {
+        yield_now().await;
+        let worker = Worker::new(17).expect("10 bits");
+        Ok(Grant { worker, token: 1, used_to: EPOCH })
+    }
+
+    async fn renew(
+        &self,
+        _: Grant,
+        _: Duration,
+        _: Millis,
+    ) -> Result<bool, ()> {
+        unreachable!("time stands still")
+    }
+}
+
+#[test]
+fn a_waiting_call_misses_no_lease_that_arrives_meanwhile() {
+    shuffle(async || {
+        let config = Config {
+            ttl: Duration::from_secs(9),
+            margin: Duration::from_secs(1),
+            max_wait: Duration::from_secs(1),
+        };
+        let clock = StdArc::new(|| EPOCH + NOW);
+        let ids = StdArc::new(Ids::new(Leases, config, clock));
+        let calls = [(); 2].map(|()| {
+            let ids = StdArc::clone(&ids);
+            spawn(async move { in_shuttle(ids.next()).await })
+        });
+        let mut seen = Vec::new();
+        for call in calls {
+            seen.push(call.await.expect("the call was not aborted"));
+        }
+        seen.sort_unstable_by_key(|id| id.clone().ok());
+        assert_eq!(seen, [Ok(id(NOW, 0)), Ok(id(NOW, 1))], "ids of two calls");
+    });
 }
