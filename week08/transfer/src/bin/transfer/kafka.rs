@@ -1,0 +1,87 @@
+//! The queue between the relay and the savings service.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::Result;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaResult;
+use rdkafka::message::Message as _;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::util::Timeout;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+/// The topic, and the number of its partitions.
+pub(crate) const TOPIC: (&str, i32) = ("transfers", 8);
+
+/// The messages of a partition that wait to be credited.
+const WAITING: usize = 100;
+
+/// Creates a producer, which connects in the background.
+pub(crate) fn producer(brokers: &str) -> KafkaResult<FutureProducer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        // The relay waits for each acknowledgment.
+        .set("linger.ms", "0")
+        .create()
+}
+
+/// Publishes a message, and returns whether Kafka has acknowledged it.
+pub(crate) async fn publish(
+    producer: &FutureProducer,
+    key: &str,
+    message: &str,
+) -> bool {
+    let record = FutureRecord::to(TOPIC.0).key(key).payload(message);
+    producer.send(record, Timeout::Never).await.is_ok()
+}
+
+/// Passes each message to `handle`, and acknowledges it afterwards. The
+/// partitions are handled at the same time, and the messages of a partition one
+/// after the other.
+pub(crate) async fn consume(
+    brokers: &str,
+    handle: impl AsyncFn(&str) + 'static,
+) -> Result<()> {
+    let consumer: StreamConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "savings")
+        .set("group.protocol", "consumer")
+        .set("auto.offset.reset", "earliest")
+        // The stored offsets are committed, and an offset is stored after the
+        // message is credited.
+        .set("enable.auto.offset.store", "false")
+        .set("auto.commit.interval.ms", "100")
+        // The mock cluster answers an empty fetch only after this time.
+        .set("fetch.wait.max.ms", "5")
+        .create()?;
+    consumer.subscribe(&[TOPIC.0])?;
+    let (consumer, handle) = (Rc::new(consumer), Rc::new(handle));
+    let mut partitions: HashMap<i32, mpsc::Sender<(i64, String)>> =
+        HashMap::new();
+    loop {
+        // The client connects again on its own.
+        let Ok(message) = consumer.recv().await else { continue };
+        let text = message.payload().unwrap_or_default();
+        let text = String::from_utf8_lossy(text).into_owned();
+        let number = message.partition();
+        let partition = partitions.entry(number).or_insert_with(|| {
+            let (sender, mut receiver) = mpsc::channel(WAITING);
+            let (consumer, handle) = (Rc::clone(&consumer), Rc::clone(&handle));
+            spawn_local(async move {
+                while let Some((offset, text)) = receiver.recv().await {
+                    let text: String = text;
+                    handle(&text).await;
+                    // It fails if the partition has another consumer now.
+                    let _ = consumer.store_offset(TOPIC.0, number, offset);
+                }
+            });
+            sender
+        });
+        partition.send((message.offset(), text)).await?;
+    }
+}

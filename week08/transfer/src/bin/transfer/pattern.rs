@@ -1,0 +1,88 @@
+//! The protocols, and the processes of each.
+
+use std::fmt;
+
+use clap::ValueEnum;
+
+/// A protocol between the services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pattern {
+    /// An outbox, a relay, Kafka, and an inbox.
+    Outbox,
+    /// Half messages in a broker, with check-backs, and an inbox.
+    Half,
+    /// Try, confirm, cancel.
+    Tcc,
+}
+
+/// A process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub(crate) enum Role {
+    /// Debits accounts.
+    Payment,
+    /// Credits accounts.
+    Savings,
+    /// Publishes the outbox of the payment service.
+    Relay,
+    /// Stores two-phase messages.
+    Broker,
+    /// Decides about the branches of TCC.
+    Coordinator,
+}
+
+impl Pattern {
+    /// Returns all processes.
+    pub(crate) fn roles(self) -> [Role; 3] {
+        let third = match self {
+            Self::Outbox => Role::Relay,
+            Self::Half => Role::Broker,
+            Self::Tcc => Role::Coordinator,
+        };
+        [Role::Payment, third, Role::Savings]
+    }
+
+    /// Returns the process that a client sends its request to.
+    pub(crate) fn entry(self) -> Role {
+        match self {
+            Self::Outbox | Self::Half => Role::Payment,
+            Self::Tcc => Role::Coordinator,
+        }
+    }
+
+    /// Returns the processes that are called.
+    pub(crate) fn servers(self) -> &'static [Role] {
+        match self {
+            Self::Outbox => &[Role::Payment],
+            Self::Half => &[Role::Payment, Role::Broker, Role::Savings],
+            Self::Tcc => &[Role::Payment, Role::Coordinator, Role::Savings],
+        }
+    }
+
+    pub(crate) fn uses_kafka(self) -> bool {
+        self == Self::Outbox
+    }
+}
+
+impl Role {
+    /// Returns the name of the database that the process uses.
+    pub(crate) fn database(self) -> &'static str {
+        match self {
+            Self::Payment | Self::Relay => "payment",
+            Self::Savings => "savings",
+            Self::Broker => "broker",
+            Self::Coordinator => "coordinator",
+        }
+    }
+}
+
+/// Returns the text that the command line has for a value.
+pub(crate) fn name(value: &impl ValueEnum) -> String {
+    let value = value.to_possible_value().expect("no value is skipped");
+    value.get_name().to_owned()
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&name(self))
+    }
+}
