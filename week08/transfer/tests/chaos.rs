@@ -1,6 +1,10 @@
 //! Real processes move money while they are killed.
 
-use std::process::Command;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const TRANSFERS: &str = "20";
 const KILLS: &str = "5";
@@ -43,4 +47,61 @@ fn no_cent_is_lost_with_half_messages_while_processes_are_killed() {
 #[ignore = "needs postgres"]
 fn no_cent_is_lost_with_tcc_while_processes_are_killed() {
     no_cent_is_lost("tcc");
+}
+
+/// The processes of a program that is killed must not go on.
+#[test]
+#[cfg(target_os = "linux")]
+#[ignore = "needs postgres"]
+fn processes_end_when_their_parent_is_killed() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_transfer"))
+        .args(["--pattern", "outbox", "--transfers", "900", "--crashes", "0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let output = program.stdout.take().expect("it is piped");
+    let lines = BufReader::new(output).lines().map_while(Result::ok);
+    let mut accepted = lines.filter(|line| line.starts_with("payment"));
+    assert!(accepted.next().is_some(), "a transfer is debited");
+    let children = children(program.id());
+    assert!(children.len() >= 4, "Kafka and three processes: {children:?}");
+    program.kill().expect("it is killed");
+    program.wait().expect("it has ended");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Some(child) = children.iter().find(|child| is_running(**child)) {
+        assert!(Instant::now() < deadline, "process {child} still runs");
+        thread::yield_now();
+    }
+}
+
+/// Returns the processes that run the program as children of a process.
+#[cfg(target_os = "linux")]
+fn children(parent: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted");
+    let names =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let ids = names.filter_map(|name| name.parse().ok());
+    let is_child = |id: &u32| {
+        let stat = stat(*id).unwrap_or_default();
+        stat.first().is_some_and(|name| name == "transfer")
+            && stat.get(2).is_some_and(|text| *text == parent.to_string())
+    };
+    ids.filter(is_child).collect()
+}
+
+/// A process that no other has waited for has ended, too.
+#[cfg(target_os = "linux")]
+fn is_running(id: u32) -> bool {
+    let stat = stat(id).unwrap_or_default();
+    stat.first().is_some_and(|name| name == "transfer")
+        && stat.get(1).is_some_and(|state| state != "Z")
+}
+
+/// Returns the name of a process, its state, and the id of its parent.
+#[cfg(target_os = "linux")]
+fn stat(id: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    let rest = rest.split_whitespace().take(2).map(str::to_owned);
+    Some([name.to_owned()].into_iter().chain(rest).collect())
 }

@@ -47,7 +47,10 @@ impl Auditor {
         world: &World,
         requested: impl IntoIterator<Item = Transfer>,
     ) -> Result<Self> {
-        let [payment, third, savings] = world.pattern.roles();
+        let roles = world.pattern.roles();
+        let &[payment, third, savings] = roles else {
+            bail!("this pattern is only measured");
+        };
         let requested = requested.into_iter().map(|t| (t.id, t)).collect();
         Ok(Self {
             pattern: world.pattern,

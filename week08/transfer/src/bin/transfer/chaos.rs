@@ -281,7 +281,7 @@ fn kills(
 ) -> HashMap<Role, Vec<Kill>> {
     let mut kills: HashMap<_, Vec<_>> = HashMap::new();
     for _ in 0..number {
-        let role = pattern.roles()[random.usize(..3)];
+        let role = pattern.roles()[random.usize(..pattern.roles().len())];
         let after = random.usize(..(transfers as usize / 2).max(1)) + 1;
         let kill = Kill { after, is_inside: random.bool() };
         kills.entry(role).or_default().push(kill);

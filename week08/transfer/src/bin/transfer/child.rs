@@ -9,7 +9,7 @@ use week08_transfer::sql::Ledger;
 
 use crate::pattern::{Pattern, Role, name};
 use crate::report::{Mode, Reports};
-use crate::{half, outbox, tcc};
+use crate::{bare, half, outbox, tcc};
 
 /// What the parent tells a process.
 #[derive(Debug, Clone, clap::Args)]
@@ -70,6 +70,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
             tcc::participant(context, role).await
         }
         (Role::Coordinator, _) => tcc::coordinator(context).await,
+        (Role::Payment | Role::Savings, Pattern::Bare) => {
+            bare::service(context, role).await
+        }
     }
 }
 

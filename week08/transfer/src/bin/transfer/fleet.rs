@@ -55,7 +55,7 @@ impl Fleet {
     ) -> Result<(Self, Sender<Note>, Receiver<Note>)> {
         let (sender, receiver) = channel(NOTES);
         let mut tasks = JoinSet::new();
-        for role in world.pattern.roles() {
+        for &role in world.pattern.roles() {
             let options = world.options(role, mode)?;
             let mut kills = kills.remove(&role).unwrap_or_default();
             kills.sort_unstable();

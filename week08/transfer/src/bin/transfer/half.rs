@@ -19,7 +19,7 @@ use crate::pattern::Role;
 use crate::wire::{Caller, serve};
 
 /// A message that is open for so long is due.
-const DUE: Duration = Duration::from_millis(300);
+const DUE: Duration = Duration::from_millis(500);
 
 /// How often the broker looks for open messages.
 const LOOK: Duration = Duration::from_millis(50);

@@ -15,17 +15,19 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 use week06_service::broker;
 
 mod audit;
+mod bare;
 mod chaos;
 mod child;
 mod clients;
 mod fleet;
 mod half;
 mod kafka;
+mod measure;
 mod outbox;
 mod pattern;
 mod report;
@@ -44,6 +46,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measures each pattern without chaos.
+    Measure(measure::Options),
     /// Becomes one of the processes.
     #[command(hide = true)]
     Child(child::Options),
@@ -57,9 +61,9 @@ fn main() -> Result<()> {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             LocalSet::new().block_on(&runtime, child::run(options))
         }
-        None => {
-            let runtime = Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(chaos::run(&chaos))
+        Some(Command::Measure(options)) => {
+            Runtime::new()?.block_on(measure::run(&options))
         }
+        None => Runtime::new()?.block_on(chaos::run(&chaos)),
     }
 }

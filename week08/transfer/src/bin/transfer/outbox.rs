@@ -116,7 +116,10 @@ pub(crate) async fn credit(context: &Context, text: &str) {
                     return Some(Event::RolledBack);
                 };
                 match outcome {
-                    Outcome::Credited => reports.credited(id).await,
+                    Outcome::Credited => {
+                        let text = format!("has credited {id}");
+                        reports.report_credit(id, &text).await;
+                    }
                     Outcome::Repeated => {
                         let text = format!("drops {id}, which is repeated");
                         reports.report(&text).await;

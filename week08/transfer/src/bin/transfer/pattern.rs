@@ -13,6 +13,9 @@ pub(crate) enum Pattern {
     Half,
     /// Try, confirm, cancel.
     Tcc,
+    /// Two local transactions, which are only measured.
+    #[value(hide = true)]
+    Bare,
 }
 
 /// A process.
@@ -32,19 +35,19 @@ pub(crate) enum Role {
 
 impl Pattern {
     /// Returns all processes.
-    pub(crate) fn roles(self) -> [Role; 3] {
-        let third = match self {
-            Self::Outbox => Role::Relay,
-            Self::Half => Role::Broker,
-            Self::Tcc => Role::Coordinator,
-        };
-        [Role::Payment, third, Role::Savings]
+    pub(crate) fn roles(self) -> &'static [Role] {
+        match self {
+            Self::Outbox => &[Role::Payment, Role::Relay, Role::Savings],
+            Self::Half => &[Role::Payment, Role::Broker, Role::Savings],
+            Self::Tcc => &[Role::Payment, Role::Coordinator, Role::Savings],
+            Self::Bare => &[Role::Payment, Role::Savings],
+        }
     }
 
     /// Returns the process that a client sends its request to.
     pub(crate) fn entry(self) -> Role {
         match self {
-            Self::Outbox | Self::Half => Role::Payment,
+            Self::Outbox | Self::Half | Self::Bare => Role::Payment,
             Self::Tcc => Role::Coordinator,
         }
     }
@@ -53,8 +56,7 @@ impl Pattern {
     pub(crate) fn servers(self) -> &'static [Role] {
         match self {
             Self::Outbox => &[Role::Payment],
-            Self::Half => &[Role::Payment, Role::Broker, Role::Savings],
-            Self::Tcc => &[Role::Payment, Role::Coordinator, Role::Savings],
+            Self::Half | Self::Tcc | Self::Bare => self.roles(),
         }
     }
 

@@ -72,9 +72,9 @@ impl Reports {
     }
 
     /// Reports that a transfer is credited, also during a measurement.
-    pub(crate) async fn credited(&self, id: u64) {
+    pub(crate) async fn report_credit(&self, id: u64, text: &str) {
         match self.mode {
-            Mode::Ask => self.report(&format!("has credited {id}")).await,
+            Mode::Ask => self.report(text).await,
             Mode::Credits => write(&id.to_string()),
         }
     }

@@ -32,8 +32,14 @@ pub(crate) async fn participant(context: Context, role: Role) -> Result<()> {
         let reply = context.ledger.transaction(body).await.ok()?;
         let Call { operation, branch: Branch { side, transfer } } = call;
         let operation = format!("{operation:?}").to_lowercase();
-        let text = format!("commits {operation} {side} {}", transfer.id);
-        context.reports.report(&format!("{text}: {reply:?}")).await;
+        let text =
+            format!("commits {operation} {side} {}: {reply:?}", transfer.id);
+        match (call.operation, side) {
+            (Operation::Confirm, Side::Credit) => {
+                context.reports.report_credit(transfer.id, &text).await;
+            }
+            _ => context.reports.report(&text).await,
+        }
         Some(format!("{reply:?}"))
     })
     .await?;

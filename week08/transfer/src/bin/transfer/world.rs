@@ -61,7 +61,7 @@ impl World {
             let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
             world.execute(create).await?;
         }
-        for role in pattern.roles() {
+        for &role in pattern.roles() {
             // Creates the tables.
             let ledger = Ledger::connect(&world.url(role)?).await?;
             let (accounts, balance) = match role {
