@@ -202,27 +202,35 @@ impl Ledger {
     }
 
     fn print_sums(&self, requests: &Requests, books: &Books) {
-        let number = requests.answers().len();
+        let all = requests.transfers();
+        // A short debit may be between two audits.
         let was_debited = |id: &u64| {
             let text = format!("commits try debit {id}: Done");
             self.debited.contains(id)
                 || self.reported.contains(&(Role::Payment, text))
         };
-        let answers = requests.answers();
-        let refunded = answers
-            .keys()
-            .filter(|id| was_debited(id) && !books.debited.contains_key(id));
-        let (credited, refunded) = (books.credited.len(), refunded.count());
+        let refunded: Vec<_> = all
+            .iter()
+            .filter(|(id, _)| was_debited(id))
+            .filter(|(id, _)| !books.debited.contains_key(id))
+            .map(|(_, transfer)| i64::from(transfer.cents.get()))
+            .collect();
+        let credited = books.credited.len();
         println!(
-            "\n{number} transfers: {credited} credited, {refunded} refunded, {} \
-             refused. {} kills, {} requests\nsent again without an answer, {} \
-             sent twice on purpose, {} messages or calls that had\ntaken effect \
-             before.\n\n0 cents lost.",
-            number - credited - refunded,
+            "\n{} transfers: {credited} credited, {} refunded, {} refused.\n{} \
+             kills, {} requests sent again without an answer, {} twice on \
+             purpose,\n{} duplicates without an effect. {} cents are debited and \
+             credited, {}\nin flight, and {} were refunded: 0 cents lost.",
+            all.len(),
+            refunded.len(),
+            all.len() - credited - refunded.len(),
             self.kills,
             requests.retried.load(Relaxed),
             requests.repeated.load(Relaxed),
             self.repeated,
+            books.savings,
+            books.in_flight(),
+            refunded.iter().sum::<i64>(),
         );
     }
 }

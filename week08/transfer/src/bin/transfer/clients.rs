@@ -15,6 +15,7 @@ use crate::wire::Caller;
 /// The requests of all clients.
 pub(crate) struct Requests {
     service: Caller,
+    transfers: BTreeMap<u64, Transfer>,
     waiting: Mutex<VecDeque<Request>>,
     answers: Mutex<BTreeMap<u64, String>>,
     /// How often a request was sent again without need.
@@ -33,13 +34,12 @@ pub(crate) struct Request {
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Requests {
-    pub(crate) fn new(
-        service: Caller,
-        requests: impl IntoIterator<Item = Request>,
-    ) -> Self {
+    pub(crate) fn new(service: Caller, requests: Vec<Request>) -> Self {
+        let transfers = requests.iter().map(|r| (r.transfer.id, r.transfer));
         Self {
             service,
-            waiting: Mutex::new(requests.into_iter().collect()),
+            transfers: transfers.collect(),
+            waiting: Mutex::new(requests.into()),
             answers: Mutex::default(),
             repeated: AtomicU32::new(0),
             retried: AtomicU32::new(0),
@@ -85,6 +85,11 @@ impl Requests {
     async fn call(&self, request: &str) -> Option<String> {
         let answer = self.service.call(request).await.ok();
         answer.filter(|answer| answer != "Unknown")
+    }
+
+    /// Returns all transfers that are requested.
+    pub(crate) fn transfers(&self) -> &BTreeMap<u64, Transfer> {
+        &self.transfers
     }
 
     /// Returns the answers of the transfers that are answered.
