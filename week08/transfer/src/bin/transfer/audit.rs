@@ -169,6 +169,12 @@ impl Books {
         sum(&self.debited) - sum(&self.credited)
     }
 
+    /// Returns the ids of the transfers that are debited and not credited.
+    pub(crate) fn transfers_in_flight(&self) -> Vec<u64> {
+        let ids = self.debited.keys().copied();
+        ids.filter(|id| !self.credited.contains_key(id)).collect()
+    }
+
     /// Returns whether nothing is in flight, and no process has work to do.
     pub(crate) fn are_settled(&self) -> bool {
         self.debited == self.credited && self.open == 0

@@ -1,10 +1,9 @@
 //! A run with chaos: processes are killed, requests are repeated, and no cent is
 //! lost.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,6 +17,7 @@ use week08::money::Transfer;
 use crate::audit::{Auditor, Books};
 use crate::clients::{Request, Requests};
 use crate::fleet::{Fleet, Kill, Note};
+use crate::ledger::Ledger;
 use crate::pattern::{Pattern, Role};
 use crate::report::Mode;
 use crate::wire::Caller;
@@ -52,20 +52,6 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How often the databases are read if nothing is reported.
 const LOOK: Duration = Duration::from_millis(20);
-
-/// The width of a line's text.
-const WIDTH: usize = 44;
-
-/// Counts what happens, and prints it.
-#[derive(Default)]
-struct Ledger {
-    kills: u32,
-    /// The reports of calls that had taken effect already.
-    repeated: u32,
-    reported: HashSet<(Role, String)>,
-    /// The transfers that were seen debited.
-    debited: HashSet<u64>,
-}
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
     let server = match &options.postgres {
@@ -106,10 +92,7 @@ async fn run_in(
         "{transfers} transfers with {CLIENTS} clients, and {crashes} kills. All \
          amounts are in cents.\n"
     );
-    println!(
-        "{:WIDTH$} {:>8} {:>9} {:>8} {:>10}",
-        "What happens", "debited", "in flight", "credited", "total"
-    );
+    Ledger::print_header();
     let books =
         ledger.watch(&auditor, &mut received, &requests, transfers).await?;
     drop((clients, fleet));
@@ -142,96 +125,24 @@ impl Ledger {
                 deadline = Instant::now() + DEADLINE;
                 answered = answers;
             }
-            let books = auditor.read().await?;
-            self.print(batch, &books)?;
+            let books = auditor.read().await;
+            // Also if the money is wrong: they are the trace.
+            self.print(batch, books.as_ref().ok())?;
+            let books = books?;
             if answers == transfers as usize && books.are_settled() {
                 return Ok(books);
             }
             if Instant::now() > deadline {
                 bail!(
                     "after {DEADLINE:?}, {answers} of {transfers} requests are \
-                     answered, {} cents are in flight, and {} rows are open",
+                     answered, {} cents are in flight ({:?}), and {} rows are \
+                     open",
                     books.in_flight(),
+                    books.transfers_in_flight(),
                     books.open,
                 );
             }
         }
-    }
-
-    /// Prints what was reported, and the sums after it.
-    fn print(&mut self, notes: Vec<Note>, books: &Books) -> Result<()> {
-        let last = notes.len().saturating_sub(1);
-        for (i, note) in notes.into_iter().enumerate() {
-            let text = match note {
-                Note::Report(role, text) => {
-                    self.count(role, &text);
-                    format!("{role:12}{text}")
-                }
-                Note::Killed(role, text) => {
-                    self.count(role, &text);
-                    self.kills += 1;
-                    format!("{role:12}{text}: KILL")
-                }
-                Note::Client(text) => format!("{:12}{text}", "client"),
-                Note::Ended(role, text) => {
-                    bail!("{role} has ended by itself: {text}")
-                }
-            };
-            if i == last {
-                let credited = books.savings;
-                println!(
-                    "{text:WIDTH$} {:>8} {:>9} {credited:>8} {:>10}",
-                    books.in_flight() + credited,
-                    books.in_flight(),
-                    books.payment + books.in_flight() + credited,
-                );
-            } else {
-                println!("{text}");
-            }
-        }
-        self.debited.extend(books.debited.keys());
-        Ok(())
-    }
-
-    fn count(&mut self, role: Role, text: &str) {
-        // An inbox says so, and a participant of TCC repeats its answer.
-        let is_new = self.reported.insert((role, text.to_owned()));
-        let is_call = text.starts_with("commits") && text.contains("it ");
-        let is_repeated = text.starts_with("drops") || (is_call && !is_new);
-        self.repeated += u32::from(is_repeated);
-    }
-
-    fn print_sums(&self, requests: &Requests, books: &Books) {
-        let all = requests.transfers();
-        // A short debit may be between two audits.
-        let was_debited = |id: &u64| {
-            let text = format!("commits try debit {id}: Done");
-            self.debited.contains(id)
-                || self.reported.contains(&(Role::Payment, text))
-        };
-        let refunded: Vec<_> = all
-            .iter()
-            .filter(|(id, _)| was_debited(id))
-            .filter(|(id, _)| !books.debited.contains_key(id))
-            .map(|(_, transfer)| i64::from(transfer.cents.get()))
-            .collect();
-        let credited = books.credited.len();
-        println!(
-            "\n{} transfers: {credited} credited, {} refunded, {} refused.\n{} \
-             kills, {} requests sent again without an answer, {} twice on \
-             purpose,\n{} duplicates without an effect. {} cents are debited and \
-             credited, {}\nin flight, and {} were refunded: 0 cents lost.",
-            all.len(),
-            refunded.len(),
-            all.len() - credited - refunded.len(),
-            self.kills,
-            requests.retried.load(Relaxed),
-            requests.repeated.load(Relaxed),
-            self.repeated,
-            books.savings,
-            books.in_flight(),
-            refunded.iter().sum::<i64>(),
-        );
     }
 }
 

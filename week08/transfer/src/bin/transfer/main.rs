@@ -27,6 +27,7 @@ mod clients;
 mod fleet;
 mod half;
 mod kafka;
+mod ledger;
 mod measure;
 mod outbox;
 mod pattern;

@@ -59,7 +59,7 @@ pub(crate) async fn coordinator(context: Context) -> Result<()> {
             }
             Effect::Accept | Effect::Refuse => {
                 let id = line.split_once(' ').map_or("", |(id, _)| id);
-                context.reports.report(&format!("stores {id}")).await;
+                context.reports.report(&format!("stores request {id}")).await;
                 answer = Some(format!("{effect:?}"));
                 None
             }
