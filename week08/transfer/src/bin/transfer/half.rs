@@ -14,7 +14,7 @@ use week08::money::broker::{self, Decision, Input, Output};
 use week08::money::{Message, Transfer};
 
 use crate::child::{Context, drive, now_s};
-use crate::outbox::credit;
+use crate::outbox::credit_one;
 use crate::pattern::Role;
 use crate::wire::{Caller, serve};
 
@@ -230,7 +230,7 @@ impl Broker {
 pub(crate) async fn savings(context: Context) -> Result<()> {
     let dir = context.dir.clone();
     serve(&dir, Role::Savings, async move |message| {
-        credit(&context, message).await;
+        credit_one(&context, &message.to_owned()).await;
         Some("ok".to_owned())
     })
     .await?;

@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 /// The topic, and the number of its partitions.
-pub(crate) const TOPIC: (&str, i32) = ("transfers", 8);
+pub(crate) const TOPIC: (&str, i32) = ("transfers", 2);
 
-/// The messages of a partition that wait to be credited.
-const WAITING: usize = 100;
+/// The most messages that are handled together.
+const BATCH: usize = 100;
 
 /// Creates a producer, which connects in the background.
 pub(crate) fn producer(brokers: &str) -> KafkaResult<FutureProducer> {
@@ -40,12 +40,12 @@ pub(crate) async fn publish(
     producer.send(record, Timeout::Never).await.is_ok()
 }
 
-/// Passes each message to `handle`, and acknowledges it afterwards. The
-/// partitions are handled at the same time, and the messages of a partition one
-/// after the other.
+/// Passes the messages that have arrived to `handle`, and acknowledges them
+/// afterwards. The partitions are handled at the same time, and the messages of
+/// a partition one batch after the other.
 pub(crate) async fn consume(
     brokers: &str,
-    handle: impl AsyncFn(&str) + 'static,
+    handle: impl AsyncFn(&[String]) + 'static,
 ) -> Result<()> {
     let consumer: StreamConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -70,14 +70,18 @@ pub(crate) async fn consume(
         let text = String::from_utf8_lossy(text).into_owned();
         let number = message.partition();
         let partition = partitions.entry(number).or_insert_with(|| {
-            let (sender, mut receiver) = mpsc::channel(WAITING);
+            let (sender, mut receiver) = mpsc::channel(BATCH);
             let (consumer, handle) = (Rc::clone(&consumer), Rc::clone(&handle));
             spawn_local(async move {
-                while let Some((offset, text)) = receiver.recv().await {
-                    let text: String = text;
-                    handle(&text).await;
+                let mut batch = Vec::new();
+                while receiver.recv_many(&mut batch, BATCH).await > 0 {
+                    let (offsets, texts): (Vec<i64>, Vec<String>) =
+                        batch.drain(..).unzip();
+                    handle(&texts).await;
                     // It fails if the partition has another consumer now.
-                    let _ = consumer.store_offset(TOPIC.0, number, offset);
+                    if let Some(last) = offsets.last() {
+                        let _ = consumer.store_offset(TOPIC.0, number, *last);
+                    }
                 }
             });
             sender

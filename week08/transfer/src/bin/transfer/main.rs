@@ -24,6 +24,7 @@ mod bare;
 mod chaos;
 mod child;
 mod clients;
+mod cpu;
 mod fleet;
 mod half;
 mod kafka;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZero;
+use std::process;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,9 +14,10 @@ use lab::ratio::Ratio;
 use lab::servers::Postgres;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 use week08::money::Transfer;
 
+use crate::cpu;
 use crate::fleet::{Fleet, Note, Receiver};
 use crate::pattern::{Pattern, Role, name};
 use crate::report::Mode;
@@ -56,6 +58,8 @@ struct Run {
     per_second: f64,
     /// In microseconds, from the request to the credit.
     latencies: Histogram<u64>,
+    /// The CPU time of a transfer in milliseconds, of all processes together.
+    cpu: f64,
 }
 
 /// What the clients of a run share.
@@ -89,13 +93,18 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         options.seconds,
         if options.sync { "wait for the disk" } else { "do not wait" }
     );
-    println!("| Pattern | Transfers a second | p50, p99 in ms | Throughput |");
-    println!("|---------|--------------------|----------------|------------|");
+    println!(
+        "| Pattern | Transfers a second | p50, p99 in ms | Throughput | CPU |"
+    );
+    println!(
+        "|---------|--------------------|----------------|------------|-----|"
+    );
     for (pattern, all) in PATTERNS.iter().zip(&runs) {
+        let ratio = |of: fn(&Run) -> f64| {
+            let ratios = all.iter().zip(&runs[0]).map(|(a, b)| of(a) / of(b));
+            Ratio::of(&ratios.collect::<Vec<_>>())
+        };
         let mut speeds: Vec<_> = all.iter().map(|run| run.per_second).collect();
-        let ratios = speeds.iter().zip(&runs[0]);
-        let ratios: Vec<_> =
-            ratios.map(|(s, bare)| s / bare.per_second).collect();
         speeds.sort_by(f64::total_cmp);
         let mut latencies = Histogram::new(3)?;
         for run in all {
@@ -103,12 +112,13 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         }
         let ms = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
         println!(
-            "| {} | {:.0} | {:.1}, {:.1} | {} |",
+            "| {} | {:.0} | {:.1}, {:.1} | {} | {} |",
             name(pattern),
             speeds[speeds.len() / 2],
             ms(0.5),
             ms(0.99),
-            Ratio::of(&ratios)
+            ratio(|run| run.per_second),
+            ratio(|run| run.cpu),
         );
     }
     Ok(())
@@ -139,12 +149,19 @@ async fn measure(world: &World, options: &Options) -> Result<Run> {
         let clients = Arc::clone(&clients);
         running.spawn(async move { clients.transfer_until(start, end).await });
     }
+    sleep_until(start.into()).await;
+    let used = cpu::used(process::id());
+    sleep_until(end.into()).await;
+    let used =
+        cpu::used(process::id()).zip(used).map(|(end, start)| end - start);
     let mut latencies = Histogram::new(3)?;
     while let Some(result) = running.join_next().await {
         latencies.add(result??)?;
     }
-    let per_second = latencies.len() as f64 / (end - start).as_secs_f64();
-    Ok(Run { per_second, latencies })
+    let number = latencies.len() as f64;
+    let per_second = number / (end - start).as_secs_f64();
+    let cpu = used.map_or(f64::NAN, |used| used.as_secs_f64()) * 1e3 / number;
+    Ok(Run { per_second, latencies, cpu })
 }
 
 /// Wakes the clients whose transfers are credited.

@@ -1,6 +1,7 @@
 //! The processes of the outbox: the API, the relay, and the consumer.
 
 use std::num::NonZero;
+use std::slice;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -96,50 +97,70 @@ async fn run(ledger: &Ledger, command: &Command) -> Event {
 
 /// Credits the messages of Kafka.
 pub(crate) async fn savings(context: Context, brokers: &str) -> Result<()> {
-    kafka::consume(brokers, async move |text| credit(&context, text).await)
-        .await
+    let handle = async move |texts: &[String]| {
+        if !credit(&context, texts).await {
+            // One of them may fail each time: those before it are credited.
+            for text in texts {
+                credit_one(&context, text).await;
+            }
+        }
+    };
+    kafka::consume(brokers, handle).await
 }
 
 /// Credits a message, and returns when it may be acknowledged.
-pub(crate) async fn credit(context: &Context, text: &str) {
-    use inbox::{Effect, Event, Outcome};
-    let Context { ledger, reports, .. } = context;
-    let message = text.parse::<Message>();
-    let id = message.map_or(0, |message| message.transfer.id);
-    loop {
-        let mut is_acknowledged = false;
-        let perform = async |effect| match effect {
-            Effect::Transact(command) => {
-                let body =
-                    async |tx: &mut _| inbox::transact(tx, &command).await;
-                let Ok(outcome) = ledger.transaction(body).await else {
-                    return Some(Event::RolledBack);
-                };
-                match outcome {
-                    Outcome::Credited => {
-                        let text = format!("has credited {id}");
-                        reports.report_credit(id, &text).await;
-                    }
-                    Outcome::Repeated => {
-                        let text = format!("drops {id}, which is repeated");
-                        reports.report(&text).await;
-                    }
-                    Outcome::Parked | Outcome::Cleaned(_) => {
-                        reports.report(&format!("parks {id}")).await;
-                    }
-                }
-                Some(Event::Committed(outcome))
-            }
-            Effect::Acknowledge => {
-                is_acknowledged = true;
-                None
-            }
-        };
-        let event = Event::Received(text.to_owned());
-        drive(|event| Consumer.step(event), event, perform).await;
-        if is_acknowledged {
-            return;
-        }
+pub(crate) async fn credit_one(context: &Context, text: &String) {
+    while !credit(context, slice::from_ref(text)).await {
         sleep(RETRY).await;
     }
+}
+
+/// Credits messages in one transaction, which costs less than one for each.
+/// Returns whether they may be acknowledged.
+async fn credit(context: &Context, texts: &[String]) -> bool {
+    use inbox::{Effect, Event, Outcome};
+    let mut texts: Vec<_> =
+        texts.iter().map(|text| (target(text), text)).collect();
+    // Two transactions that lock accounts in one order have no deadlock.
+    texts.sort_by_key(|((account, _), _)| *account);
+    let received =
+        texts.iter().map(|(_, text)| Event::Received((*text).clone()));
+    let effects: Vec<_> =
+        received.flat_map(|event| Consumer.step(event)).collect();
+    let body = async |tx: &mut _| {
+        let mut outcomes = Vec::new();
+        for effect in &effects {
+            if let Effect::Transact(command) = effect {
+                outcomes.push(inbox::transact(tx, command).await?);
+            }
+        }
+        Ok(outcomes)
+    };
+    let Ok(outcomes) = context.ledger.transaction(body).await else {
+        return false;
+    };
+    let mut acknowledged = 0;
+    for (((_, id), _), outcome) in texts.iter().zip(outcomes) {
+        let text = match outcome {
+            Outcome::Credited => format!("has credited {id}"),
+            Outcome::Repeated => format!("drops {id}, which is repeated"),
+            Outcome::Parked | Outcome::Cleaned(_) => format!("parks {id}"),
+        };
+        if outcome == Outcome::Credited {
+            context.reports.report_credit(*id, &text).await;
+        } else {
+            context.reports.report(&text).await;
+        }
+        let effects = Consumer.step(Event::Committed(outcome));
+        acknowledged +=
+            effects.iter().filter(|e| **e == Effect::Acknowledge).count();
+    }
+    acknowledged == texts.len()
+}
+
+/// Returns the account that a message credits, and the id of its transfer.
+fn target(text: &str) -> (u64, u64) {
+    let message = text.parse::<Message>();
+    message
+        .map_or((0, 0), |Message { transfer, .. }| (transfer.to, transfer.id))
 }
