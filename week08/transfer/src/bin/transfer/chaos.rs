@@ -50,6 +50,10 @@ const CLIENTS: usize = 4;
 /// or refunded.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// A run ends if nothing was reported for so long. It is longer than the session
+/// of a consumer: what was not acknowledged has arrived again.
+const QUIET: Duration = Duration::from_millis(800);
+
 /// How often the databases are read if nothing is reported.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -112,11 +116,15 @@ impl Ledger {
     ) -> Result<Books> {
         let mut deadline = Instant::now() + DEADLINE;
         let mut answered = 0;
+        let mut last_note = Instant::now();
         loop {
             let first = timeout(LOOK, notes.recv()).await.ok().flatten();
             let mut batch: Vec<_> = first.into_iter().collect();
             while let Ok(note) = notes.try_recv() {
                 batch.push(note);
+            }
+            if !batch.is_empty() {
+                last_note = Instant::now();
             }
             let answers = requests.answers().len();
             let has_faults =
@@ -129,7 +137,8 @@ impl Ledger {
             // Also if the money is wrong: they are the trace.
             self.print(batch, books.as_ref().ok())?;
             let books = books?;
-            if answers == transfers as usize && books.are_settled() {
+            let is_done = answers == transfers as usize && books.are_settled();
+            if is_done && last_note.elapsed() > QUIET {
                 return Ok(books);
             }
             if Instant::now() > deadline {
