@@ -7,6 +7,8 @@
 //! |--------|--------------|
 //! | [`sql`] | A service's database: SQLite or Postgres |
 //! | [`tail`] | Publishes the outbox from the log of Postgres |
+//!
+//! The program `transfer` runs the services as processes, and kills them.
 
 #![forbid(unsafe_code)]
 
