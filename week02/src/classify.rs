@@ -13,13 +13,13 @@
 //! **Guarantee.** [`classify`] tests codes and types, never text. If a query
 //! fails after its first rows, [`Accounts::names`] returns an error, not a
 //! shorter list. [`Accounts::audit`] writes all of its rows or none, and needs
-//! only one connection: it reads all accounts of the team before it writes the
-//! first row, and does both on the connection of its transaction.
+//! only one connection. A caller may drop the future of a method at any await:
+//! the connection then returns to the pool without an open transaction, and a
+//! write was executed as a whole or not at all.
 //!
-//! **Cost.** The table has to be maintained, and grows with each database. All
-//! accounts of a team are in memory during an audit. A class says that a retry
-//! is safe, not that it succeeds. How often to retry, and after which pause, is
-//! a separate question.
+//! **Cost.** The table has to be maintained, and grows with each database. A
+//! class says that a retry is safe, not that it succeeds. How often to retry,
+//! and after which pause, is a separate question.
 //!
 //! ```
 //! use std::io;
@@ -33,6 +33,8 @@
 //! ```
 
 use sqlx::AnyPool;
+
+use crate::db;
 
 /// Reads and writes the accounts in the database.
 #[derive(Debug)]
@@ -104,9 +106,12 @@ pub fn classify(error: &sqlx::Error) -> Class {
 fn by_sqlstate(code: &str) -> Class {
     match code {
         "23505" | "23P01" => Class::Conflict,
-        // Serialization failure, deadlock, lock timeout, too many connections,
-        // server is starting.
-        "40001" | "40P01" | "55P03" | "53300" | "57P03" => Class::Busy,
+        // A prepared statement that is older than a migration, serialization
+        // failure, deadlock, lock timeout, too many connections, server is
+        // starting.
+        "0A000" | "40001" | "40P01" | "55P03" | "53300" | "57P03" => {
+            Class::Busy
+        }
         "57014" => Class::TimedOut,
         // Connection closed by an administrator, or because another server
         // process crashed.
@@ -150,36 +155,24 @@ impl Accounts {
     /// Returns the names of the accounts of a team, ordered by id.
     pub async fn names(&self, team: &str) -> Result<Vec<String>, Error> {
         let select = "SELECT name FROM accounts WHERE team = $1 ORDER BY id";
-        let query = sqlx::query_scalar(select).bind(team);
-        let names = query.fetch_all(&self.pool).await;
-        names.map_err(failed_to("list the names of a team"))
+        let query = sqlx::query_as::<_, (String,)>(select).bind(team);
+        let rows = db::fetch_all(&self.pool, query).await;
+        let rows = rows.map_err(failed_to("list the names of a team"))?;
+        Ok(rows.into_iter().map(|(name,)| name).collect())
     }
 
     /// Writes an audit row for each account of a team, all or none. Returns the
     /// number of rows.
     pub async fn audit(&self, team: &str) -> Result<usize, Error> {
-        let audited = self.write_audit(team).await;
-        audited.map_err(failed_to("audit a team"))
-    }
-
-    async fn write_audit(&self, team: &str) -> sqlx::Result<usize> {
-        let select =
-            "SELECT id, name FROM accounts WHERE team = $1 ORDER BY id";
-        let insert = "INSERT INTO audit (account, entry) VALUES ($1, $2)";
-
-        let mut transaction = self.pool.begin().await?;
-        // It is tempting to write each row as soon as its account arrives. But
-        // a connection is in use until its last row is read, so the writes need
-        // a second one. If every caller holds one connection and waits for
-        // another, all of them are deadlocked.
-        let query = sqlx::query_as::<_, (i64, String)>(select).bind(team);
-        let accounts = query.fetch_all(&mut *transaction).await?;
-        for (id, name) in &accounts {
-            let query = sqlx::query(insert).bind(id).bind(name);
-            query.execute(&mut *transaction).await?;
-        }
-        transaction.commit().await?;
-        Ok(accounts.len())
+        // It is tempting to read the accounts, and to write a row for each. That
+        // needs a transaction. And if the rows are written while the accounts
+        // still arrive, it needs a second connection: when every caller holds
+        // one and waits for another, all of them are deadlocked.
+        let insert = "INSERT INTO audit (account, entry) \
+                      SELECT id, name FROM accounts WHERE team = $1";
+        let done = sqlx::query(insert).bind(team).execute(&self.pool).await;
+        let done = done.map_err(failed_to("audit a team"))?;
+        Ok(done.rows_affected() as usize)
     }
 }
 

@@ -14,7 +14,8 @@
 //! **Guarantee.** `NotFound` means that the database answered, and that no row
 //! has this key. Every other failure is `Failed`, and its source chain contains
 //! the driver's error. The layers above never need to name the driver. A list
-//! is complete, or the call returns an error.
+//! is complete, or the call returns an error. Every read receives the whole
+//! response, so it also reports an error that follows the row.
 //!
 //! **Cost.** The driver's error is moved to the heap, for a missing row as well
 //! as for a failure. Every method that reads by key needs a match arm for the
@@ -37,6 +38,8 @@
 //! ```
 
 use sqlx::AnyPool;
+
+use crate::db;
 
 /// An author of comments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +107,7 @@ impl Accounts {
     pub async fn get(&self, id: i64) -> Result<Account, Error> {
         let select = "SELECT id, name, team FROM accounts WHERE id = $1";
         let query = sqlx::query_as::<_, Row>(select).bind(id);
-        match query.fetch_one(&self.pool).await {
+        match db::fetch_one(&self.pool, query).await {
             Ok(row) => Ok(Account::from(row)),
             Err(source @ sqlx::Error::RowNotFound) => Err(Error::NotFound {
                 entity: "account",
@@ -124,7 +127,7 @@ impl Accounts {
         let select =
             "SELECT id, name, team FROM accounts WHERE team = $1 ORDER BY id";
         let query = sqlx::query_as::<_, Row>(select).bind(team);
-        let rows = query.fetch_all(&self.pool).await;
+        let rows = db::fetch_all(&self.pool, query).await;
         let rows = rows.map_err(|source| Error::Failed {
             operation: "list the accounts of a team",
             source: source.into(),

@@ -2,6 +2,13 @@
 //!
 //! A missing row is then no driver error, so it cannot be confused with a
 //! failure, and it needs no allocation. In exchange `NotFound` has no source.
+//!
+//! Through an `AnyPool`, `fetch_optional` returns at the first row of a response
+//! of Postgres. An error that follows the row is lost. That is right only for a
+//! read by a unique key, and never for a write with `RETURNING`.
+//!
+//! No statement is kept: one that is older than a migration could fail on its
+//! connection again and again (0A000). Each read takes a second round trip.
 
 use sqlx::AnyPool;
 
@@ -65,6 +72,7 @@ impl Accounts {
     /// Returns the account with this key.
     pub async fn get(&self, id: i64) -> Result<Account, Error> {
         sqlx::query_as("SELECT * FROM accounts WHERE id = $1")
+            .persistent(false)
             .bind(id)
             .fetch_optional(&self.pool)
             .await
@@ -75,6 +83,7 @@ impl Accounts {
     /// Returns the accounts of a team, ordered by key.
     pub async fn list(&self, team: &str) -> Result<Vec<Account>, Error> {
         sqlx::query_as("SELECT * FROM accounts WHERE team = $1 ORDER BY id")
+            .persistent(false)
             .bind(team)
             .fetch_all(&self.pool)
             .await

@@ -2,7 +2,7 @@
 //!
 //! A read by key collects a list of at most one row. The source of a `Failed`
 //! error is an error of this module, and the driver's error is the source of
-//! that one.
+//! that one. No statement is kept, so none is older than a migration (0A000).
 
 use std::fmt;
 
@@ -73,6 +73,7 @@ impl Accounts {
     pub async fn get(&self, id: i64) -> Result<Account, Error> {
         let query =
             sqlx::query("SELECT * FROM accounts WHERE id = $1").bind(id);
+        let query = query.persistent(false);
         let rows = query.fetch(&self.pool).and_then(async |row| decode(&row));
         match collect(rows).await {
             Ok(mut found) => found.pop().ok_or_else(|| Error::NotFound {
@@ -91,6 +92,7 @@ impl Accounts {
     pub async fn list(&self, team: &str) -> Result<Vec<Account>, Error> {
         let query =
             sqlx::query("SELECT * FROM accounts WHERE team = $1").bind(team);
+        let query = query.persistent(false);
         let rows = query.fetch(&self.pool).and_then(async |row| decode(&row));
         let mut found =
             collect(rows).await.map_err(|storage| Error::Failed {

@@ -1,11 +1,16 @@
-//! Variant: one SQL statement writes the audit, and an array of pairs maps the
+//! Variant: a transaction writes the audit, and an array of pairs maps the
 //! codes.
 //!
-//! `INSERT … SELECT` is atomic, and no row leaves the server. Prefer it
-//! wherever SQL can express the rows to write.
+//! Use a transaction where SQL cannot express the rows to write. It reads all
+//! accounts before it writes the first row, and does both on one connection.
+//! The names are in memory, and each row takes a round trip.
+//!
+//! This transaction does not rely on the pool to end it. If `audit` is dropped
+//! while BEGIN is under way, the connection is closed.
 
-use sqlx::AnyPool;
 use sqlx::error::ErrorKind;
+use sqlx::pool::PoolConnection;
+use sqlx::{Any, AnyPool, Connection};
 
 /// Reads and writes the accounts in the database.
 #[derive(Debug)]
@@ -50,9 +55,10 @@ pub enum Class {
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Prefixes of SQLSTATEs. The first prefix that matches decides.
-const SQLSTATES: [(&str, Class); 13] = [
+const SQLSTATES: [(&str, Class); 14] = [
     ("23P01", Class::Conflict),
     ("23", Class::Rejected),
+    ("0A000", Class::Busy),
     ("40001", Class::Busy),
     ("40P01", Class::Busy),
     ("55P03", Class::Busy),
@@ -115,10 +121,12 @@ impl Accounts {
 
     /// Renames an account. Returns whether the account exists.
     pub async fn rename(&self, id: i64, name: &str) -> Result<bool, Error> {
+        // Not `fetch_optional`: it returns at the first row, before the
+        // database commits. Then a constraint can still reject the update.
         let update = "UPDATE accounts SET name = $1 WHERE id = $2 RETURNING id";
         let query = sqlx::query(update).bind(name).bind(id);
-        match query.fetch_optional(&self.pool).await {
-            Ok(row) => Ok(row.is_some()),
+        match query.fetch_all(&self.pool).await {
+            Ok(rows) => Ok(!rows.is_empty()),
             Err(error) => Err(Error::new("rename", error)),
         }
     }
@@ -128,7 +136,10 @@ impl Accounts {
         use futures_util::TryStreamExt;
 
         let select = "SELECT name FROM accounts WHERE team = $1 ORDER BY id";
-        let mut rows = sqlx::query_scalar(select).bind(team).fetch(&self.pool);
+        // A statement that is not kept cannot be older than a migration. It
+        // takes a second round trip.
+        let query = sqlx::query_scalar(select).persistent(false).bind(team);
+        let mut rows = query.fetch(&self.pool);
         let mut names = Vec::new();
         while let Some(name) =
             rows.try_next().await.map_err(|error| Error::new("names", error))?
@@ -141,12 +152,43 @@ impl Accounts {
     /// Writes an audit row for each account of a team, all or none. Returns the
     /// number of rows.
     pub async fn audit(&self, team: &str) -> Result<usize, Error> {
-        let insert = "INSERT INTO audit (account, entry) \
-                      SELECT id, name FROM accounts WHERE team = $1";
-        let done = sqlx::query(insert).bind(team).execute(&self.pool).await;
-        match done {
-            Ok(done) => Ok(done.rows_affected() as usize),
-            Err(error) => Err(Error::new("audit", error)),
+        let audited = self.write_audit(team).await;
+        audited.map_err(|error| Error::new("audit", error))
+    }
+
+    async fn write_audit(&self, team: &str) -> sqlx::Result<usize> {
+        let select = "SELECT id, name FROM accounts WHERE team = $1";
+        let insert = "INSERT INTO audit (account, entry) VALUES ($1, $2)";
+
+        let connection = self.pool.acquire().await?;
+        let mut guard = CloseUnlessBegun { connection, begun: false };
+        let mut transaction = guard.connection.begin().await?;
+        guard.begun = true;
+
+        let query = sqlx::query_as::<_, (i64, String)>(select).bind(team);
+        let query = query.persistent(false);
+        let accounts = query.fetch_all(&mut *transaction).await?;
+        for (id, name) in &accounts {
+            let query = sqlx::query(insert).bind(id).bind(name);
+            query.execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(accounts.len())
+    }
+}
+
+/// Closes its connection when it is dropped, unless `begun` is true. Otherwise a
+/// Postgres connection whose `begin` was dropped returns to the pool in a
+/// transaction, because sqlx 0.9 does not know that BEGIN was executed.
+struct CloseUnlessBegun {
+    connection: PoolConnection<Any>,
+    begun: bool,
+}
+
+impl Drop for CloseUnlessBegun {
+    fn drop(&mut self) {
+        if !self.begun {
+            self.connection.close_on_drop();
         }
     }
 }
