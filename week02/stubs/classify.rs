@@ -8,8 +8,8 @@
 //!   |--------------|-------------------|----------------|---------------|
 //!   | `Conflict`   | 23505 23P01       | 1555 2067 2579 |               |
 //!   | `Rejected`   | all other 23…     | all other 19   |               |
-//!   | `Busy`       | 40001 40P01 55P03 | 5 6            | PoolTimedOut  |
-//!   |              | 53300 57P03       |                | PoolClosed    |
+//!   | `Busy`       | 0A000 40001 40P01 | 5 6            | PoolTimedOut  |
+//!   |              | 55P03 53300 57P03 |                | PoolClosed    |
 //!   | `TimedOut`   | 57014             | 9              |               |
 //!   | `Lost`       | 08… 57P01 57P02   |                | Io Protocol   |
 //!   |              |                   |                | WorkerCrashed |
@@ -22,18 +22,32 @@
 //! - The lowest byte of an SQLite code is its primary code. An extended code
 //!   has the class of its primary code (517 is a kind of 5), except 1555, 2067
 //!   and 2579.
-//! - An error carries its class and the name of its operation. Each method uses
-//!   a different name.
+//! - An error carries its class and the name of its operation, whatever the
+//!   failure. In no case do two methods use the same name.
 //! - `Display` of an error names the operation and does not repeat the source.
 //!   The source chain contains the `sqlx::Error`.
-//! - `rename` returns whether the account exists.
+//! - `rename` returns whether the account exists. Every `i64` can be an id, and
+//!   any text a name: it is stored unchanged.
 //! - `names` returns the names of the accounts of the given team, and of no
-//!   other team, ordered by id. If the query fails after its first rows,
-//!   `names` returns an error.
+//!   other team, ordered by id. Any text can be the name of a team, and a team
+//!   has any number of accounts.
 //! - `audit` writes one row into the table `audit` for each account of the team
 //!   (`account`: its id, `entry`: its name). It writes all rows or none, and
 //!   returns their number. It also works with a pool of one connection.
+//! - If the database reports an error, the method returns an error of the right
+//!   class: also if the error follows the first rows of a response, or if the
+//!   connection breaks between them, or if the commit fails.
+//! - If an account of the team has no name (`NULL`), `names` fails as `Corrupt`.
+//!   `audit` fails with any class, and writes no row.
+//! - A caller may drop the future of a method at any await. Then an audit has
+//!   written all rows or none, no connection of the pool is in a transaction,
+//!   and the next call succeeds.
 //! - The same rules hold on SQLite and on Postgres.
+//!
+//! You may use the functions of `crate::db`. The grader opens its pools with
+//! `db::connect`. On Postgres, such a pool ends a transaction that a dropped
+//! future has left open. On SQLite, the driver ends it, but only if the driver
+//! has begun it: not after a statement `BEGIN`.
 
 use sqlx::AnyPool;
 

@@ -2,31 +2,38 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - `author_name` returns the stored name unchanged. For `NotFound` it returns
-//!   `[deleted]`. For `Failed` it returns the same error unchanged.
+//! - `author_name` returns the stored name unchanged, whatever it is. For
+//!   `NotFound` it returns `[deleted]`. For `Failed` it returns the same error
+//!   unchanged.
 //! - `Display` of `NotFound` names the entity and the key. `Display` of
 //!   `Failed` names the operation. Neither repeats the text of the source.
 //!   `source()` returns the `source` field.
-//! - `get` of a missing row returns
+//! - `get` returns the row with this key as it is stored now. Every `i64` can be
+//!   a key, and any text a name or a team. Of a missing row it returns
 //!   `NotFound { entity: "account", key: id, .. }`, with or without a source.
-//! - `list` returns exactly the accounts of this team, ordered by id. Any text
-//!   can be the name of a team. If no row matches, the list is empty.
+//! - `list` returns exactly the accounts of this team as they are stored now,
+//!   ordered by id. Any text can be the name of a team, and a team has any
+//!   number of accounts. If no row matches, the list is empty.
+//! - The columns of the table may stand in any order.
 //! - Every error except a missing row is `Failed`, whatever its text says. This
 //!   includes a failure to get a connection from the pool.
-//! - `get` and `list` name different operations. The source chain of a `Failed`
-//!   error contains the `sqlx::Error`.
-//! - If a query fails after its first rows, `list` returns `Failed`, never a
-//!   shorter list.
+//! - Whatever the failure, `get` and `list` name different operations, and the
+//!   source chain of the `Failed` error contains the `sqlx::Error`.
+//! - If a query fails after its first rows, or the connection breaks between
+//!   them, `list` returns `Failed`, never a shorter list. `get` may stop at its
+//!   row: the key is unique, so no row can follow.
 //! - If a row does not decode (`NULL` in any column), `get` and `list` return
 //!   `Failed`. They never skip the row, and never put a default in its place.
 //! - Every read, failed or not, gives its connection back. After a hundred
-//!   reads, a pool with only one connection has that connection free.
+//!   reads, a pool with only one connection has that connection free. A caller
+//!   may also drop the future of a read at any await. Then the connection is
+//!   free, too, and not in a transaction.
 //! - The same rules hold on SQLite and on Postgres.
 //!
 //! An `AnyPool` passes SQL to the database unchanged. The placeholder `$1`
 //! works on both databases, but `?` works only on SQLite. Decode rows as tuples
 //! with `query_as`, or column by column with `try_get`: sqlx's derive macros
-//! are not enabled here.
+//! are not enabled here. You may use the functions of `crate::db`.
 
 use sqlx::AnyPool;
 

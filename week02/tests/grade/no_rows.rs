@@ -1,20 +1,19 @@
 use std::fmt::Debug;
 
-use tokio::time::timeout;
+use lab::cancel::after_polls;
+use sqlx::AnyPool;
 use week02::no_rows::{Account, Accounts, Error, author_name};
 
-use crate::common::{ACQUIRE_TIMEOUT, Database, find_cause, prepare};
+use crate::common::{
+    ACQUIRE_TIMEOUT, Database, Row, TEXTS, assert_items, find_cause, insert,
+    prepare, rows,
+};
 
 /// The words with which sqlx and Go report a missing row. They must not turn
 /// another error into `NotFound`.
 const NO_ROWS: &str = "RowNotFound: no rows returned by a query that expected \
                        to return at least one row, no rows in result set, \
                        not found";
-
-/// Names that find rows of other teams if the query pastes the name into its
-/// SQL, or compares it as a pattern or without case.
-const TEAMS: [&str; 6] =
-    ["red", "RED", "redder", "r_d", " red", "' OR 'a' = 'a"];
 
 mod errors {
     use std::error::Error as _;
@@ -24,16 +23,18 @@ mod errors {
 
     #[test]
     fn a_missing_account_shows_as_deleted_and_a_stored_name_shows_unchanged() {
-        for name in ["ada", " Ada ", ""] {
+        for name in TEXTS {
             let read = Ok(account(1, name, "red"));
             let shown = author_name(read).expect("expected the stored name");
             assert_eq!(shown, name, "the stored name");
         }
-        for source in [None, Some("no such row".into())] {
-            let missing = Error::NotFound { entity: "account", key: 7, source };
-            let shown = author_name(Err(missing));
-            let shown = shown.expect("expected `[deleted]` for NotFound");
-            assert_eq!(shown, "[deleted]", "the name for NotFound");
+        for entity in ["account", "team"] {
+            for source in [None, Some(NO_ROWS.into())] {
+                let missing = Error::NotFound { entity, key: 7, source };
+                let shown = author_name(Err(missing));
+                let shown = shown.expect("expected `[deleted]` for NotFound");
+                assert_eq!(shown, "[deleted]", "the name for NotFound");
+            }
         }
     }
 
@@ -54,44 +55,45 @@ mod errors {
 
     #[test]
     fn a_not_found_error_displays_entity_and_key_but_not_its_source() {
-        let missing =
-            Error::NotFound { entity: "badge", key: -7, source: None };
-        let source = missing.source();
-        assert!(source.is_none(), "expected no source, got {source:?}");
+        for key in [-7, 0, i64::MIN, i64::MAX] {
+            for entity in ["badge", "read model"] {
+                let missing = Error::NotFound { entity, key, source: None };
+                let source = missing.source();
+                assert!(source.is_none(), "expected no source: {source:?}");
+                let text = missing.to_string();
+                assert!(text.contains(entity), "no {entity:?} in {text:?}");
+                let key_text = key.to_string();
+                assert!(text.contains(&key_text), "no key {key} in {text:?}");
 
-        let text = missing.to_string();
-        assert!(text.contains("badge"), "no entity `badge` in {text:?}");
-        assert!(text.contains("-7"), "no key `-7` in {text:?}");
-
-        let source = Some(io::Error::other("beneath").into());
-        let missing = Error::NotFound { entity: "badge", key: -7, source };
-        assert!(
-            find_cause::<io::Error>(&missing).is_some(),
-            "no io::Error in the source chain of {missing:?}"
-        );
-        let text = missing.to_string();
-        assert!(
-            !text.contains("beneath"),
-            "the source's text `beneath` is repeated in {text:?}"
-        );
+                let source = Some(io::Error::other("beneath").into());
+                assert_source(Error::NotFound { entity, key, source });
+            }
+        }
     }
 
     #[test]
     fn the_display_of_failed_has_the_operation_but_not_the_source() {
-        let error = failed("beneath");
+        for operation in ["count the seals", "q"] {
+            let source = io::Error::other("beneath").into();
+            let error = Error::Failed { operation, source };
+            let text = error.to_string();
+            assert!(text.contains(operation), "no {operation:?} in {text:?}");
+            assert_source(error);
+        }
+    }
 
-        let text = error.to_string();
+    /// Asserts that `source` returns the error with the text `beneath`, and that
+    /// `Display` does not repeat it.
+    #[track_caller]
+    fn assert_source(error: Error) {
         assert!(
-            text.contains("count the seals"),
-            "no operation `count the seals` in {text:?}"
+            error.source().is_some_and(|source| source.is::<io::Error>()),
+            "expected the io::Error as the source of {error:?}"
         );
+        let text = error.to_string();
         assert!(
             !text.contains("beneath"),
             "the source's text `beneath` is repeated in {text:?}"
-        );
-        assert!(
-            find_cause::<io::Error>(&error).is_some(),
-            "no io::Error in the source chain of {error:?}"
         );
     }
 
@@ -105,29 +107,21 @@ mod rows {
     use super::*;
 
     #[tokio::test]
-    async fn get_returns_the_stored_row_unchanged() {
-        super::get_returns_the_stored_row_unchanged(&Database::sqlite()).await;
-    }
-
-    #[tokio::test]
-    async fn get_of_a_missing_row_returns_not_found_with_entity_and_key() {
-        super::get_of_a_missing_row_returns_not_found_with_entity_and_key(
-            &Database::sqlite(),
-        )
-        .await;
+    async fn get_returns_the_stored_row_or_not_found_with_its_key() {
+        let database = Database::sqlite();
+        check_stored_and_missing_rows(&database).await;
     }
 
     #[tokio::test]
     async fn list_returns_exactly_the_rows_of_the_team_ordered_by_id() {
-        super::list_returns_exactly_the_rows_of_the_team_ordered_by_id(
-            &Database::sqlite(),
-        )
-        .await;
+        let database = Database::sqlite();
+        check_lists(&database).await;
     }
 
     #[tokio::test]
-    async fn list_of_a_team_without_rows_is_empty() {
-        super::list_of_a_team_without_rows_is_empty(&Database::sqlite()).await;
+    async fn reads_return_what_other_clients_have_changed() {
+        let database = Database::sqlite();
+        check_reads_after_changes(&database).await;
     }
 }
 
@@ -137,7 +131,6 @@ mod failures {
     use std::thread;
     use std::time::Duration;
 
-    use sqlx::AnyPool;
     use sqlx::any::{AnyPoolOptions, install_default_drivers};
 
     use super::*;
@@ -145,10 +138,12 @@ mod failures {
     #[tokio::test]
     async fn a_failed_query_names_its_operation_and_keeps_the_cause() {
         let database = Database::sqlite();
-        super::a_failed_query_names_its_operation_and_keeps_the_cause(
-            &database,
-        )
-        .await;
+        let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
+        let accounts = Accounts::new(pool.clone());
+
+        assert_both_fail(&accounts).await;
+        pool.close().await;
+        assert_both_fail(&accounts).await;
     }
 
     #[tokio::test]
@@ -182,9 +177,7 @@ mod failures {
             }
         };
 
-        let accounts = Accounts::new(pool);
-        assert_complete_failure(accounts.get(1).await);
-        assert_complete_failure(accounts.list("red").await);
+        assert_both_fail(&Accounts::new(pool)).await;
     }
 
     #[tokio::test]
@@ -200,29 +193,32 @@ mod failures {
                 "expected sqlx to fail with {error}..), got {seen}"
             );
 
-            let accounts = Accounts::new(pool);
-            assert_complete_failure(accounts.get(1).await);
-            assert_complete_failure(accounts.list("red").await);
+            assert_both_fail(&Accounts::new(pool)).await;
         }
     }
 
     #[tokio::test]
     async fn a_row_that_does_not_decode_is_a_failure() {
         let database = Database::sqlite();
-        super::a_row_that_does_not_decode_is_a_failure(&database).await;
+        check_rows_that_do_not_decode(&database).await;
     }
 
     #[tokio::test]
     async fn a_list_query_that_fails_midway_is_a_failure() {
-        super::a_list_query_that_fails_midway_is_a_failure(&Database::sqlite())
-            .await;
+        let database = Database::sqlite();
+        check_query_that_fails_midway(&database).await;
     }
 
     #[tokio::test]
     async fn failed_and_successful_reads_release_their_connection() {
         let database = Database::sqlite();
-        super::failed_and_successful_reads_release_their_connection(&database)
-            .await;
+        check_released_connections(&database).await;
+    }
+
+    #[tokio::test]
+    async fn a_dropped_read_releases_its_connection_without_a_transaction() {
+        let database = Database::sqlite();
+        check_dropped_reads(&database).await;
     }
 
     /// Starts a server that answers every client with `reply`, which is no
@@ -244,37 +240,28 @@ mod failures {
 }
 
 mod postgres {
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::*;
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn get_distinguishes_stored_from_missing_rows_on_postgres() {
+    async fn get_and_list_on_postgres_equal_the_stored_rows() {
         let database = Database::postgres();
-        get_returns_the_stored_row_unchanged(&database).await;
-        let database = Database::postgres();
-        get_of_a_missing_row_returns_not_found_with_entity_and_key(&database)
-            .await;
-    }
-
-    #[tokio::test]
-    #[ignore = "needs postgres"]
-    async fn list_on_postgres_returns_the_rows_of_the_team_ordered_by_id() {
-        let database = Database::postgres();
-        super::list_returns_exactly_the_rows_of_the_team_ordered_by_id(
-            &database,
-        )
-        .await;
+        check_stored_and_missing_rows(&database).await;
+        database.clear().await;
+        check_lists(&database).await;
+        database.clear().await;
+        check_reads_after_changes(&database).await;
     }
 
     #[tokio::test]
     #[ignore = "needs postgres"]
     async fn list_on_postgres_is_complete_or_an_error() {
         let database = Database::postgres();
-        list_of_a_team_without_rows_is_empty(&database).await;
-        let database = Database::postgres();
-        a_list_query_that_fails_midway_is_a_failure(&database).await;
-        let database = Database::postgres();
-        a_row_that_does_not_decode_is_a_failure(&database).await;
+        check_query_that_fails_midway(&database).await;
+        database.clear().await;
+        check_rows_that_do_not_decode(&database).await;
     }
 
     #[tokio::test]
@@ -297,92 +284,105 @@ mod postgres {
 
     #[tokio::test]
     #[ignore = "needs postgres"]
-    async fn failed_and_successful_postgres_reads_release_their_connection() {
+    async fn completed_and_dropped_postgres_reads_release_their_connection() {
         let database = Database::postgres();
-        super::failed_and_successful_reads_release_their_connection(&database)
-            .await;
+        check_released_connections(&database).await;
+        database.clear().await;
+        check_dropped_reads(&database).await;
     }
-}
 
-async fn get_returns_the_stored_row_unchanged(database: &Database) {
-    let (accounts, inserted) = six_teams_of_twelve(database).await;
+    #[tokio::test]
+    #[ignore = "needs postgres"]
+    async fn list_fails_if_the_connection_breaks_during_the_response() {
+        let database = Database::postgres();
+        let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
+        let rows: Vec<_> = (0..30)
+            .map(|id| (id, format!("name {id}"), "red".to_owned()))
+            .collect();
+        insert(&pool, &rows).await;
+        let stored: Vec<_> = rows.iter().map(from_row).collect();
 
-    for account in inserted {
-        let read = accounts.get(account.id).await;
-        let read = read.expect("expected the stored row");
-        assert_eq!(read, account, "the account with id {}", account.id);
-    }
-}
-
-async fn get_of_a_missing_row_returns_not_found_with_entity_and_key(
-    database: &Database,
-) {
-    let (accounts, _) = six_teams_of_twelve(database).await;
-
-    for id in [0, 73, -3, 3 + (1 << 32)] {
-        match accounts.get(id).await {
-            Err(Error::NotFound { entity, key, .. }) => {
-                assert_eq!(entity, "account", "the entity of the error");
-                assert_eq!(key, id, "the key of the error");
+        let (pool, received) = database.pool_that_breaks_after(usize::MAX);
+        let listed = Accounts::new(pool).list("red").await;
+        assert_eq!(listed.unwrap().len(), 30, "the accounts in team red");
+        for bytes in (0..received.load(Relaxed)).step_by(29) {
+            let (pool, _) = database.pool_that_breaks_after(bytes);
+            match Accounts::new(pool).list("red").await {
+                Ok(listed) => assert_items(&listed, &stored, "the list"),
+                failed => drop(assert_complete_failure(failed)),
             }
-            other => panic!("expected NotFound for id {id}, got {other:?}"),
         }
     }
 }
 
-async fn list_returns_exactly_the_rows_of_the_team_ordered_by_id(
-    database: &Database,
-) {
-    let (accounts, mut inserted) = six_teams_of_twelve(database).await;
+async fn check_stored_and_missing_rows(database: &Database) {
+    let pool = database.pool(2, ACQUIRE_TIMEOUT).await;
+    let rows = rows();
+    insert(&pool, &rows).await;
+    let accounts = Accounts::new(pool);
 
-    inserted.sort_by_key(|account| account.id);
-    for team in TEAMS {
-        let mut members = inserted.clone();
-        members.retain(|account| account.team == team);
-        let listed = accounts.list(team).await.expect("expected a list");
-        assert_eq!(listed, members, "the list of team {team:?}");
+    for row in rows.iter().take(60).chain(rows.iter().skip(60).step_by(29)) {
+        assert_stored(&accounts, row).await;
+    }
+    for id in [1, -2, 4 + (1 << 32), i64::MIN + 1, i64::MAX - 2] {
+        assert_missing(&accounts, id).await;
     }
 }
 
-async fn list_of_a_team_without_rows_is_empty(database: &Database) {
-    let (accounts, _) = six_teams_of_twelve(database).await;
+async fn check_lists(database: &Database) {
+    let pool = database.pool(2, ACQUIRE_TIMEOUT).await;
+    let rows = rows();
+    insert(&pool, &rows).await;
+    let accounts = Accounts::new(pool);
 
-    for team in ["green", "re_", "%", ""] {
-        let listed = accounts.list(team).await;
-        let listed = listed.expect("expected an empty list");
-        assert_eq!(listed, [], "the list of team {team:?}");
-    }
+    assert_lists(&accounts, &rows).await;
 }
 
-async fn a_failed_query_names_its_operation_and_keeps_the_cause(
-    database: &Database,
-) {
-    let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
+async fn check_reads_after_changes(database: &Database) {
+    let pool = database.pool(2, ACQUIRE_TIMEOUT).await;
+    insert(&pool, &[]).await;
     let accounts = Accounts::new(pool.clone());
 
-    let read = assert_complete_failure(accounts.get(1).await);
-    let list = assert_complete_failure(accounts.list("red").await);
-    assert_ne!(read, list, "the operations of `get` and `list`");
-
-    let closed = timeout(ACQUIRE_TIMEOUT, pool.close()).await;
-    closed.expect("`get` and `list` gave their connections back");
-    assert_complete_failure(accounts.get(1).await);
-    assert_complete_failure(accounts.list("red").await);
+    // Account 7, which another client inserts, changes or deletes.
+    for (name, team) in [
+        (None, "red"),
+        (Some("ada"), "red"),
+        (Some("eve"), "red"),
+        (Some("eve"), "blue"),
+        (None, "red"),
+        (Some(""), "blue"),
+    ] {
+        prepare(&pool, &["DELETE FROM accounts"]).await;
+        let row = name.map(|name| (7, name.to_owned(), team.to_owned()));
+        if let Some((id, name, team)) = &row {
+            let insert =
+                "INSERT INTO accounts (id, name, team) VALUES ($1, $2, $3)";
+            let insert = sqlx::query(insert).bind(id).bind(name).bind(team);
+            insert.execute(&pool).await.unwrap();
+        }
+        match &row {
+            Some(row) => assert_stored(&accounts, row).await,
+            None => assert_missing(&accounts, 7).await,
+        }
+        assert_lists(&accounts, row.as_slice()).await;
+    }
 }
 
-async fn a_row_that_does_not_decode_is_a_failure(database: &Database) {
-    let accounts = with_a_null_in_each_column(database, 2).await;
+async fn check_rows_that_do_not_decode(database: &Database) {
+    let pool = database.pool(2, ACQUIRE_TIMEOUT).await;
+    let accounts = with_a_null_in_each_column(&pool).await;
 
-    assert_failed(accounts.get(2).await);
-    assert_failed(accounts.get(4).await);
-    assert_failed(accounts.list("red").await);
-    assert_failed(accounts.list("blue").await);
+    let by_id = assert_complete_failure(accounts.get(2).await);
+    let by_team = assert_complete_failure(accounts.list("red").await);
+    assert_ne!(by_id, by_team, "the operations of `get` and `list`");
+    assert_complete_failure(accounts.get(4).await);
+    assert_complete_failure(accounts.list("blue").await);
     // A row without `NULL` in the same table can be read.
     let read = accounts.get(3).await.expect("expected row 3, which decodes");
     assert_eq!(read, account(3, "bo", "red"), "row 3");
 }
 
-async fn a_list_query_that_fails_midway_is_a_failure(database: &Database) {
+async fn check_query_that_fails_midway(database: &Database) {
     let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
     // The query fails when it computes the last of the three names.
     prepare(
@@ -401,26 +401,93 @@ async fn a_list_query_that_fails_midway_is_a_failure(database: &Database) {
 
     let read = accounts.get(2).await.expect("expected row 2");
     assert_eq!(read, account(2, "name 2", "red"), "row 2");
-    assert_failed(accounts.list("red").await);
+    assert_complete_failure(accounts.list("red").await);
 }
 
-async fn failed_and_successful_reads_release_their_connection(
-    database: &Database,
-) {
-    let accounts = with_a_null_in_each_column(database, 1).await;
+async fn check_released_connections(database: &Database) {
+    let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
+    let accounts = with_a_null_in_each_column(&pool).await;
 
-    for n in 1..=100 {
-        let read = assert_failed(accounts.get(2).await);
-        let list = assert_failed(accounts.list("red").await);
-        for error in [read, list] {
+    for _ in 0..100 {
+        for read in [
+            accounts.get(2).await.map(drop),
+            accounts.list("red").await.map(drop),
+        ] {
+            let error = assert_failed(read);
             let cause = find_cause::<sqlx::Error>(&error);
             let timed_out = matches!(cause, Some(sqlx::Error::PoolTimedOut));
-            assert!(!timed_out, "no free connection in round {n} of 100");
+            assert!(!timed_out, "expected a free connection, got {error:?}");
         }
         let read = accounts.get(3).await;
         let read = read.expect("expected row 3 over a free connection");
         assert_eq!(read, account(3, "bo", "red"), "row 3");
+        assert_missing(&accounts, 6).await;
+        let listed = accounts.list("green").await;
+        assert_eq!(listed.expect("expected an empty list"), [], "the list");
     }
+}
+
+/// Polls each read 1, 2, 3 … times and drops it, until it is complete.
+async fn check_dropped_reads(database: &Database) {
+    let other = database.pool(1, ACQUIRE_TIMEOUT).await;
+    let rows = [3, 1].map(|id| (id, format!("{id}"), "red".to_owned()));
+    insert(&other, &rows).await;
+    let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
+    let accounts = Accounts::new(pool.clone());
+
+    for method in ["get", "list"] {
+        for polls in 1.. {
+            let read = async {
+                match method {
+                    "get" => accounts.get(1).await.is_ok(),
+                    _ => accounts.list("red").await.is_ok(),
+                }
+            };
+            let completed = after_polls(polls, read).await;
+            database.assert_no_transaction(&pool, &other).await;
+            assert_stored(&accounts, &rows[0]).await;
+            if let Some(ok) = completed {
+                assert!(ok, "expected Ok from `{method}`");
+                break;
+            }
+        }
+    }
+}
+
+async fn assert_stored(accounts: &Accounts, row: &Row) {
+    let read = accounts.get(row.0).await;
+    let read = read.expect("expected the stored row");
+    assert_eq!(read, from_row(row), "the account with id {}", row.0);
+}
+
+async fn assert_missing(accounts: &Accounts, id: i64) {
+    match accounts.get(id).await {
+        Err(Error::NotFound { entity, key, .. }) => {
+            assert_eq!(entity, "account", "the entity of the error");
+            assert_eq!(key, id, "the key of the error");
+        }
+        other => panic!("expected NotFound for id {id}, got {other:?}"),
+    }
+}
+
+/// Asserts that each team has exactly the accounts in `rows`, ordered by id.
+async fn assert_lists(accounts: &Accounts, rows: &[Row]) {
+    let mut rows: Vec<_> = rows.iter().map(from_row).collect();
+    rows.sort_by_key(|account| account.id);
+    for team in TEXTS.into_iter().chain(["blue", "green", "re_"]) {
+        let mut members = rows.clone();
+        members.retain(|account| account.team == team);
+        let listed = accounts.list(team).await.expect("expected a list");
+        let what = format!("the list of team {team:?}");
+        assert_items(&listed, &members, &what);
+    }
+}
+
+/// Asserts that `get` and `list` fail, and name different operations.
+async fn assert_both_fail(accounts: &Accounts) {
+    let read = assert_complete_failure(accounts.get(1).await);
+    let list = assert_complete_failure(accounts.list("red").await);
+    assert_ne!(read, list, "the operations of `get` and `list`");
 }
 
 async fn assert_failed_with_no_rows_text(accounts: &Accounts) {
@@ -443,13 +510,15 @@ fn assert_complete_failure<T: Debug>(result: Result<T, Error>) -> &'static str {
     let cause = find_cause::<sqlx::Error>(&error);
     assert!(cause.is_some(), "no sqlx::Error in the source chain: {error:?}");
 
-    let (text, below) = (error.to_string(), source.to_string());
+    let text = error.to_string();
     assert!(!operation.is_empty(), "the operation is empty: {error:?}");
     assert!(text.contains(operation), "no operation {operation:?} in {text:?}");
-    assert!(
-        !text.contains(&below),
-        "the source's text {below:?} is repeated in {text:?}"
-    );
+    for below in [source.to_string(), format!("{source:?}")] {
+        assert!(
+            !text.contains(&below),
+            "the source's text {below:?} is repeated in {text:?}"
+        );
+    }
     operation
 }
 
@@ -463,35 +532,11 @@ fn assert_failed<T: Debug>(result: Result<T, Error>) -> Error {
     error
 }
 
-/// Inserts twelve accounts for each team. Returns the reader, and the accounts
-/// in the order of insertion.
-async fn six_teams_of_twelve(database: &Database) -> (Accounts, Vec<Account>) {
-    let pool = database.with_tables().await;
-    let inserted = (1..=72).rev().zip(TEAMS.iter().cycle());
-    let inserted: Vec<_> = inserted
-        .map(|(id, team)| account(id, &format!(" Writer {id} "), team))
-        .collect();
-
-    let mut transaction = pool.begin().await.unwrap();
-    for Account { id, name, team } in &inserted {
-        let insert =
-            "INSERT INTO accounts (id, name, team) VALUES ($1, $2, $3)";
-        let insert = sqlx::query(insert).bind(id).bind(name).bind(team);
-        insert.execute(&mut *transaction).await.unwrap();
-    }
-    transaction.commit().await.unwrap();
-    (Accounts::new(pool), inserted)
-}
-
 /// Inserts five accounts: one without a name, one without a team, and one
 /// without a key.
-async fn with_a_null_in_each_column(
-    database: &Database,
-    max_connections: u32,
-) -> Accounts {
-    let pool = database.pool(max_connections, ACQUIRE_TIMEOUT).await;
+async fn with_a_null_in_each_column(pool: &AnyPool) -> Accounts {
     prepare(
-        &pool,
+        pool,
         &[
             "CREATE TABLE accounts (id BIGINT, name TEXT, team TEXT)",
             "INSERT INTO accounts (id, name, team) \
@@ -500,7 +545,11 @@ async fn with_a_null_in_each_column(
         ],
     )
     .await;
-    Accounts::new(pool)
+    Accounts::new(pool.clone())
+}
+
+fn from_row((id, name, team): &Row) -> Account {
+    account(*id, name, team)
 }
 
 fn account(id: i64, name: &str, team: &str) -> Account {
