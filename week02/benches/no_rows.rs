@@ -19,7 +19,7 @@ type Row = (i64, String, String);
 async fn find(pool: &sqlx::AnyPool, id: i64) -> sqlx::Result<Option<Account>> {
     let select = "SELECT id, name, team FROM accounts WHERE id = $1";
     let row = sqlx::query_as::<_, Row>(select).bind(id);
-    let row = row.fetch_optional(pool).await?;
+    let row = db::fetch_all(pool, row).await?.into_iter().next();
     Ok(row.map(|(id, name, team)| Account { id, name, team }))
 }
 

@@ -42,6 +42,7 @@
 //! - A caller may drop the future of a method at any await. Then an audit has
 //!   written all rows or none, no connection of the pool is in a transaction,
 //!   and the next call succeeds.
+//! - The columns of the table `accounts` may stand in any order.
 //! - The same rules hold on SQLite and on Postgres.
 //!
 //! You may use the functions of `crate::db`. The grader opens its pools with

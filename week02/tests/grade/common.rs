@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::fmt::Debug;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -99,8 +99,8 @@ impl Database {
             .await;
     }
 
-    /// Opens a pool whose connection breaks when it has received `bytes` bytes
-    /// from the Postgres server. The count is what it has received.
+    /// Opens a pool whose first connection breaks when it has received `bytes`
+    /// bytes from the Postgres server. The count is what it has received.
     pub fn pool_that_breaks_after(
         &self,
         bytes: usize,
@@ -193,10 +193,12 @@ pub fn rows() -> Vec<Row> {
     let teams = TEXTS.into_iter().zip(sizes);
     let teams = teams.flat_map(|(team, size)| iter::repeat_n(team, size));
     let rows = teams.enumerate().map(|(n, team)| {
-        let name = TEXTS.get(n).map_or_else(
-            || format!("{} {n}", TEXTS[n % TEXTS.len()]),
-            |&text| text.to_owned(),
-        );
+        let name = match (TEXTS.get(n), TEXTS[n % TEXTS.len()]) {
+            (Some(&text), _) => text.to_owned(),
+            // Longer than 1,000 characters.
+            (None, "") => format!("{n}").repeat(500),
+            (None, text) => format!("{text} {n}"),
+        };
         (key(n as i64), name, team.to_owned())
     });
     rows.collect()
@@ -246,9 +248,9 @@ pub async fn insert(pool: &AnyPool, rows: &[Row]) {
     }
 }
 
-/// Starts a server that passes bytes on to the socket, and closes each
-/// connection when it has passed `limit` bytes back. Returns its address and
-/// the number of bytes that it has passed back.
+/// Starts a server that passes bytes on to the socket, and closes the first
+/// connection when it has passed `limit` bytes back. Returns its address and the
+/// number of bytes that it has passed back on that connection.
 fn proxy(
     socket: PathBuf,
     limit: usize,
@@ -258,31 +260,44 @@ fn proxy(
     let passed = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&passed);
     thread::spawn(move || {
-        for client in listener.incoming() {
-            let (mut client, mut server) =
-                (client?, UnixStream::connect(&socket)?);
-            let (mut from_client, mut to_server) =
-                (client.try_clone()?, server.try_clone()?);
-            thread::spawn(move || {
-                // An error means that one side has closed the connection.
-                let _ = io::copy(&mut from_client, &mut to_server);
-                let _ = to_server.shutdown(Shutdown::Both);
-            });
-            let mut buffer = [0; 4096];
-            loop {
-                let left = limit.saturating_sub(count.load(Relaxed));
-                let most = left.min(buffer.len());
-                let read = server.read(&mut buffer[..most]).unwrap_or(0);
-                if read == 0 || client.write_all(&buffer[..read]).is_err() {
-                    break;
-                }
-                count.fetch_add(read, Relaxed);
-            }
-            let _ = client.shutdown(Shutdown::Both);
+        let others = iter::repeat_with(|| (usize::MAX, Arc::default()));
+        let limits = iter::once((limit, count)).chain(others);
+        for (client, (limit, count)) in listener.incoming().zip(limits) {
+            let client = client?;
+            let server = UnixStream::connect(&socket)?;
+            thread::spawn(move || pass_bytes(&client, &server, limit, &count));
         }
         io::Result::Ok(())
     });
     Ok((address, passed))
+}
+
+/// Passes bytes between the two streams until one of them is closed, or `limit`
+/// bytes came back from the server.
+fn pass_bytes(
+    mut client: &TcpStream,
+    mut server: &UnixStream,
+    limit: usize,
+    count: &AtomicUsize,
+) {
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            // An error means that one side has closed the connection.
+            let _ = io::copy(&mut client, &mut server);
+            let _ = server.shutdown(Shutdown::Both);
+        });
+        let mut buffer = [0; 4096];
+        loop {
+            let left = limit - count.load(Relaxed);
+            let most = left.min(buffer.len());
+            let read = server.read(&mut buffer[..most]).unwrap_or(0);
+            count.fetch_add(read, Relaxed);
+            if read == 0 || client.write_all(&buffer[..read]).is_err() {
+                break;
+            }
+        }
+        let _ = client.shutdown(Shutdown::Both);
+    });
 }
 
 /// Asserts that the items are equal. The message shows the first difference.
