@@ -1,11 +1,21 @@
-//! The tables of the comment service that week 2 uses, and two precautions for
-//! their connections.
+//! The tables of the comment service that week 2 uses, and precautions for its
+//! connections.
 
 use sqlx::any::{
     AnyArguments, AnyPoolOptions, AnyRow, install_default_drivers,
 };
+use sqlx::pool::PoolConnection;
 use sqlx::query::QueryAs;
-use sqlx::{Any, AnyPool, FromRow};
+use sqlx::{Any, AnyPool, Connection, FromRow, Transaction};
+
+/// A connection for transactions, from a pool that may lack the hook of
+/// [`connect`]. The connection is closed if a `begin` has not returned a
+/// transaction, because BEGIN may have opened one.
+#[derive(Debug)]
+pub struct Session {
+    connection: PoolConnection<Any>,
+    may_be_in_transaction: bool,
+}
 
 /// Opens a pool for a `sqlite://…` or `postgres://…` URL.
 ///
@@ -32,6 +42,31 @@ pub async fn connect(
         })
     });
     options.connect(url).await
+}
+
+impl Session {
+    /// Takes a connection from `pool`.
+    pub async fn acquire(pool: &AnyPool) -> sqlx::Result<Self> {
+        let connection = pool.acquire().await?;
+        Ok(Self { connection, may_be_in_transaction: false })
+    }
+
+    /// Begins a transaction, which is rolled back when it is dropped.
+    pub async fn begin(&mut self) -> sqlx::Result<Transaction<'_, Any>> {
+        self.may_be_in_transaction = true;
+        let transaction = Connection::begin(&mut *self.connection).await?;
+        // From here on, the driver knows the transaction, and ends it.
+        self.may_be_in_transaction = false;
+        Ok(transaction)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.may_be_in_transaction {
+            self.connection.close_on_drop();
+        }
+    }
 }
 
 /// Returns all rows of a query.

@@ -7,6 +7,7 @@ mod common;
 use lab::cancel::after_polls;
 use sqlx::{Acquire as _, AnyPool};
 use week02::classify::{self, Class};
+use week02::db::Session;
 use week02::no_rows::{Accounts, Error};
 
 use crate::common::{ACQUIRE_TIMEOUT, Database, prepare};
@@ -87,7 +88,7 @@ async fn a_pool_ends_the_transaction_of_a_returned_postgres_connection() {
         drop(connection);
         database.assert_no_transaction(&pool, &other).await;
     }
-    assert_eq!(name(&other).await, "ada", "the stored name");
+    assert_eq!(stored_name(&other).await, "ada", "the stored name");
 }
 
 #[tokio::test]
@@ -105,7 +106,37 @@ async fn a_write_after_a_dropped_begin_is_committed() {
             break;
         }
         update.execute(&pool).await.unwrap();
-        assert_eq!(name(&other).await, format!("{polls}"), "the stored name");
+        assert_eq!(
+            stored_name(&other).await,
+            format!("{polls}"),
+            "the stored name"
+        );
+    }
+}
+
+/// The pool of this test has no hook.
+#[tokio::test]
+#[ignore = "needs postgres"]
+async fn a_write_after_a_dropped_session_is_committed() {
+    let database = Database::postgres();
+    let other = with_an_account(&database).await;
+    let pool = database.pool_that_breaks_after(usize::MAX).0;
+
+    for round in 0..5 {
+        for polls in 1.. {
+            let begun = after_polls(polls, async {
+                Session::acquire(&pool).await?.begin().await.map(drop)
+            });
+            let is_begun = begun.await.is_some();
+            let name = format!("{polls} polls, round {round}");
+            let update = "UPDATE accounts SET name = $1";
+            let update = sqlx::query(update).bind(&name).execute(&pool);
+            update.await.unwrap();
+            assert_eq!(stored_name(&other).await, name, "the stored name");
+            if is_begun {
+                break;
+            }
+        }
     }
 }
 
@@ -127,7 +158,7 @@ async fn a_dropped_nested_begin_rolls_back_the_outer_transaction() {
             continue;
         }
         outer.commit().await.expect("the commit reports success");
-        assert_eq!(name(&other).await, "ada", "the stored name");
+        assert_eq!(stored_name(&other).await, "ada", "the stored name");
         return;
     }
     panic!("expected to drop one of 1,000 nested transactions");
@@ -140,7 +171,7 @@ async fn with_an_account(database: &Database) -> AnyPool {
     pool
 }
 
-async fn name(pool: &AnyPool) -> String {
+async fn stored_name(pool: &AnyPool) -> String {
     let select = sqlx::query_scalar("SELECT name FROM accounts WHERE id = 1");
     select.fetch_one(pool).await.expect("account 1 is stored")
 }

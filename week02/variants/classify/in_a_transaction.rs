@@ -5,12 +5,13 @@
 //! accounts before it writes the first row, and does both on one connection.
 //! The names are in memory, and each row takes a round trip.
 //!
-//! This transaction does not rely on the pool to end it. If `audit` is dropped
-//! while BEGIN is under way, the connection is closed.
+//! The transaction does not rely on the pool to end it. If `audit` is dropped
+//! while BEGIN is executed, the `Session` closes the connection.
 
+use sqlx::AnyPool;
 use sqlx::error::ErrorKind;
-use sqlx::pool::PoolConnection;
-use sqlx::{Any, AnyPool, Connection};
+
+use crate::db::Session;
 
 /// Reads and writes the accounts in the database.
 #[derive(Debug)]
@@ -160,11 +161,8 @@ impl Accounts {
         let select = "SELECT id, name FROM accounts WHERE team = $1";
         let insert = "INSERT INTO audit (account, entry) VALUES ($1, $2)";
 
-        let connection = self.pool.acquire().await?;
-        let mut guard = CloseUnlessBegun { connection, begun: false };
-        let mut transaction = guard.connection.begin().await?;
-        guard.begun = true;
-
+        let mut session = Session::acquire(&self.pool).await?;
+        let mut transaction = session.begin().await?;
         let query = sqlx::query_as::<_, (i64, String)>(select).bind(team);
         let query = query.persistent(false);
         let accounts = query.fetch_all(&mut *transaction).await?;
@@ -174,22 +172,6 @@ impl Accounts {
         }
         transaction.commit().await?;
         Ok(accounts.len())
-    }
-}
-
-/// Closes its connection when it is dropped, unless `begun` is true. Otherwise a
-/// Postgres connection whose `begin` was dropped returns to the pool in a
-/// transaction, because sqlx 0.9 does not know that BEGIN was executed.
-struct CloseUnlessBegun {
-    connection: PoolConnection<Any>,
-    begun: bool,
-}
-
-impl Drop for CloseUnlessBegun {
-    fn drop(&mut self) {
-        if !self.begun {
-            self.connection.close_on_drop();
-        }
     }
 }
 
