@@ -28,9 +28,9 @@
 //!   The source chain contains the `sqlx::Error`.
 //! - `rename` returns whether the account exists. Every `i64` can be an id, and
 //!   any text a name: it is stored unchanged.
-//! - `names` returns the names of the accounts of the given team, and of no
-//!   other team, ordered by id. Any text can be the name of a team, and a team
-//!   has any number of accounts.
+//! - `names` returns the names, as they are stored now, of the accounts of the
+//!   given team and of no other team, ordered by id. Any text can be the name of
+//!   a team, and a team has any number of accounts.
 //! - `audit` writes one row into the table `audit` for each account of the team
 //!   (`account`: its id, `entry`: its name). It writes all rows or none, and
 //!   returns their number. It also works with a pool of one connection.
