@@ -180,7 +180,12 @@ pub const TEXTS: [&str; 25] = [
     "NULL",
     "[deleted]",
     "0",
-    "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef!",
+    concat!(
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef!",
+    ),
 ];
 
 /// The number of accounts in the first teams of [`rows`].
