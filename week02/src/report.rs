@@ -9,17 +9,22 @@
 //! log nothing. The edge calls [`report`] once. This function writes the chain
 //! to the log, and builds the reply from the reason's row in the status table.
 //! The log event and the reply both have the request id, so each leads to the
-//! other.
+//! other. If the client disconnects, the server drops the handler. So
+//! [`respond`] runs the handler with a guard, whose destructor reports the
+//! cancellation.
 //!
 //! **Guarantee.** The reply depends only on the reason and the request id. No
 //! code copies text from the chain to the reply, so the chain cannot leak.
-//! [`report`] logs one event, which contains every cause once. The HTTP status,
+//! [`report`] logs one event, which contains every cause once. [`respond`]
+//! reports a failed request or a cancelled one exactly once. The HTTP status,
 //! the gRPC code, the exit code and the retryable flag are in one row, so they
 //! cannot disagree.
 //!
 //! **Cost.** The client receives only what the table contains. Anything more,
 //! such as the invalid field or the time to wait, needs a field of its own in
-//! the reply. A failure that is never reported is never logged.
+//! the reply. A failure that is never reported is never logged. [`respond`]
+//! takes every drop of its future for a cancellation by the caller, so a
+//! deadline has to be inside the handler.
 //!
 //! ```
 //! use week02::report::{Failure, Reason, report};
@@ -35,7 +40,9 @@
 //! ```
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::iter::successors;
+use std::pin::pin;
 use std::process::ExitCode;
 
 /// The reason for a failure. It tells the caller what to do next.
@@ -54,6 +61,9 @@ pub enum Reason {
     Unavailable,
     /// The deadline has passed. The request may have been carried out.
     DeadlineExceeded,
+    /// The caller has cancelled the request, or has disconnected. The request
+    /// may have been carried out.
+    Cancelled,
     /// A bug, or a failure that the code does not expect.
     Internal,
 }
@@ -68,7 +78,8 @@ pub struct StatusRow {
     pub http: u16,
     /// The number of the gRPC status code.
     pub grpc: i32,
-    /// The exit code of a command, from BSD's `sysexits.h`.
+    /// The exit code of a command, from BSD's `sysexits.h`. A cancelled command
+    /// exits with 130, as after Ctrl-C.
     pub exit: u8,
     /// Whether it helps to send the same request again after a short delay.
     pub retryable: bool,
@@ -111,18 +122,28 @@ struct Context {
     source: BoxError,
 }
 
+/// Reports that a request was cancelled, if it is dropped before the handler
+/// has completed.
+struct CancelGuard<'a> {
+    request_id: &'a str,
+    /// Whether the handler waits. It does not wait before its first poll, while
+    /// it is polled, and after it has completed.
+    waiting: bool,
+}
+
 /// An error of any type.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NotFound,
         Self::InvalidArgument,
         Self::AlreadyExists,
         Self::Busy,
         Self::Unavailable,
         Self::DeadlineExceeded,
+        Self::Cancelled,
         Self::Internal,
     ];
 
@@ -146,6 +167,10 @@ impl Reason {
             // whether it may be sent twice.
             Self::DeadlineExceeded =>
                 ("DEADLINE_EXCEEDED", 504,  4, 69, false, "no answer in time"),
+            // 499 is nginx's "client closed request". Shells report 130 (128 +
+            // SIGINT) for a command that Ctrl-C has ended.
+            Self::Cancelled =>
+                ("CANCELLED",         499,  1, 130, false, "request cancelled"),
             Self::Internal =>
                 ("INTERNAL",          500, 13, 70, false, "internal error"),
         };
@@ -200,4 +225,35 @@ pub fn report(request_id: &str, failure: &Failure) -> Reply {
 /// Returns the exit code of a command that ends with this failure.
 pub fn exit_code(failure: &Failure) -> ExitCode {
     failure.reason().row().exit.into()
+}
+
+/// Runs the handler of a request. If it fails, reports the failure, and returns
+/// the reply to the client.
+///
+/// If the client disconnects, the server drops the returned future. It has no
+/// client to reply to, but it reports the cancellation.
+pub async fn respond<T>(
+    request_id: &str,
+    handler: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Reply> {
+    let mut handler = pin!(handler);
+    let mut guard = CancelGuard { request_id, waiting: false };
+    let result = poll_fn(|context| {
+        // A panic of the handler leaves `waiting` false: it is no cancellation,
+        // even if the runtime drops this future after it has caught the panic.
+        guard.waiting = false;
+        let poll = handler.as_mut().poll(context);
+        guard.waiting = poll.is_pending();
+        poll
+    });
+    result.await.map_err(|failure| report(request_id, &failure))
+}
+
+impl Drop for CancelGuard<'_> {
+    fn drop(&mut self) {
+        if self.waiting {
+            let cause = "the request was dropped before it had completed";
+            report(self.request_id, &Failure::new(Reason::Cancelled, cause));
+        }
+    }
 }

@@ -14,17 +14,21 @@
 //!   | BUSY              | 503  | 14   | 75   | yes       |
 //!   | UNAVAILABLE       | 503  | 14   | 75   | yes       |
 //!   | DEADLINE_EXCEEDED | 504  | 4    | 69   | no        |
+//!   | CANCELLED         | 499  | 1    | 130  | no        |
 //!   | INTERNAL          | 500  | 13   | 70   | no        |
 //!
 //!   BUSY is not 429 (RESOURCE_EXHAUSTED, 8). 429 means that one client sends
 //!   too many requests. BUSY means that the store has no capacity for any
 //!   client. Only exit code 75 (`EX_TEMPFAIL`) invites a retry.
 //!   DEADLINE_EXCEEDED is not retryable: the request may have been carried out.
+//!   CANCELLED has nginx's status for a client that has closed its connection,
+//!   and the exit code of a command that Ctrl-C has ended.
 //! - [`exit_code`] returns the exit code of the row.
-//! - The `Display` of a [`Failure`] is the message of its reason.
+//! - The `Display` of a [`Failure`] is the message of its reason, with `{}` and
+//!   with `{:#}`.
 //! - The `source` chain of a `Failure` has one link for each context, the last
 //!   context first. Then comes the error passed to `new`, then its sources.
-//!   The `Display` of a context does not repeat the link below it.
+//!   The `Display` of a context is its text unchanged, also if the text is empty.
 //! - `downcast_ref`, called on the links of the chain, finds the error passed
 //!   to `new` and its sources, each with its original type.
 //! - A `Failure` can wrap another `Failure`. Reply, exit code and log event
@@ -33,14 +37,25 @@
 //! - A [`Reply`] has the values of the row, and the request id unchanged. It
 //!   contains nothing from the chain: two failures with the same reason get
 //!   equal replies, whatever their causes are.
-//! - [`report`] logs exactly one `tracing` event. No other function logs.
+//! - [`report`] logs exactly one `tracing` event in each call. No other function
+//!   logs, except that [`respond`] calls `report`. Nothing is printed to stdout
+//!   or stderr.
 //! - The event has the fields `request_id`, `reason` (the name in the row) and
-//!   `chain`, each as plain text, without the quotes of `Debug`.
+//!   `chain`, each as unchanged text, without the quotes and escapes of `Debug`.
 //! - `chain` contains the text of every link below the failure once, outermost
-//!   first, joined by ": ". This holds for a chain of any length, and for links
-//!   with equal texts.
+//!   first, joined by ": ". This holds for a chain of any length, for texts of
+//!   any length, and for links with equal texts.
 //! - The event's level is ERROR if the HTTP status is 500 or above, and INFO
 //!   otherwise.
+//! - [`respond`] returns the value of a handler that succeeds, and logs nothing.
+//!   If the handler fails, `respond` reports the failure once, and returns the
+//!   reply. Its future is `Send` if the handler is `Send`.
+//! - If the future of `respond` is dropped while it waits for the handler, it
+//!   reports a failure with the reason CANCELLED once. You choose the cause.
+//!   axum drops the future in this way if the client disconnects.
+//! - If the handler panics, `respond` passes the panic on, and logs nothing. The
+//!   panic is no cancellation, also if a runtime catches it and drops the future
+//!   later.
 
 use std::error::Error;
 use std::fmt;
@@ -62,6 +77,9 @@ pub enum Reason {
     Unavailable,
     /// The deadline has passed. The request may have been carried out.
     DeadlineExceeded,
+    /// The caller has cancelled the request, or has disconnected. The request
+    /// may have been carried out.
+    Cancelled,
     /// A bug, or a failure that the code does not expect.
     Internal,
 }
@@ -76,7 +94,8 @@ pub struct StatusRow {
     pub http: u16,
     /// The number of the gRPC status code.
     pub grpc: i32,
-    /// The exit code of a command, from BSD's `sysexits.h`.
+    /// The exit code of a command, from BSD's `sysexits.h`. A cancelled command
+    /// exits with 130, as after Ctrl-C.
     pub exit: u8,
     /// Whether it helps to send the same request again after a short delay.
     pub retryable: bool,
@@ -109,13 +128,14 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NotFound,
         Self::InvalidArgument,
         Self::AlreadyExists,
         Self::Busy,
         Self::Unavailable,
         Self::DeadlineExceeded,
+        Self::Cancelled,
         Self::Internal,
     ];
 
@@ -165,4 +185,16 @@ pub fn report(_request_id: &str, _failure: &Failure) -> Reply {
 /// Returns the exit code of a command that ends with this failure.
 pub fn exit_code(_failure: &Failure) -> ExitCode {
     todo!("which column of the table holds the exit code?")
+}
+
+/// Runs the handler of a request. If it fails, reports the failure, and returns
+/// the reply to the client.
+///
+/// If the client disconnects, the server drops the returned future. It has no
+/// client to reply to, but it reports the cancellation.
+pub async fn respond<T>(
+    _request_id: &str,
+    _handler: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Reply> {
+    todo!("which code runs if this future is dropped at an await?")
 }

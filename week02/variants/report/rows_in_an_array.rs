@@ -2,6 +2,8 @@
 //!
 //! The rows have the order of the enum's variants. The table is easy to read,
 //! but only a test notices when the two orders differ. A loop builds the chain.
+//! A guard reports a cancelled request. It is disarmed after the handler's await,
+//! and does nothing if its destructor runs because of a panic.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -23,6 +25,9 @@ pub enum Reason {
     Unavailable,
     /// The deadline has passed. The request may have been carried out.
     DeadlineExceeded,
+    /// The caller has cancelled the request, or has disconnected. The request
+    /// may have been carried out.
+    Cancelled,
     /// A bug, or a failure that the code does not expect.
     Internal,
 }
@@ -37,7 +42,8 @@ pub struct StatusRow {
     pub http: u16,
     /// The number of the gRPC status code.
     pub grpc: i32,
-    /// The exit code of a command, from BSD's `sysexits.h`.
+    /// The exit code of a command, from BSD's `sysexits.h`. A cancelled command
+    /// exits with 130, as after Ctrl-C.
     pub exit: u8,
     /// Whether it helps to send the same request again after a short delay.
     pub retryable: bool,
@@ -75,13 +81,14 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Debug)]
 struct Link(Box<str>, BoxError);
 
-const ROWS: [StatusRow; 7] = [
+const ROWS: [StatusRow; 8] = [
     row("NOT_FOUND", 404, 5, 66, "we have none of that"),
     row("INVALID_ARGUMENT", 400, 3, 65, "please check what you sent"),
     row("ALREADY_EXISTS", 409, 6, 73, "we have that already"),
     row("BUSY", 503, 14, TEMPFAIL, "too much to do, come back later"),
     row("UNAVAILABLE", 503, 14, TEMPFAIL, "out of order, come back later"),
     row("DEADLINE_EXCEEDED", 504, 4, 69, "it took too long"),
+    row("CANCELLED", 499, 1, 130, "you did not wait for it"),
     row("INTERNAL", 500, 13, 70, "our mistake"),
 ];
 
@@ -100,13 +107,14 @@ const fn row(
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NotFound,
         Self::InvalidArgument,
         Self::AlreadyExists,
         Self::Busy,
         Self::Unavailable,
         Self::DeadlineExceeded,
+        Self::Cancelled,
         Self::Internal,
     ];
 
@@ -196,4 +204,29 @@ pub fn report(request_id: &str, failure: &Failure) -> Reply {
 /// Returns the exit code of a command that ends with this failure.
 pub fn exit_code(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.reason.row().exit)
+}
+
+/// Runs the handler of a request. If it fails, reports the failure, and returns
+/// the reply to the client.
+pub async fn respond<T>(
+    request_id: &str,
+    handler: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Reply> {
+    let mut guard = Guard(Some(request_id));
+    let result = handler.await;
+    guard.0 = None;
+    result.map_err(|failure| report(request_id, &failure))
+}
+
+/// Reports the cancellation of this request when it is dropped.
+struct Guard<'a>(Option<&'a str>);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if let Some(request_id) = self.0
+            && !std::thread::panicking()
+        {
+            report(request_id, &Failure::new(Reason::Cancelled, "cancelled"));
+        }
+    }
 }
