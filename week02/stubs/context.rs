@@ -9,17 +9,19 @@
 //! - `Display` of a [`PublishError`] contains the article's id. Its source is
 //!   the [`ReadError`].
 //! - `Display` of the error that [`handle`] returns contains the request's id
-//!   and its route. Its chain has four links: this error, the [`PublishError`],
-//!   the [`ReadError`] and the `sqlx::Error`. `anyhow::Error::downcast_ref`
+//!   and its route, unchanged. Its chain has four links: this error, the
+//!   [`PublishError`], the [`ReadError`] and the `sqlx::Error`. The sources of
+//!   the `sqlx::Error`, if it has any, follow. `anyhow::Error::downcast_ref`
 //!   finds the [`PublishError`].
-//! - No link repeats the text of a link below it. The whole chain (`{:#}`)
-//!   contains each of these once: request id, route, article id, `accounts`,
-//!   author id, and the text of the `sqlx::Error`.
+//! - These rules hold for every id, and for every kind of `sqlx::Error`.
+//! - No link repeats the text of a link below it, neither as `Display` nor as
+//!   `Debug`. The texts of the three links above the `sqlx::Error` contain each
+//!   of these once: request id, route, article id, `accounts`, author id.
 //! - The errors of the two lower layers are `std::error::Error + Send + Sync +
 //!   'static`, so that callers can match on them. Only the edge uses `anyhow`.
-//! - If `RUST_BACKTRACE` is 1, anyhow captures one backtrace, and the lower
-//!   errors contain no backtrace. If the variable is not set, no backtrace is
-//!   captured.
+//! - If `RUST_BACKTRACE` is `1` or `full`, anyhow captures one backtrace, and the
+//!   lower errors contain no backtrace. If the variable is `0` or is not set, no
+//!   backtrace is captured. No layer uses `std::backtrace::Backtrace`.
 //!
 //! Use thiserror, or write `Display` and `Error` by hand, starting from the
 //! empty implementations below. The fields of the error types are up to you.

@@ -34,7 +34,8 @@
 //! - A `Failure` can wrap another `Failure`. Reply, exit code and log event
 //!   follow the reason of the outer failure. The inner failure is an ordinary
 //!   link, and its own links follow below it.
-//! - A [`Reply`] has the values of the row, and the request id unchanged. It
+//! - A [`Reply`] has the values of the row, and the request id unchanged, also if
+//!   the id is empty, long, or not ASCII. It
 //!   contains nothing from the chain: two failures with the same reason get
 //!   equal replies, whatever their causes are.
 //! - [`report`] logs exactly one `tracing` event in each call. No other function
@@ -52,7 +53,8 @@
 //!   reply. Its future is `Send` if the handler is `Send`.
 //! - If the future of `respond` is dropped while it waits for the handler, it
 //!   reports a failure with the reason CANCELLED once. You choose the cause.
-//!   axum drops the future in this way if the client disconnects.
+//!   axum drops the future in this way if the client disconnects. A future that
+//!   was never polled reports nothing.
 //! - If the handler panics, `respond` passes the panic on, and logs nothing. The
 //!   panic is no cancellation, also if a runtime catches it and drops the future
 //!   later.

@@ -1,95 +1,85 @@
 use std::error::Error;
+use std::iter::successors;
+use std::{fmt, io};
 
 use sqlx::Error as DriverError;
+use sqlx::error::{DatabaseError, ErrorKind};
 use week02::context::{
     PublishError, ReadError, Request, handle, publish, read_author,
 };
 
-const ROUTE: &str = "POST /articles/{article}/comments";
+const REQUEST_IDS: [&str; 6] = [
+    "req-a-b",
+    "§",
+    " \"padded\", 'quoted' \\n ",
+    "%s-{id}-%%",
+    "tab\tline\n\u{1b}[31m",
+    "é-錠-🔒-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJKLMNOPQRSTUVWXYZ-abc",
+];
 
-/// Ids of an article and an author. No number contains another as text.
-const IDS: [(i64, i64); 3] =
-    [(80_002, 70_001), (-2_718, 3_141), (i64::MAX, i64::MIN)];
+const ROUTES: [&str; 3] = [
+    "POST /articles/{article}/comments",
+    "get /",
+    "PUT /文章/{*rest}/\"x\"?y=%zz&published-by-the-author-of-the-article",
+];
 
 mod data {
-    use std::cell::Cell;
-    use std::io;
+    use std::cell::RefCell;
 
     use super::*;
 
     #[test]
     fn every_layer_looks_up_the_author_and_returns_the_name_unchanged() {
-        for name in ["anna", "", " Zoë\n"] {
-            for (article, author) in IDS {
-                let queried = Cell::new(None);
+        let long = "Zoë ".repeat(30_000);
+        let names = ["anna", "", " Zoë\r\n", "\0{}\"\\", "NULL", &long];
+        let equal = [(0, 0), (7, 7), (i64::MIN, i64::MIN)];
+        for (n, (article, author)) in ids().into_iter().chain(equal).enumerate()
+        {
+            let request = request(n, article, author);
+            for result in names.map(Some).into_iter().chain([None]) {
+                let queried = RefCell::new(Vec::new());
                 let query = |id| {
-                    queried.set(Some(id));
-                    Ok(name.to_owned())
+                    queried.borrow_mut().push(id);
+                    result.map(str::to_owned).ok_or(DriverError::RowNotFound)
                 };
-                let request = request(article, author);
-
-                let read = read_author(query, author).ok();
-                assert_eq!(read.as_deref(), Some(name), "read_author returned");
+                let returned = [
+                    read_author(query, author).ok(),
+                    publish(query, article, author).ok(),
+                    handle(query, &request).ok(),
+                ];
+                assert!(
+                    returned.iter().all(|name| name.as_deref() == result),
+                    "the results of read_author, publish and handle, expected \
+                     {result:.20?}, got {returned:.20?}"
+                );
                 assert_eq!(
                     queried.take(),
-                    Some(author),
-                    "read_author queried id"
+                    [author; 3],
+                    "the ids queried by read_author, publish and handle"
                 );
-                let published = publish(query, article, author).ok();
-                assert_eq!(
-                    published.as_deref(),
-                    Some(name),
-                    "publish returned"
-                );
-                assert_eq!(queried.take(), Some(author), "publish queried id");
-                let handled = handle(query, &request).ok();
-                assert_eq!(handled.as_deref(), Some(name), "handle returned");
-                assert_eq!(queried.take(), Some(author), "handle queried id");
             }
         }
     }
 
     #[test]
     fn a_read_error_displays_the_table_and_the_author_id() {
-        for (_, author) in IDS {
-            let text =
-                boxed(read_error(author, DriverError::RowNotFound)).to_string();
-            assert!(
-                text.contains(&author.to_string()),
-                "no author id {author} in the read error {text:?}"
-            );
-            assert!(
-                text.contains("accounts"),
-                "no table `accounts` in the read error {text:?}"
+        for Case { author, driver, .. } in cases() {
+            let text = boxed(read_error(author, driver())).to_string();
+            assert_eq!(
+                (count_id(&text, author), text.matches("accounts").count()),
+                (1, 1),
+                "the number of times that author id {author} and the table \
+                 `accounts` occur in the read error {text:?}"
             );
         }
     }
 
     #[test]
     fn a_read_error_has_the_sqlx_error_as_source_but_does_not_repeat_it() {
-        let io_error = DriverError::Io(io::Error::other("reset by peer"));
-        for driver in driver_errors().into_iter().chain([io_error]) {
-            let driver_text = driver.to_string();
-            let error = boxed(read_error(70_001, driver));
-
-            let text = error.to_string();
-            assert!(
-                !text.contains(&driver_text),
-                "the driver's text {driver_text:?} is repeated in the read \
-                 error {text:?}"
-            );
-            let source = error.source();
-            let source = source.expect("expected a source of the read error");
-            assert_eq!(
-                source.to_string(),
-                driver_text,
-                "the text of the read error's source"
-            );
-            assert!(
-                source.is::<DriverError>(),
-                "expected the read error's source to be a sqlx::Error, got \
-                 {source:?}"
-            );
+        for Case { author, driver, .. } in cases() {
+            let error = boxed(read_error(author, driver()));
+            assert_not_repeated(&error.to_string(), &driver());
+            assert_is_driver(error.source(), &driver());
         }
     }
 }
@@ -99,30 +89,29 @@ mod business {
 
     #[test]
     fn a_publish_error_displays_the_article_id_but_not_the_author_row() {
-        for (article, author) in IDS {
-            let error =
-                publish(|_| Err(DriverError::PoolClosed), article, author);
+        for Case { article, author, driver, .. } in cases() {
+            let error = publish(|_| Err(driver()), article, author);
             let text = boxed(error.unwrap_err()).to_string();
-            assert!(
-                text.contains(&article.to_string()),
-                "no article id {article} in the publish error {text:?}"
+            assert_eq!(
+                count_id(&text, article),
+                1,
+                "the number of times that article id {article} occurs in the \
+                 publish error {text:?}"
             );
-            for row_fact in [author.to_string(), "accounts".to_owned()] {
-                assert!(
-                    !text.contains(&row_fact),
-                    "expected the publish error without {row_fact}, which \
-                     belongs to the read error; seen: {text:?}"
-                );
-            }
+            assert!(
+                count_id(&text, author) == 0 && !text.contains("accounts"),
+                "expected the publish error without `accounts` and {author}, \
+                 which belong to the read error; seen: {text:?}"
+            );
         }
     }
 
     #[test]
     fn a_publish_error_has_the_read_error_as_source_but_does_not_repeat_it() {
-        for driver in driver_errors() {
-            let below = read_error(70_001, copy(&driver)).to_string();
-            let error =
-                boxed(publish(|_| Err(driver), 80_002, 70_001).unwrap_err());
+        for Case { article, author, driver, .. } in cases() {
+            let below = read_error(author, driver()).to_string();
+            let error = publish(|_| Err(driver()), article, author);
+            let error = boxed(error.unwrap_err());
 
             let text = error.to_string();
             assert!(
@@ -130,9 +119,9 @@ mod business {
                 "the read error's text {below:?} is repeated in the publish \
                  error {text:?}"
             );
-            let source = error.source();
+            assert_not_repeated(&text, &driver());
             let source =
-                source.expect("expected a source of the publish error");
+                error.source().expect("expected a source of the publish error");
             assert!(
                 is::<ReadError, _>(source),
                 "expected the publish error's source to be a ReadError, got \
@@ -152,11 +141,18 @@ mod edge {
 
     #[test]
     fn the_error_chain_has_one_link_for_each_layer() {
-        for driver in driver_errors() {
-            let error = edge_error(driver, &request(80_002, 70_001));
+        for case in cases() {
+            let driver = (case.driver)();
+            let error = case.edge_error();
             let links: Vec<_> = error.chain().collect();
 
-            assert_eq!(links.len(), 4, "the number of links of {error:#}");
+            let below = successors(driver.source(), |&it| it.source()).count();
+            assert_eq!(
+                links.len() - below,
+                4,
+                "the number of links of {error:#}, without sources of the \
+                 sqlx::Error"
+            );
             assert!(
                 is::<PublishError, _>(links[1]),
                 "link 2 of 4 is no PublishError: {error:#}"
@@ -165,10 +161,7 @@ mod edge {
                 is::<ReadError, _>(links[2]),
                 "link 3 of 4 is no ReadError: {error:#}"
             );
-            assert!(
-                links[3].is::<DriverError>(),
-                "link 4 of 4 is no sqlx::Error: {error:#}"
-            );
+            assert_is_driver(Some(links[3]), &driver);
             let found = error.downcast_ref::<PublishError>();
             assert!(
                 found.is_some(),
@@ -179,26 +172,37 @@ mod edge {
 
     #[test]
     fn no_detail_is_missing_or_repeated_in_the_error_chain() {
-        for (article, author) in IDS {
-            for driver in driver_errors() {
-                let facts = [
-                    "req-9f3c".to_owned(),
-                    ROUTE.to_owned(),
-                    article.to_string(),
-                    "accounts".to_owned(),
-                    author.to_string(),
-                    driver.to_string(),
-                ];
-                let error = edge_error(driver, &request(article, author));
-                let all = format!("{error:#}");
-
-                for fact in facts {
-                    let times = all.matches(&fact).count();
-                    assert_eq!(
-                        times, 1,
-                        "the number of times that `{fact}` occurs in: {all}"
-                    );
-                }
+        for case in cases() {
+            let error = case.edge_error();
+            let own = error.to_string();
+            assert!(
+                own.contains(&case.request.id)
+                    && own.contains(case.request.route),
+                "expected the request id {:?} and the route {:?} in the edge's \
+                 error {own:?}",
+                case.request.id,
+                case.request.route
+            );
+            let text = format!("{error:#}");
+            let driver = (case.driver)();
+            let end = format!("{:#}", anyhow::Error::new((case.driver)()));
+            let all = text.strip_suffix(&end).unwrap_or_else(|| {
+                panic!("expected {end:?} at the end of the chain {text:?}")
+            });
+            assert_not_repeated(all, &driver);
+            for fact in [&*case.request.id, case.request.route, "accounts"] {
+                let times = all.matches(fact).count();
+                assert_eq!(
+                    times, 1,
+                    "the number of times that {fact:?} occurs in: {all}"
+                );
+            }
+            for id in [case.article, case.author] {
+                let times = count_id(all, id);
+                assert_eq!(
+                    times, 1,
+                    "the number of times that {id} occurs in: {all}"
+                );
             }
         }
     }
@@ -206,6 +210,7 @@ mod edge {
 
 mod backtraces {
     use std::backtrace::BacktraceStatus;
+    use std::collections::BTreeSet;
     use std::env;
     use std::process::Command;
 
@@ -218,14 +223,26 @@ mod backtraces {
         // std reads `RUST_BACKTRACE` once in a process, so each value needs a
         // child process.
         if env::var_os(CHILD).is_some() {
-            let error =
-                edge_error(DriverError::PoolClosed, &request(80_002, 70_001));
-            println!("\n{CHILD}: {}", count(&error));
+            let cases = cases();
+            let counts: BTreeSet<_> =
+                cases.iter().map(|it| count(&it.edge_error())).collect();
+            println!("\n{CHILD}: {counts:?}");
             return;
         }
+        let code = crate::sources::CONTEXT.lines();
+        let code = code.map(|line| line.split("//").next().unwrap());
+        let captures: Vec<_> =
+            code.filter(|line| line.contains("Backtrace")).collect();
+        assert!(
+            captures.is_empty(),
+            "expected no use of `Backtrace`, since anyhow captures the only \
+             backtrace; found: {captures:#?}"
+        );
         for (value, expected) in [
-            (Some("1"), "1 in anyhow, 0 below"),
-            (None, "0 in anyhow, 0 below"),
+            (Some("1"), r#"{"1 in anyhow, 0 below"}"#),
+            (Some("full"), r#"{"1 in anyhow, 0 below"}"#),
+            (Some("0"), r#"{"0 in anyhow, 0 below"}"#),
+            (None, r#"{"0 in anyhow, 0 below"}"#),
         ] {
             let seen = count_in_child(value);
             assert_eq!(
@@ -327,31 +344,177 @@ fn read_error(author: i64, driver: DriverError) -> ReadError {
     read_author(|_| Err(driver), author).unwrap_err()
 }
 
-fn edge_error(driver: DriverError, request: &Request) -> anyhow::Error {
-    handle(|_| Err(driver), request).unwrap_err()
+/// A request whose query fails.
+struct Case {
+    request: Request,
+    article: i64,
+    author: i64,
+    /// Creates the error of the query.
+    driver: fn() -> DriverError,
 }
 
-fn request(article: i64, author: i64) -> Request {
-    Request { id: "req-9f3c".to_owned(), route: ROUTE, article, author }
+impl Case {
+    fn edge_error(&self) -> anyhow::Error {
+        handle(|_| Err((self.driver)()), &self.request).unwrap_err()
+    }
 }
 
-/// Returns driver errors without a source, so that each is the last link of its
-/// chain.
-fn driver_errors() -> [DriverError; 4] {
-    [
-        DriverError::RowNotFound,
-        DriverError::PoolTimedOut,
-        DriverError::PoolClosed,
-        DriverError::Protocol("a message of 5 bytes, 4 expected".to_owned()),
-    ]
+/// Returns cases with every driver error for all `ids`.
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (article, author) in ids() {
+        for driver in DRIVER_ERRORS {
+            let request = request(cases.len(), article, author);
+            cases.push(Case { request, article, author, driver });
+        }
+    }
+    cases
 }
 
-fn copy(error: &DriverError) -> DriverError {
-    match error {
-        DriverError::RowNotFound => DriverError::RowNotFound,
-        DriverError::PoolTimedOut => DriverError::PoolTimedOut,
-        DriverError::PoolClosed => DriverError::PoolClosed,
-        DriverError::Protocol(text) => DriverError::Protocol(text.clone()),
-        other => unreachable!("{other} is not one of `driver_errors`"),
+/// Returns ids of an article and an author. They have different digits.
+fn ids() -> Vec<(i64, i64)> {
+    let mut ids = vec![
+        (i64::MAX, i64::MIN),
+        (i64::MIN, i64::MAX),
+        (0, 1),
+        (1, 0),
+        (-1, 0),
+        (0, -7),
+        (1 << 31, 1 << 32),
+        (-(1 << 32), 1_000),
+    ];
+    let mut state: u64 = 20;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state as i64 >> (state >> 59)
+    };
+    ids.extend((0..24).map(|_| (random(), random())));
+    ids
+}
+
+fn request(n: usize, article: i64, author: i64) -> Request {
+    let id = REQUEST_IDS[n % REQUEST_IDS.len()].to_owned();
+    Request { id, route: ROUTES[n / 2 % ROUTES.len()], article, author }
+}
+
+/// Counts how often `text` contains this id, not counting a part of another
+/// number.
+fn count_id(text: &str, id: i64) -> usize {
+    let id = id.to_string();
+    let digit = |it: Option<char>| it.is_some_and(|it| it.is_ascii_digit());
+    let whole = |&(at, _): &(usize, &str)| {
+        let (before, rest) = text.split_at(at);
+        !digit(before.chars().next_back())
+            && !digit(rest[id.len()..].chars().next())
+    };
+    text.match_indices(&id).filter(whole).count()
+}
+
+/// Checks that the text of a link above the driver's error has neither its text
+/// nor the text of its sources, as `Display` or as `Debug`.
+fn assert_not_repeated(text: &str, driver: &DriverError) {
+    for below in successors(Some(driver as &dyn Error), |&it| it.source()) {
+        let (display, debug) = (below.to_string(), format!("{below:?}"));
+        assert!(
+            !text.contains(&display)
+                && !text.contains(&debug)
+                && !text.contains(&format!("{below:#?}")),
+            "the text {display:?} or {debug:?} of a link below is repeated in \
+             {text:?}"
+        );
+    }
+}
+
+/// Checks that this link is the driver's error, and not one with its text.
+fn assert_is_driver(
+    link: Option<&(dyn Error + 'static)>,
+    expected: &DriverError,
+) {
+    let link = link.expect("expected a source of the read error");
+    assert!(
+        link.is::<DriverError>(),
+        "expected the read error's source to be a sqlx::Error, got {link:?}"
+    );
+    assert_eq!(
+        format!("{link:?}"),
+        format!("{expected:?}"),
+        "the sqlx::Error in the chain"
+    );
+}
+
+/// Every kind of `sqlx::Error` that a program can create.
+const DRIVER_ERRORS: [fn() -> DriverError; 22] = [
+    || DriverError::RowNotFound,
+    || DriverError::PoolTimedOut,
+    || DriverError::PoolClosed,
+    || DriverError::WorkerCrashed,
+    || DriverError::BeginFailed,
+    || DriverError::InvalidSavePointStatement,
+    || DriverError::Protocol("a message of 5 bytes, 4 expected".to_owned()),
+    || DriverError::InvalidArgument("a NUL in the name".to_owned()),
+    || DriverError::TypeNotFound { type_name: "citext".to_owned() },
+    || DriverError::ColumnIndexOutOfBounds { index: 80_001, len: 80_000 },
+    || DriverError::ColumnNotFound("nickname".to_owned()),
+    || DriverError::Configuration(Inner::boxed()),
+    || DriverError::Tls(Inner::boxed()),
+    || DriverError::Encode(Inner::boxed()),
+    || DriverError::Decode(Inner::boxed()),
+    || DriverError::AnyDriverError(Inner::boxed()),
+    || DriverError::ColumnDecode {
+        index: "\"name\"".to_owned(),
+        source: Inner::boxed(),
+    },
+    || DriverError::Io(io::Error::from_raw_os_error(104)),
+    || {
+        DriverError::Io(io::Error::new(
+            io::ErrorKind::TimedOut,
+            Inner("EOF in a message"),
+        ))
+    },
+    || DriverError::Migrate(Box::new(DriverError::PoolClosed.into())),
+    || DriverError::Database(Box::new(Inner("UNIQUE on nickname"))),
+    || DriverError::Database(Box::new(Inner("57014 cancelled"))),
+];
+
+/// An error inside of a driver's error.
+#[derive(Debug)]
+struct Inner(&'static str);
+
+impl Inner {
+    fn boxed() -> Box<dyn Error + Send + Sync> {
+        Box::new(Self("from the \"inside\"\nof the driver"))
+    }
+}
+
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for Inner {}
+
+impl DatabaseError for Inner {
+    fn message(&self) -> &str {
+        self.0
+    }
+
+    fn kind(&self) -> ErrorKind {
+        match self.0.starts_with("UNIQUE") {
+            true => ErrorKind::UniqueViolation,
+            false => ErrorKind::Other,
+        }
+    }
+
+    fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync> {
+        self
     }
 }
