@@ -14,13 +14,15 @@ const REQUEST_IDS: [&str; 6] = [
     " \"padded\", 'quoted' \\n ",
     "%s-{id}-%%",
     "tab\tline\n\u{1b}[31m",
-    "é-錠-🔒-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJKLMNOPQRSTUVWXYZ-abc",
+    "é-錠-🔒-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJKLMNOPQRSTUVWXYZ-abc-\
+     abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJKLMNOPQRSTUVWXYZ-end",
 ];
 
 const ROUTES: [&str; 3] = [
     "POST /articles/{article}/comments",
     "get /",
-    "PUT /文章/{*rest}/\"x\"?y=%zz&published-by-the-author-of-the-article",
+    "PUT /文章/{*rest}/\"x\"?y=%zz&published-by-the-author-of-the-article-\
+     and-read-by-every-subscriber-of-the-magazine-in-which-it-has-appeared",
 ];
 
 mod data {
