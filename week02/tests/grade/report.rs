@@ -223,7 +223,8 @@ mod log {
     use std::future::poll_fn;
     use std::pin::{Pin, pin};
     use std::process::Command;
-    use std::task::{Context, Poll, Waker};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll, Wake, Waker};
 
     use super::*;
 
@@ -478,15 +479,30 @@ mod log {
         future.poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Polls a future until it completes, and drops it.
+    /// Polls a future until it completes, and drops it. Polls it again only if
+    /// the handler has woken the task.
     fn complete<F: Future>(future: F) -> F::Output {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
         let mut future = pin!(future);
         for _ in 0..100 {
-            if let Poll::Ready(output) = poll(future.as_mut()) {
+            let mut context = Context::from_waker(&waker);
+            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
                 return output;
             }
+            let woken = woken.0.swap(false, Ordering::Relaxed);
+            assert!(woken, "`respond` hid the task's waker from the handler");
         }
         panic!("`respond` is pending after 100 polls, its handler after 17");
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 
     /// A handler that is pending `pauses` times. It has a clone of `alive`.
@@ -497,9 +513,10 @@ mod log {
     ) -> impl Future<Output = Result<T, Failure>> + Send {
         let alive = Arc::clone(alive);
         async move {
-            poll_fn(|_| {
+            poll_fn(|context| {
                 let waits = pauses > 0;
                 pauses = pauses.saturating_sub(1);
+                context.waker().wake_by_ref();
                 if waits { Poll::Pending } else { Poll::Ready(()) }
             })
             .await;
