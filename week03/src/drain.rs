@@ -11,15 +11,19 @@
 //!
 //! *Guarantee.* Once `stop` is cancelled, no connection is accepted. A request
 //! that has reached its handler by then gets its whole response, if that takes
-//! no longer than the drain. [`serve`](Server::serve) returns when no
-//! connection is left, and at the latest soon after the drain deadline,
-//! whatever clients send or do not send.
+//! no longer than the drain. This is also true if the client has closed its
+//! sending half, and if it still sends a body that the handler does not read. A
+//! response that is cut off ends with a reset, so that no client takes it for a
+//! whole one. [`serve`](Server::serve) returns when no connection is left, and
+//! at the latest soon after the drain deadline, whatever clients send or do not
+//! send.
 //!
 //! *Cost.* If a client has connected but is not accepted yet, its connection is
 //! reset. If a request has arrived but is not read yet, it is lost with its
 //! connection. So load balancers have to stop sending before the shutdown. Each
-//! connection is a task. `serve` does not wait for upgraded connections, such
-//! as WebSockets.
+//! connection is a task. A client that disconnects looks like a client that has
+//! closed its sending half: its handler runs on. `serve` does not wait for
+//! upgraded connections, such as WebSockets.
 //!
 //! ```
 //! use std::net::Ipv4Addr;
@@ -47,18 +51,32 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::serve::Listener;
+use futures_util::FutureExt as _;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+/// How long a lingering close waits for a client that sends nothing.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How long a lingering close reads what a client sends.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// A server with an open port. Clients can connect, and get a response once
 /// [`serve`](Self::serve) runs.
@@ -144,22 +162,90 @@ async fn connection(
     router: Router,
     stop: CancellationToken,
 ) {
-    let served = http1::Builder::new()
+    // Whatever drops the stream (an abort, a panic, an error) now resets the
+    // connection. Otherwise, a response without a length would seem complete.
+    let _ = stream.set_zero_linger();
+    let is_unread = Arc::new(AtomicBool::new(false));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        router.call(request.map(|body| {
+            is_unread.store(!body.is_end_stream(), Relaxed);
+            RequestBody { body, is_unread: Arc::clone(&is_unread) }
+        }))
+    });
+    let mut served = http1::Builder::new()
         // Switches on hyper's limit of 30 s for a client to send a whole
         // header.
         .timer(TokioTimer::new())
-        .serve_connection(
-            TokioIo::new(stream),
-            TowerToHyperService::new(router),
-        );
-    let mut served = pin!(served);
+        // A client may close its sending half and wait for the response.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = &mut served => ended,
         () = stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+            Pin::new(&mut served).graceful_shutdown();
+            if let Some(ended) = (&mut served).now_or_never() {
+                // An idle connection: hyper has read the last request.
+                is_unread.store(false, Relaxed);
+                ended
+            } else {
+                (&mut served).await
+            }
         }
     };
-    // An error means that the client has disconnected: it needs no response.
-    drop(ended);
+    // The body of a response has failed. Other errors are the client's.
+    if ended.is_err_and(|it| it.is_user() || it.is_body_write_aborted()) {
+        return;
+    }
+    let http1::Parts { io, read_buf, .. } = served.into_parts();
+    let is_unread = is_unread.load(Relaxed) || !read_buf.is_empty();
+    close(io.into_inner(), is_unread).await;
+}
+
+/// Closes a connection without a reset. hyper has closed the sending half. If
+/// the client still sends, this function first reads on for a while ("lingering
+/// close"): closing a socket with unread data resets the connection, and the
+/// client loses the end of the response.
+async fn close(mut stream: TcpStream, is_unread: bool) {
+    #[expect(deprecated, reason = "without a duration, it does not block")]
+    let _ = stream.set_linger(None);
+    if !is_unread && !matches!(stream.try_read(&mut [0]), Ok(1..)) {
+        return;
+    }
+    let mut discarded = vec![0; 16 << 10];
+    let read_on = async {
+        let mut read = async || stream.read(&mut discarded).await;
+        while let Ok(Ok(1..)) = timeout(QUIET, read()).await {}
+    };
+    let _ = timeout(LINGER, read_on).await;
+}
+
+/// The body of a request. Notes whether the handler has read all of it.
+struct RequestBody {
+    body: Incoming,
+    is_unread: Arc<AtomicBool>,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.is_unread.store(false, Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

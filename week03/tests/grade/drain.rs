@@ -5,7 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::get;
+use axum::body::{Body, Bytes};
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use futures_util::StreamExt as _;
+use futures_util::stream::once;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -28,10 +33,18 @@ const SHORT: Duration = Duration::from_millis(100);
 /// The length of a body that does not fit into the buffers of two sockets.
 const BIG: usize = 32 << 20;
 
+/// The limit of what the server does at once.
+const AT_ONCE: u32 = 15;
+
 /// Returns the output of `future`, or `None` if it takes longer than [`TICKS`].
 async fn with_deadline<F: Future>(future: F) -> Option<F::Output> {
+    within(TICKS, future).await
+}
+
+/// Returns the output of `future`, or `None` if it takes longer than `ticks`.
+async fn within<F: Future>(ticks: u32, future: F) -> Option<F::Output> {
     let all_ticks = async {
-        for _ in 0..TICKS {
+        for _ in 0..ticks {
             sleep(TICK).await;
         }
     };
@@ -62,11 +75,19 @@ struct Handlers {
     running: Arc<AtomicUsize>,
 }
 
-struct Running(Arc<AtomicUsize>);
+/// A handler that waits. Its destructor takes a while.
+struct Running {
+    count: Arc<AtomicUsize>,
+    drop_takes: Duration,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        let start = Instant::now();
+        while start.elapsed() < self.drop_takes {
+            std::thread::yield_now();
+        }
+        self.count.fetch_sub(1, Relaxed);
     }
 }
 
@@ -79,31 +100,74 @@ impl Handlers {
         }
     }
 
-    async fn wait(self) -> &'static str {
-        self.running.fetch_add(1, Relaxed);
-        let _running = Running(Arc::clone(&self.running));
+    async fn wait(self, drop_takes: Duration) -> &'static str {
+        let count = Arc::clone(&self.running);
+        count.fetch_add(1, Relaxed);
+        let _running = Running { count, drop_takes };
         self.begun.add_permits(1);
         self.release.acquire().await.expect("never closed").forget();
         "waited"
     }
 
-    /// Routes `/quick`, `/big` and `/panics` answer at once. `/waits` and
-    /// `/waits_and_panics` wait for a permit of `release`.
+    /// Waits before it reads the part `read` of the request body. Responds with
+    /// `length` bytes.
+    async fn upload(
+        self,
+        Path((read, length)): Path<(String, usize)>,
+        body: Body,
+    ) -> (StatusCode, String) {
+        let body = (read != "drops").then_some(body);
+        self.wait(Duration::ZERO).await;
+        let mut frames = body.map(Body::into_data_stream);
+        match (&*read, &mut frames) {
+            ("first", Some(frames)) => drop(frames.next().await),
+            ("all", Some(frames)) => while frames.next().await.is_some() {},
+            _ => {}
+        }
+        (StatusCode::PAYLOAD_TOO_LARGE, "x".repeat(length))
+    }
+
+    /// Responds with a few bytes, and then with what `end` says.
+    async fn stream(self, Path(end): Path<String>) -> Body {
+        let part = async { Ok::<_, io::Error>(Bytes::from("part")) };
+        let rest = once(async move {
+            self.wait(Duration::ZERO).await;
+            match &*end {
+                "fails" => Err(io::Error::other("on purpose: a body fails")),
+                "panics" => panic!("on purpose: a body panics"),
+                _ => Ok(Bytes::from("rest")),
+            }
+        });
+        Body::from_stream(once(part).chain(rest))
+    }
+
+    /// Routes `/quick`, `/big` and `/panics` answer at once. The others wait
+    /// for a permit of `release`.
     fn router(&self) -> Router {
-        let handlers = self.clone();
+        let this = || self.clone();
+        let (waits, slow, panics_late) = (this(), this(), this());
+        let (upload, stream) = (this(), this());
         let panics =
             async || -> &'static str { panic!("on purpose: a handler's bug") };
-        let late = self.clone();
         let panics_late = async || -> &'static str {
-            late.wait().await;
+            panics_late.wait(Duration::ZERO).await;
             panic!("on purpose: a handler's bug")
         };
         Router::new()
-            .route("/quick", get(async || "quick"))
+            .route("/quick", get(async || "quick").post(async || "quick"))
             .route("/big", get(async || "x".repeat(BIG)))
             .route("/panics", get(panics))
-            .route("/waits", get(move || handlers.clone().wait()))
+            .route("/waits", get(move || waits.clone().wait(Duration::ZERO)))
+            .route("/drops_slowly", get(move || slow.clone().wait(SHORT / 5)))
             .route("/waits_and_panics", get(panics_late))
+            .route(
+                "/upload/{read}/{length}",
+                post(move |path, body| upload.clone().upload(path, body)),
+            )
+            .route(
+                "/stream/{end}",
+                get(move |path| stream.clone().stream(path)),
+            )
     }
 }
 
@@ -134,11 +198,19 @@ impl TestServer {
     }
 
     async fn client_in_handler(&self, path: &str) -> Client {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n");
+        self.client_that_sent(&request).await
+    }
+
+    /// Returns a client that has sent `text`, so that a handler has begun to
+    /// wait.
+    async fn client_that_sent(&self, text: &str) -> Client {
         let mut client = self.client().await;
-        client.get(path).await;
+        client.send(text).await;
         let begun = with_deadline(self.handlers.begun.acquire()).await;
+        let request = text.lines().next().unwrap_or_default();
         let begun = begun.unwrap_or_else(|| {
-            panic!("the handler of GET {path} was not called")
+            panic!("the handler of {request} was not called")
         });
         begun.expect("never closed").forget();
         client
@@ -148,20 +220,29 @@ impl TestServer {
     /// has no thread of its own.
     async fn shut_down(&self) {
         self.stop.cancel();
+        self.run_until_idle().await;
+    }
+
+    /// Runs the server until it waits for its clients.
+    async fn run_until_idle(&self) {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
     }
 
-    async fn stopped(self) -> Stopped {
-        let (stopped, _running) = self.stopped_and_running().await;
-        stopped
+    /// Waits for the result of `serve`, which returns at once.
+    async fn stopped_at_once(self) -> Stopped {
+        let stopped = within(AT_ONCE, self.serving).await;
+        let stopped = stopped.expect(
+            "expected `serve` to return as soon as no connection was left",
+        );
+        stopped.expect("`serve` panicked").0
     }
 
-    async fn stopped_and_running(self) -> (Stopped, usize) {
+    async fn stopped(self) -> Stopped {
         let stopped = with_deadline(self.serving).await;
         let stopped = stopped.expect("`serve` did not return after shutdown");
-        stopped.expect("`serve` panicked")
+        stopped.expect("`serve` panicked").0
     }
 }
 
@@ -247,6 +328,26 @@ impl Client {
     async fn is_closed(&mut self) -> bool {
         !self.read_until(|bytes| !bytes.is_empty()).await
     }
+
+    /// Waits until the server closes the connection of a panicked handler.
+    /// Returns false if it sends something else than a 500 before that.
+    async fn ends_after_panic(&mut self) -> bool {
+        match self.response().await {
+            None => true,
+            Some(Response { status: 500, closes: true, .. }) => {
+                self.is_closed().await
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// Reads until the end of the connection: the number of bytes, or the error
+    /// that ended it.
+    async fn read_to_end(&mut self) -> io::Result<usize> {
+        let read = self.stream.read_to_end(&mut self.received);
+        let read = with_deadline(read).await;
+        read.expect("the server did not close the connection")
+    }
 }
 
 /// Returns the status and the body of a response, as tests compare them.
@@ -273,6 +374,27 @@ mod serves {
     }
 
     #[tokio::test]
+    async fn a_port_is_free_as_soon_as_its_server_has_stopped() {
+        let server = TestServer::start(LONG).await;
+        let address = server.address;
+        let mut client = server.client().await;
+        client.get("/quick").await;
+        assert_eq!(status_and_body(client.response().await), ok("quick"));
+        // The server closes the connection first: it is in TIME_WAIT.
+        server.stop.cancel();
+        assert_eq!(server.stopped().await, Stopped { aborted: 0 });
+        assert!(client.is_closed().await, "expected an idle client's end");
+        drop(client);
+        // A process that another test starts may inherit the port for a moment.
+        let bound = with_deadline(async {
+            while Server::bind(address, Router::new(), LONG).await.is_err() {
+                sleep(TICK).await;
+            }
+        });
+        bound.await.expect("expected `bind` to succeed after a server's end");
+    }
+
+    #[tokio::test]
     async fn clients_can_connect_before_serve_is_called() {
         let server = bind(Handlers::new().router(), LONG).await;
         let address = server.local_addr().unwrap();
@@ -292,6 +414,7 @@ mod serves {
     async fn a_slow_client_does_not_delay_other_clients() {
         let server = TestServer::start(LONG).await;
         let mut slow = server.waiting_client().await;
+        let _silent = server.client().await;
         let mut partial = server.client().await;
         partial.send("GET /qui").await;
         let mut quick = server.client().await;
@@ -318,9 +441,9 @@ mod serves {
         let mut panicked = server.client().await;
         panicked.get("/panics").await;
         assert!(
-            panicked.is_closed().await,
+            panicked.ends_after_panic().await,
             "expected the connection of a panicked handler to be closed, \
-             without a response"
+             without a response or after a 500 with `connection: close`"
         );
         let mut next = server.client().await;
         next.get("/quick").await;
@@ -340,6 +463,170 @@ mod serves {
 
 mod drains {
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_has_closed_its_sending_half_gets_its_response() {
+        for shuts_down in [false, true] {
+            let server = TestServer::start(LONG).await;
+            let mut client = server.waiting_client().await;
+            client.stream.shutdown().await.expect("an open connection");
+            server.run_until_idle().await;
+            if shuts_down {
+                server.shut_down().await;
+            }
+            server.handlers.release.add_permits(1);
+            assert_eq!(
+                status_and_body(client.response().await),
+                ok("waited"),
+                "response to a client that has closed its sending half; \
+                 response during the drain: {shuts_down}"
+            );
+            server.stop.cancel();
+            assert_eq!(server.stopped_at_once().await, Stopped { aborted: 0 });
+        }
+    }
+
+    /// Returns the head of an upload and the encoded body, which has `length`
+    /// bytes.
+    fn upload(path: &str, length: usize, is_chunked: bool) -> (String, String) {
+        let body = "y".repeat(length);
+        let (header, body) = match is_chunked {
+            true => (
+                "transfer-encoding: chunked".to_owned(),
+                format!("{length:x}\r\n{body}\r\n0\r\n\r\n"),
+            ),
+            false => (format!("content-length: {length}"), body),
+        };
+        let post = format!("POST {path} HTTP/1.1\r\nHost: here\r\n");
+        (format!("{post}{header}\r\n\r\n"), body)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_still_sends_its_request_gets_the_whole_response() {
+        const READS: [&str; 4] = ["drops", "nothing", "first", "all"];
+        // A client that sends more than fits into buffers before it reads the
+        // response can only get a short one.
+        const LENGTHS: [(usize, usize); 4] =
+            [(1, 5), (17, BIG / 8), (70_000, BIG / 8), (BIG / 8, 5)];
+        for (case, (sends, gets)) in
+            LENGTHS.into_iter().cycle().take(16).enumerate()
+        {
+            let read = READS[case / 4];
+            for (shuts_down, is_chunked) in
+                [(false, case % 2 == 0), (true, true), (true, false)]
+            {
+                let server = TestServer::start(LONG).await;
+                let path = format!("/upload/{read}/{gets}");
+                let (head, body) = upload(&path, sends, is_chunked);
+                let mut client = server.client_that_sent(&head).await;
+                if shuts_down {
+                    server.shut_down().await;
+                }
+                server.handlers.release.add_permits(1);
+                server.run_until_idle().await;
+                let sent = client.stream.write_all(body.as_bytes());
+                let sent = with_deadline(sent).await.map(|it| it.is_ok());
+                let response = client.response().await;
+                let seen = response.map(|it| (it.status, it.body.len()));
+                assert_eq!(
+                    (sent, seen),
+                    (Some(true), Some((413, gets))),
+                    "whether the client could send a body of {sends} bytes \
+                     (chunked: {is_chunked}), and status and length of the \
+                     response; read by the handler: {read}; response during \
+                     the drain: {shuts_down}"
+                );
+                drop(client);
+                server.stop.cancel();
+                let stopped = server.stopped_at_once().await;
+                assert_eq!(stopped, Stopped { aborted: 0 });
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pipelined_request_does_not_cut_off_the_response_before_it() {
+        let server = TestServer::start(LONG).await;
+        let mut client = server.waiting_client().await;
+        client.get(&format!("/quick?{}", "x".repeat(70_000))).await;
+        server.shut_down().await;
+        server.handlers.release.add_permits(1);
+        let response = client.response().await;
+        assert_eq!(
+            status_and_body(response),
+            ok("waited"),
+            "response to a request that another request follows"
+        );
+        assert_eq!(
+            client.read_to_end().await.map_err(|error| error.kind()),
+            Ok(0),
+            "bytes received after a response with `connection: close`"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_sending_is_closed_after_its_response() {
+        let server = TestServer::start(LONG).await;
+        let (head, _) = upload("/upload/drops/5", BIG, false);
+        let mut client = server.client_that_sent(&head).await;
+        server.shut_down().await;
+        server.handlers.release.add_permits(1);
+        let status = client.response().await.map(|it| it.status);
+        assert_eq!(status, Some(413), "status of an early response");
+        assert!(
+            client.is_closed().await,
+            "expected the server to close its sending half after the response"
+        );
+        assert_eq!(server.stopped().await, Stopped { aborted: 0 });
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_late_gets_the_whole_response() {
+        for length in [1, 17, 130_000, 1_500_000] {
+            let server = TestServer::start(LONG).await;
+            let (head, _) = upload(&format!("/upload/all/{length}"), 0, false);
+            let mut client = server.client_that_sent(&head).await;
+            server.shut_down().await;
+            server.handlers.release.add_permits(1);
+            // The server writes all that fits into the buffers, and may close.
+            server.run_until_idle().await;
+            let seen = client.response().await.map(|it| it.body.len());
+            assert_eq!(
+                seen,
+                Some(length),
+                "length of a body that the client reads late"
+            );
+            assert_eq!(server.stopped_at_once().await, Stopped { aborted: 0 });
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_made_after_shutdown_began_are_not_accepted() {
+        const CLIENTS: usize = 100;
+        let server = TestServer::start(LONG).await;
+        let _in_flight = server.waiting_client().await;
+        server.stop.cancel();
+        // The server has no thread of its own: it has not noticed yet.
+        let connect = || std::net::TcpStream::connect(server.address);
+        let late: Vec<_> = std::iter::repeat_with(connect)
+            .take(CLIENTS)
+            .collect::<io::Result<_>>()
+            .expect("an open port until the server runs");
+        let mut accepted = 0;
+        for stream in late {
+            stream.set_nonblocking(true).expect("an open socket");
+            let stream = TcpStream::from_std(stream).expect("a runtime");
+            let mut client = Client { stream, received: Vec::new() };
+            // The kernel resets connections that no process has accepted.
+            accepted += usize::from(client.read_to_end().await.is_ok());
+        }
+        // A `select!` in random order may accept a few before it sees the stop.
+        assert!(
+            accepted <= CLIENTS / 4,
+            "expected connections made after the beginning of shutdown to be \
+             reset; accepted: {accepted} of {CLIENTS}"
+        );
+    }
 
     #[tokio::test]
     async fn a_request_in_flight_gets_a_response_with_a_connection_close_header()
@@ -398,9 +685,9 @@ mod drains {
         server.shut_down().await;
         server.handlers.release.add_permits(1);
         assert!(
-            panics.is_closed().await,
+            panics.ends_after_panic().await,
             "expected the connection of a panicked handler to be closed, \
-             without a response"
+             without a response or after a 500 with `connection: close`"
         );
         server.handlers.release.add_permits(1);
         assert_eq!(
@@ -423,7 +710,7 @@ mod drains {
                 sleep(TICK).await;
             }
         };
-        let closed = with_deadline(is_closed).await;
+        let closed = within(AT_ONCE, is_closed).await;
         closed.expect("clients can still connect while the server drains");
         server.handlers.release.add_permits(1);
         assert_eq!(
@@ -443,10 +730,11 @@ mod drains {
         let mut new = server.client().await;
         // Once this request is answered, `new` has been accepted, too.
         let mut last = server.client().await;
-        last.get("/quick").await;
+        let (head, body) = upload("/quick", 17, false);
+        last.send(&format!("{head}{body}")).await;
         assert_eq!(status_and_body(last.response().await), ok("quick"));
         server.stop.cancel();
-        assert_eq!(server.stopped().await, Stopped { aborted: 0 });
+        assert_eq!(server.stopped_at_once().await, Stopped { aborted: 0 });
         for (name, client) in [
             ("an idle connection", &mut used),
             ("a connection that has sent nothing", &mut new),
@@ -464,15 +752,69 @@ mod aborts {
     use super::*;
 
     #[tokio::test]
+    async fn a_response_that_is_cut_off_ends_with_a_reset() {
+        for cause in ["deadline", "drop_of_serve", "fails", "panics"] {
+            let drain = if cause == "deadline" { SHORT } else { LONG };
+            let server = TestServer::start(drain).await;
+            // Only the end of the connection ends the response.
+            let mut client = server
+                .client_that_sent(&format!(
+                    "GET /stream/{cause} HTTP/1.0\r\n\r\n"
+                ))
+                .await;
+            let part = client.read_until(|it| it.ends_with(b"part")).await;
+            assert!(part, "expected the first part of a response");
+            match cause {
+                "deadline" => server.stop.cancel(),
+                "fails" | "panics" => server.handlers.release.add_permits(1),
+                _ => server.serving.abort(),
+            }
+            let seen = client.read_to_end().await.map_err(|it| it.kind());
+            assert_eq!(
+                seen,
+                Err(io::ErrorKind::ConnectionReset),
+                "end of a response that is cut off; cause: {cause}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_on_delays_shutdown_only_until_the_deadline() {
+        let server = TestServer::start(SHORT).await;
+        let request = "POST /upload/drops/5 HTTP/1.1\r\nHost: here\r\n\
+                       content-length: 999999999\r\n\r\n";
+        let mut client = server.client_that_sent(request).await;
+        server.shut_down().await;
+        server.handlers.release.add_permits(1);
+        let sends = async {
+            while client.stream.write_all(b"y").await.is_ok() {
+                sleep(TICK).await;
+            }
+        };
+        let stopped = within(6 * AT_ONCE, async {
+            tokio::join!(server.serving, sends).0
+        });
+        assert!(
+            stopped.await.is_some(),
+            "`serve` did not return after the drain deadline of {SHORT:?}: a \
+             client goes on sending a body that no handler reads"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn requests_in_flight_at_the_drain_deadline_are_aborted() {
         let server = TestServer::start(SHORT).await;
         let mut clients = Vec::new();
         for _ in 0..3 {
-            clients.push(server.waiting_client().await);
+            clients.push(server.client_in_handler("/drops_slowly").await);
         }
         let start = Instant::now();
         server.stop.cancel();
-        let (stopped, running) = server.stopped_and_running().await;
+        let stopped = within(4 * AT_ONCE, server.serving).await;
+        let stopped = stopped.unwrap_or_else(|| {
+            panic!("`serve` did not return at the drain deadline of {SHORT:?}")
+        });
+        let (stopped, running) = stopped.expect("`serve` panicked");
         assert_eq!(
             stopped,
             Stopped { aborted: 3 },

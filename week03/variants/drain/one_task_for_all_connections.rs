@@ -6,16 +6,30 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::serve::Listener;
-use hyper::server::conn::http1::{Builder, Connection};
-use hyper_util::rt::TokioIo;
+use futures_util::FutureExt as _;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+/// How long a lingering close waits for a client that sends nothing.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How long a lingering close reads what a client sends.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// A server with an open port.
 #[derive(Debug)]
@@ -32,8 +46,7 @@ pub struct Stopped {
     pub aborted: usize,
 }
 
-type OpenConnection =
-    Pin<Box<Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>>>;
+type OpenConnection = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Polls `connection`, and returns whether it is still open. A panic of its
 /// handler closes it.
@@ -79,15 +92,10 @@ impl Server {
                 .await
             };
             let Some((stream, _)) = next else { break };
-            let service = TowerToHyperService::new(router.clone());
-            let served =
-                Builder::new().serve_connection(TokioIo::new(stream), service);
+            let served = connection(stream, router.clone(), stop.clone());
             open.push(Box::pin(served));
         }
         drop(listener);
-        for connection in &mut open {
-            connection.as_mut().graceful_shutdown();
-        }
         let mut deadline = pin!(tokio::time::sleep(drain));
         poll_fn(|context| {
             open.retain_mut(|it| poll_is_open(it, context));
@@ -98,5 +106,100 @@ impl Server {
         })
         .await;
         Stopped { aborted: open.len() }
+    }
+}
+
+/// Serves the requests of one connection. Once `stop` is cancelled, completes
+/// the request that is in flight and closes the connection.
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    stop: CancellationToken,
+) {
+    // Whatever drops the stream (an abort, a panic, an error) now resets the
+    // connection. Otherwise, a response without a length would seem complete.
+    let _ = stream.set_zero_linger();
+    let is_unread = Arc::new(AtomicBool::new(false));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        router.call(request.map(|body| {
+            is_unread.store(!body.is_end_stream(), Relaxed);
+            RequestBody { body, is_unread: Arc::clone(&is_unread) }
+        }))
+    });
+    let mut served = http1::Builder::new()
+        // Switches on hyper's limit of 30 s for a client to send a whole
+        // header.
+        .timer(TokioTimer::new())
+        // A client may close its sending half and wait for the response.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        () = stop.cancelled() => {
+            Pin::new(&mut served).graceful_shutdown();
+            if let Some(ended) = (&mut served).now_or_never() {
+                // An idle connection: hyper has read the last request.
+                is_unread.store(false, Relaxed);
+                ended
+            } else {
+                (&mut served).await
+            }
+        }
+    };
+    // The body of a response has failed. Other errors are the client's.
+    if ended.is_err_and(|it| it.is_user() || it.is_body_write_aborted()) {
+        return;
+    }
+    let http1::Parts { io, read_buf, .. } = served.into_parts();
+    let is_unread = is_unread.load(Relaxed) || !read_buf.is_empty();
+    close(io.into_inner(), is_unread).await;
+}
+
+/// Closes a connection without a reset. hyper has closed the sending half. If
+/// the client still sends, this function first reads on for a while ("lingering
+/// close"): closing a socket with unread data resets the connection, and the
+/// client loses the end of the response.
+async fn close(mut stream: TcpStream, is_unread: bool) {
+    #[expect(deprecated, reason = "without a duration, it does not block")]
+    let _ = stream.set_linger(None);
+    if !is_unread && !matches!(stream.try_read(&mut [0]), Ok(1..)) {
+        return;
+    }
+    let mut discarded = vec![0; 16 << 10];
+    let read_on = async {
+        let mut read = async || stream.read(&mut discarded).await;
+        while let Ok(Ok(1..)) = timeout(QUIET, read()).await {}
+    };
+    let _ = timeout(LINGER, read_on).await;
+}
+
+/// The body of a request. Notes whether the handler has read all of it.
+struct RequestBody {
+    body: Incoming,
+    is_unread: Arc<AtomicBool>,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.is_unread.store(false, Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
