@@ -32,8 +32,8 @@
 //!   idle connections, and new connections that have sent nothing yet. A client
 //!   that is idle may keep its own half open.
 //! - The *drain deadline* comes when the time `drain` has passed since the
-//!   beginning of shutdown. The deadline is set once, and all connections share
-//!   it.
+//!   beginning of shutdown: any time from zero to `Duration::MAX`. The deadline
+//!   is set once, and all connections share it.
 //! - `serve` returns as soon as no connection is left, and at the latest at the
 //!   drain deadline, whatever clients send. When `serve` returns, every connection is closed, and
 //!   every handler has completed or is dropped.

@@ -1,5 +1,6 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,8 +10,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use futures_util::StreamExt as _;
 use futures_util::stream::once;
+use futures_util::{StreamExt as _, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -25,7 +26,7 @@ const TICKS: u32 = 200;
 const TICK: Duration = Duration::from_millis(10);
 
 /// A drain timeout longer than any test.
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::MAX;
 
 /// A drain timeout that a test waits for.
 const SHORT: Duration = Duration::from_millis(100);
@@ -524,8 +525,14 @@ mod drains {
                 }
                 server.handlers.release.add_permits(1);
                 server.run_until_idle().await;
-                let sent = client.stream.write_all(body.as_bytes());
-                let sent = with_deadline(sent).await.map(|it| it.is_ok());
+                let mut sent = Some(Ok(()));
+                let (first, rest) = body.split_at(body.len().min(8));
+                for part in [first, rest] {
+                    let write = client.stream.write_all(part.as_bytes());
+                    sent = with_deadline(write).await;
+                    server.run_until_idle().await;
+                }
+                let sent = sent.map(|it| it.is_ok());
                 let response = client.response().await;
                 let seen = response.map(|it| (it.status, it.body.len()));
                 assert_eq!(
@@ -547,20 +554,17 @@ mod drains {
     #[tokio::test]
     async fn a_pipelined_request_does_not_cut_off_the_response_before_it() {
         let server = TestServer::start(LONG).await;
-        let mut client = server.waiting_client().await;
+        let (head, _) = upload(&format!("/upload/all/{BIG}"), 0, false);
+        let mut client = server.client_that_sent(&head).await;
         client.get(&format!("/quick?{}", "x".repeat(70_000))).await;
         server.shut_down().await;
         server.handlers.release.add_permits(1);
         let response = client.response().await;
         assert_eq!(
-            status_and_body(response),
-            ok("waited"),
-            "response to a request that another request follows"
-        );
-        assert_eq!(
-            client.read_to_end().await.map_err(|error| error.kind()),
-            Ok(0),
-            "bytes received after a response with `connection: close`"
+            response.map(|it| (it.status, it.body.len())),
+            Some((413, BIG)),
+            "status and length of a response to a request that another request \
+             follows"
         );
     }
 
@@ -603,15 +607,22 @@ mod drains {
     #[tokio::test]
     async fn connections_made_after_shutdown_began_are_not_accepted() {
         const CLIENTS: usize = 100;
-        let server = TestServer::start(LONG).await;
-        let _in_flight = server.waiting_client().await;
-        server.stop.cancel();
-        // The server has no thread of its own: it has not noticed yet.
-        let connect = || std::net::TcpStream::connect(server.address);
+        let server = bind(Handlers::new().router(), LONG).await;
+        let address = server.local_addr().expect("a bound server");
+        let stop = CancellationToken::new();
+        // This test polls the server itself. Between two polls, clients connect
+        // and shutdown begins.
+        let mut serve = pin!(server.serve(stop.clone()));
+        assert!(poll!(&mut serve).is_pending(), "`serve` ended early");
+        let connect = || std::net::TcpStream::connect(address);
         let late: Vec<_> = std::iter::repeat_with(connect)
             .take(CLIENTS)
             .collect::<io::Result<_>>()
-            .expect("an open port until the server runs");
+            .expect("expected an open port");
+        tokio::task::yield_now().await;
+        stop.cancel();
+        let stopped = within(AT_ONCE, serve).await;
+        stopped.expect("expected `serve` to return: no connection was open");
         let mut accepted = 0;
         for stream in late {
             stream.set_nonblocking(true).expect("an open socket");
@@ -623,8 +634,8 @@ mod drains {
         // A `select!` in random order may accept a few before it sees the stop.
         assert!(
             accepted <= CLIENTS / 4,
-            "expected connections made after the beginning of shutdown to be \
-             reset; accepted: {accepted} of {CLIENTS}"
+            "expected connections that are not accepted when shutdown begins \
+             to be reset; accepted: {accepted} of {CLIENTS}"
         );
     }
 
@@ -803,36 +814,39 @@ mod aborts {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn requests_in_flight_at_the_drain_deadline_are_aborted() {
-        let server = TestServer::start(SHORT).await;
-        let mut clients = Vec::new();
-        for _ in 0..3 {
-            clients.push(server.client_in_handler("/drops_slowly").await);
-        }
-        let start = Instant::now();
-        server.stop.cancel();
-        let stopped = within(4 * AT_ONCE, server.serving).await;
-        let stopped = stopped.unwrap_or_else(|| {
-            panic!("`serve` did not return at the drain deadline of {SHORT:?}")
-        });
-        let (stopped, running) = stopped.expect("`serve` panicked");
-        assert_eq!(
-            stopped,
-            Stopped { aborted: 3 },
-            "result with 3 requests in flight at the deadline"
-        );
-        assert_eq!(running, 0, "handlers that still run after `serve`");
-        let took = start.elapsed();
-        assert!(
-            took >= SHORT,
-            "requests were aborted after {took:?}, before the drain deadline \
-             of {SHORT:?}"
-        );
-        for mut client in clients {
-            assert!(
-                client.is_closed().await,
-                "expected an aborted connection to be closed, without a \
-                 response"
+        for drain in [Duration::ZERO, SHORT] {
+            let server = TestServer::start(drain).await;
+            let mut clients = Vec::new();
+            for _ in 0..3 {
+                clients.push(server.client_in_handler("/drops_slowly").await);
+            }
+            let start = Instant::now();
+            server.stop.cancel();
+            let ticks = (drain.as_millis() / TICK.as_millis()) as u32;
+            let stopped = within(ticks + 2 * AT_ONCE, server.serving).await;
+            let stopped = stopped.unwrap_or_else(|| {
+                panic!("`serve` did not return at the deadline of {drain:?}")
+            });
+            let (stopped, running) = stopped.expect("`serve` panicked");
+            assert_eq!(
+                stopped,
+                Stopped { aborted: 3 },
+                "result with 3 requests in flight at the deadline of {drain:?}"
             );
+            assert_eq!(running, 0, "handlers that still run after `serve`");
+            let took = start.elapsed();
+            assert!(
+                took >= drain,
+                "requests were aborted after {took:?}, before the drain \
+                 deadline of {drain:?}"
+            );
+            for mut client in clients {
+                assert!(
+                    client.is_closed().await,
+                    "expected an aborted connection to be closed, without a \
+                     response"
+                );
+            }
         }
     }
 
