@@ -21,8 +21,8 @@
 //!   in the body of the response, and dropping the future of `serve`. (In
 //!   HTTP/1.0, the regular end of a connection also ends a response without a
 //!   length, so half a response would look complete.)
-//! - *Shutdown* begins when `stop` is cancelled. From then on, no connection is
-//!   accepted: the port is closed at once, and not only after the drain.
+//! - *Shutdown* begins when `stop` is cancelled. The port is closed at once, and
+//!   not only after the drain: from then on, new connections are refused.
 //! - A request that has reached its handler when shutdown begins is answered,
 //!   and a response that has begun is sent in full, if the drain deadline
 //!   allows it.
