@@ -10,20 +10,24 @@
 //! of its own, and then checks that the pointer is still the current one. A
 //! writer replaces the pointer, then scans the slots, and frees a value only if
 //! no slot announces it. These are hazard pointers (Michael, "Hazard Pointers:
-//! Safe Memory Reclamation for Lock-Free Objects", IEEE TPDS 15(6), 2004).
+//! Safe Memory Reclamation for Lock-Free Objects", IEEE TPDS 15(6), 2004). A
+//! reader keeps its announcement until the value has been replaced. Most loads
+//! then only compare two pointers.
 //!
 //! *Guarantee.* A guard shows one complete value for as long as the guard
 //! lives. A load that begins after a store returns that store's value or a
 //! later one. `load` and `store` never wait: not for a guard that is kept for
 //! an hour, and not for a thread that is not scheduled. Each value is dropped
 //! once. After a store that no other store overlaps, at most one old value per
-//! reader is left.
+//! reader is left: the one that the reader loaded last.
 //!
-//! *Cost.* A load is one read-modify-write, of a word that only this reader and
-//! stores touch. A store allocates, and scans every slot. If a guard shows a
-//! value when it is replaced, a later store drops the value, not the guard.
-//! Each thread or task needs its own reader, and the maximum number of readers
-//! is fixed at the start.
+//! *Cost.* If the value has not been replaced since the reader's last load, a
+//! load is one `Acquire` load and a comparison. Otherwise it is one
+//! read-modify-write, of a word that only this reader and stores touch. A store
+//! allocates, and scans every slot. An idle reader keeps the value that it
+//! loaded last, until its next load or its drop. A later store drops the value,
+//! not the reader. Each thread or task needs its own reader, and the maximum
+//! number of readers is fixed at the start.
 //!
 //! ```
 //! use week03::swap::Swap;
@@ -38,6 +42,7 @@
 //! ```
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
@@ -53,10 +58,15 @@ pub struct Swap<T> {
 }
 
 /// Reads the value of a [`Swap`], through one guard at a time.
+///
+/// A reader keeps the value that it loaded last from being dropped, until its
+/// next load or its own drop.
 pub struct Reader<T> {
     shared: Arc<Shared<T>>,
     /// The index of this reader's own slot.
     slot: usize,
+    /// The address of the node that the slot announces, or 0.
+    announced: usize,
 }
 
 /// Gives access to one value, which is not dropped while the guard lives.
@@ -64,8 +74,8 @@ pub struct Reader<T> {
 /// A guard is not `Send`: a task that may move to another thread cannot keep it
 /// across an `.await`.
 pub struct Guard<'a, T> {
-    slot: &'a Slot<T>,
     node: *const Node<T>,
+    reader: PhantomData<&'a mut Reader<T>>,
 }
 
 struct Shared<T> {
@@ -108,10 +118,10 @@ struct Slot<T> {
 /// Read-modify-writes of one word have an order. With `AcqRel`, each of them
 /// synchronizes with all earlier ones.
 ///
-/// It is tempting to use `announced` itself as this word. But a guard ends with
-/// a plain store to `announced`, and that ends the release sequence: the
-/// reader's next swap would not synchronize with a writer that came before the
-/// store.
+/// It is tempting to use `announced` itself as this word. But a reader ends with
+/// a plain store to `announced`, and that ends the release sequence: a swap by
+/// the slot's next reader would not synchronize with a writer that came before
+/// the store.
 #[derive(Default)]
 struct SyncWord(AtomicUsize);
 
@@ -140,7 +150,7 @@ impl<T: Send + Sync> Swap<T> {
         // of the slot's last reader come before those of the new one.
         let free = |slot: &Slot<T>| !slot.taken.swap(true, Acquire);
         let slot = self.shared.slots.iter().position(free)?;
-        Some(Reader { shared: Arc::clone(&self.shared), slot })
+        Some(Reader { shared: Arc::clone(&self.shared), slot, announced: 0 })
     }
 
     /// Replaces the value. Never waits for another thread.
@@ -173,7 +183,8 @@ impl<T: Send + Sync> Swap<T> {
             node = next;
         }
         self.shared.retire(kept);
-        // `free` is dropped last: the values' `drop` may run any code.
+        // `free` is dropped last: the values' `drop` may run any code. If one
+        // of them panics, the others are dropped all the same.
     }
 }
 
@@ -181,26 +192,32 @@ impl<T> Reader<T> {
     /// Returns a guard of the current value. Never waits for another thread,
     /// and retries each time that a store replaces the value in between.
     pub fn load(&mut self) -> Guard<'_, T> {
-        let slot = &self.shared.slots[self.slot];
-        // Relaxed: this pointer is announced and compared, but never
-        // dereferenced. Its node may already have been freed.
-        let mut node = self.shared.current.load(Relaxed);
-        loop {
-            // Release pairs with the Acquire in `is_announced`: a writer that
-            // sees this announcement knows that the reads through this reader's
-            // last guard have ended.
-            slot.announced.store(node, Release);
-            slot.sync.synchronize();
-            // Acquire pairs with the Release in `store`: the node's value is
-            // visible.
-            let current = self.shared.current.load(Acquire);
-            if current == node {
-                // Not `node`: that pointer has the same address, but it may be
-                // the pointer to an earlier node, which has been freed.
-                return Guard { slot, node: current };
-            }
-            node = current;
+        // Acquire pairs with the Release in `store`: the node's value is
+        // visible.
+        let mut node = self.shared.current.load(Acquire);
+        // An announced node is not freed, so no other node has its address.
+        while node.addr() != self.announced {
+            node = self.announce(node);
         }
+        Guard { node, reader: PhantomData }
+    }
+
+    /// Announces `node`, whose memory may already have been freed, and returns
+    /// the node that is current after that. If both have the same address, the
+    /// returned node is announced, and is not freed.
+    #[cold]
+    fn announce(&mut self, node: *mut Node<T>) -> *mut Node<T> {
+        let slot = &self.shared.slots[self.slot];
+        self.announced = node.addr();
+        // Release pairs with the Acquire in `is_announced`: a writer that sees
+        // this announcement knows that the reads through this reader's last
+        // guard have ended.
+        slot.announced.store(node, Release);
+        slot.sync.synchronize();
+        // This returns the second pointer, also if both have the same address:
+        // the first one may be the pointer to an earlier node, which has been
+        // freed. Acquire, for the same reason as in `load`.
+        self.shared.current.load(Acquire)
     }
 }
 
@@ -210,9 +227,9 @@ impl<T> Shared<T> {
     fn is_announced(&self, node: *mut Node<T>) -> bool {
         self.slots.iter().any(|slot| {
             slot.sync.synchronize();
-            // Acquire pairs with the Release in `load` and in `Guard::drop`: if
-            // this slot announces another node or null, its reader's reads of
-            // `node` have ended.
+            // Acquire pairs with the Release in `announce` and in
+            // `Reader::drop`: if this slot announces another node or null, its
+            // reader's reads of `node` have ended.
             slot.announced.load(Acquire) == node
         })
     }
@@ -307,19 +324,15 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
-impl<T> Drop for Guard<'_, T> {
-    fn drop(&mut self) {
-        // Release pairs with the Acquire in `is_announced`: the reads of the
-        // value have ended before a writer frees it.
-        self.slot.announced.store(ptr::null_mut(), Release);
-    }
-}
-
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
+        let slot = &self.shared.slots[self.slot];
+        // Release pairs with the Acquire in `is_announced`: the reads of the
+        // value have ended before a writer frees it.
+        slot.announced.store(ptr::null_mut(), Release);
         // Release pairs with the Acquire in `Swap::reader`, of the slot's next
         // reader.
-        self.shared.slots[self.slot].taken.store(false, Release);
+        slot.taken.store(false, Release);
     }
 }
 
@@ -329,14 +342,15 @@ impl<T> Drop for Shared<T> {
         let current = self.current.load(Relaxed);
         // SAFETY: `current` is never null, and no other thread has it.
         unsafe { Node::set_next(current, self.retired.load(Relaxed)) };
-        let mut node = current;
+        let (mut node, mut free) = (current, Vec::new());
         while !node.is_null() {
             // SAFETY: each node is in the list once, and nowhere else.
             let next = unsafe { Node::next(node) };
             // SAFETY: as above.
-            drop(unsafe { Box::from_raw(node) });
+            free.push(unsafe { Box::from_raw(node) });
             node = next;
         }
+        // `free` drops the other values even if the `drop` of one panics.
     }
 }
 

@@ -4,19 +4,29 @@
 //!
 //! - A load that begins after a store has returned sees that store's value or a
 //!   later one. All clones of a `Swap` share one value.
-//! - `new` gets the maximum number of readers. `reader` succeeds while fewer
-//!   readers exist, and returns `None` otherwise. Dropping a reader makes room
-//!   for another. A reader still works after the last `Swap` is dropped.
+//! - `new` gets the maximum number of readers, which may be 0 or thousands.
+//!   `reader` succeeds while fewer readers exist, and returns `None` otherwise.
+//!   Dropping a reader makes room for another. A reader still works after the
+//!   last `Swap` is dropped.
 //! - A guard shows the value that was current when the guard was loaded, for as
 //!   long as the guard lives.
+//! - A guard is not `Send`. So the compiler rejects a task that keeps a guard
+//!   across an `.await` and may move to another thread. `Swap` and `Reader` are
+//!   `Send`, and `Swap` is `Sync`.
 //! - Neither `load` nor `store` waits for a guard, however long the guard is
 //!   kept.
-//! - If no load and no other store runs at the same time, a store drops the
-//!   replaced value before it returns, unless a guard shows that value. A value
-//!   that a guard has kept is dropped by a later store. So, beside the current
-//!   value, at most one old value per reader is left.
+//! - A reader may keep the value that it loaded last from being dropped, also
+//!   without a guard, until its next load or its drop. Apart from that, if no
+//!   load and no other store runs at the same time, a store drops the replaced
+//!   value before it returns. A value that a reader has kept is dropped by a
+//!   later store, through any clone. So, beside the current value, at most one
+//!   old value per reader is left.
 //! - When the last `Swap` and the last reader have been dropped, each value has
 //!   been dropped exactly once.
+//! - The `drop` of a value may call `load` and `store` of the same `Swap`, and
+//!   it may panic. If it panics in a store, the panic reaches the caller of that
+//!   store. The other values are dropped all the same, and the `Swap` still
+//!   works.
 //! - All these rules hold for every interleaving of the threads, and for every
 //!   value that an atomic load may return, as far as the model checker loom can
 //!   see. The last group of tests (rung) runs your file under loom.
@@ -65,6 +75,7 @@
 )]
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr;
 
@@ -80,6 +91,9 @@ pub struct Swap<T> {
 }
 
 /// Reads the value of a [`Swap`], through one guard at a time.
+///
+/// A reader may keep the value that it loaded last from being dropped, until its
+/// next load or its own drop.
 pub struct Reader<T> {
     shared: Arc<Shared<T>>,
     /// The index of this reader's own slot.
@@ -91,8 +105,8 @@ pub struct Reader<T> {
 /// A guard is not `Send`: a task that may move to another thread cannot keep it
 /// across an `.await`.
 pub struct Guard<'a, T> {
-    slot: &'a Slot<T>,
     node: *const Node<T>,
+    reader: PhantomData<&'a mut Reader<T>>,
 }
 
 struct Shared<T> {
@@ -197,16 +211,10 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
-impl<T> Drop for Guard<'_, T> {
-    fn drop(&mut self) {
-        // What has to be undone? (There is no `todo!` here: it would hide the
-        // panic of the `todo!` in `deref`.)
-    }
-}
-
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
-        // What has to be undone here?
+        // What has to be undone? (There is no `todo!` here: it would hide the
+        // panic of another `todo!`.)
     }
 }
 
@@ -216,14 +224,15 @@ impl<T> Drop for Shared<T> {
         let current = self.current.load(Relaxed);
         // SAFETY: `current` is never null, and no other thread has it.
         unsafe { Node::set_next(current, self.retired.load(Relaxed)) };
-        let mut node = current;
+        let (mut node, mut free) = (current, Vec::new());
         while !node.is_null() {
             // SAFETY: each node is in the list once, and nowhere else.
             let next = unsafe { Node::next(node) };
             // SAFETY: as above.
-            drop(unsafe { Box::from_raw(node) });
+            free.push(unsafe { Box::from_raw(node) });
             node = next;
         }
+        // `free` drops the other values even if the `drop` of one panics.
     }
 }
 

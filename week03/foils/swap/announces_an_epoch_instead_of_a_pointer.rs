@@ -92,13 +92,13 @@ impl<T: Send + Sync> Swap<T> {
         };
         let oldest = shared.slots.iter().map(since).min();
         let oldest = oldest.unwrap_or(usize::MAX);
-        let mut node = old;
+        let (mut node, mut free) = (old, Vec::new());
         while !node.is_null() {
             // SAFETY: only this thread has the node: whole lists are taken.
             let (next, epoch) = unsafe { (*node).next.with(|next| *next) };
             if epoch < oldest {
                 // SAFETY: all guards began after the node was replaced.
-                drop(unsafe { Box::from_raw(node) });
+                free.push(unsafe { Box::from_raw(node) });
             } else {
                 let push = |top| {
                     let next = (top, epoch);
@@ -153,12 +153,12 @@ impl<T> Drop for Shared<T> {
         let rest = self.retired.load(Relaxed);
         // SAFETY: no other thread can access `self` any more.
         unsafe { (*current).next.with_mut(|next| *next = (rest, 0)) };
-        let mut node = current;
+        let (mut node, mut free) = (current, Vec::new());
         while !node.is_null() {
             // SAFETY: as above.
             let (next, _) = unsafe { (*node).next.with(|next| *next) };
             // SAFETY: each node is in the list once, and nowhere else.
-            drop(unsafe { Box::from_raw(node) });
+            free.push(unsafe { Box::from_raw(node) });
             node = next;
         }
     }

@@ -1,5 +1,6 @@
 //! An `Arc` behind a mutex, which `load` holds while it clones the `Arc`.
 
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +14,7 @@ pub struct Reader<T> {
 
 pub struct Guard<'a, T> {
     value: Arc<T>,
-    _reader: &'a Reader<T>,
+    reader: PhantomData<(&'a Reader<T>, *const T)>,
 }
 
 struct Shared<T> {
@@ -45,7 +46,7 @@ impl<T: Send + Sync> Swap<T> {
 impl<T> Reader<T> {
     pub fn load(&mut self) -> Guard<'_, T> {
         let value = Arc::clone(&self.shared.current.lock().unwrap());
-        Guard { value, _reader: self }
+        Guard { value, reader: PhantomData }
     }
 }
 

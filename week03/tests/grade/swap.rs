@@ -1,8 +1,10 @@
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use week03::swap::{Reader, Swap};
+use week03::swap::{Guard, Reader, Swap};
 
-use crate::common::{Ledger, with_deadline};
+use crate::common::{Ledger, Value, with_deadline};
 
 fn reader<T: Send + Sync>(swap: &Swap<T>) -> Reader<T> {
     swap.reader().expect("`reader` returned `None`: expected a free reader")
@@ -70,28 +72,28 @@ mod publishes {
     }
 
     #[test]
-    fn a_swap_for_three_readers_gives_out_exactly_three_readers() {
-        let swap = Swap::new((), 3);
-        let readers: Vec<_> = (0..4).map(|_| swap.reader()).collect();
-        let given = readers.iter().flatten().count();
-        assert_eq!(
-            given, 3,
-            "four `reader` calls on a `Swap` for three readers: readers \
-             returned (left), expected (right)"
-        );
-    }
-
-    #[test]
-    fn a_dropped_reader_makes_room_for_another() {
-        let swap = Swap::new("value", 2);
-        let _other = reader(&swap);
-        for _ in 0..10 {
-            let mut reader = reader(&swap);
-            assert_eq!(
-                *reader.load(),
-                "value",
-                "`load` by a new reader: seen (left), stored (right)"
-            );
+    fn reader_returns_none_only_while_all_readers_exist() {
+        for limit in [0, 1, 2, 17, 130, 1_500] {
+            let swap = Swap::new("value", limit);
+            let mut readers: Vec<_> =
+                (0..limit).map(|_| reader(&swap)).collect();
+            // Each of these places is freed and taken again, the first and
+            // the last one included.
+            for place in (0..limit).step_by(limit / 20 + 1).chain([limit]) {
+                assert!(
+                    swap.reader().is_none(),
+                    "`reader` returned a reader while all {limit} readers \
+                     exist: expected `None`"
+                );
+                let Some(last) = readers.len().checked_sub(1) else { continue };
+                drop(readers.swap_remove(place.min(last)));
+                readers.push(reader(&swap));
+                assert_eq!(
+                    *readers[last].load(),
+                    "value",
+                    "`load` by a new reader: seen (left), stored (right)"
+                );
+            }
         }
     }
 
@@ -112,26 +114,6 @@ mod publishes {
 
 mod protects {
     use super::*;
-
-    #[test]
-    fn a_guard_keeps_its_value_after_later_stores() {
-        let swap = Swap::new(String::from("first"), 2);
-        let (mut old, mut new) = (reader(&swap), reader(&swap));
-        let first = old.load();
-        for n in 0..100 {
-            swap.store(format!("number {n}"));
-        }
-        assert_eq!(
-            *first, "first",
-            "a guard loaded before 100 stores: shows now (left), showed when \
-             loaded (right)"
-        );
-        assert_eq!(
-            *new.load(),
-            "number 99",
-            "`load` by another reader: seen (left), stored last (right)"
-        );
-    }
 
     #[test]
     fn store_does_not_wait_for_a_guard() {
@@ -171,7 +153,8 @@ mod protects {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value(), 1);
         let mut reader = reader(&swap);
-        let seen = reader.load();
+        drop(reader.load());
+        let seen = reader.load(); // of a value that the reader has loaded before
         for _ in 0..3 {
             swap.store(ledger.value());
             assert_eq!(
@@ -189,44 +172,39 @@ mod protects {
     }
 
     #[test]
-    fn three_guards_keep_three_different_values() {
-        let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value(), 3);
-        let mut readers = [reader(&swap), reader(&swap), reader(&swap)];
-        let guards = readers.each_mut().map(|reader| {
-            let guard = reader.load();
-            swap.store(ledger.value());
-            guard
-        });
-        swap.store(ledger.value());
+    fn a_guard_is_not_send() {
+        let swap = Swap::new(1, 1);
         assert_eq!(
-            guards.map(|guard| guard.number),
-            [0, 1, 2],
-            "numbers of the values that three guards show: seen (left), when \
-             loaded (right)"
+            *reader(&swap).load(),
+            1,
+            "`load` before any store: seen (left), given to `new` (right)"
+        );
+        assert!(
+            !Probe::<Guard<'_, u8>>::IS_SEND,
+            "`Guard` is `Send`: expected that a task which may move to another \
+             thread cannot keep it"
+        );
+        assert!(
+            Probe::<Swap<u8>>::IS_SEND && Probe::<&Swap<u8>>::IS_SEND,
+            "`Swap` is not `Send` or not `Sync`: expected both"
+        );
+        assert!(
+            Probe::<Reader<u8>>::IS_SEND,
+            "`Reader` is not `Send`: expected that it is"
         );
     }
 
-    #[test]
-    fn a_value_is_kept_until_its_last_guard_is_dropped() {
-        let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value(), 2);
-        let (mut a, mut b) = (reader(&swap), reader(&swap));
-        let (first, second) = (a.load(), b.load());
-        swap.store(ledger.value());
-        drop(first);
-        swap.store(ledger.value());
-        assert_eq!(
-            ledger.drops()[0],
-            0,
-            "drops of a value with two guards, of which one is dropped: seen \
-             (left), expected (right)"
-        );
-        assert_eq!(
-            second.number, 0,
-            "the value that the second guard shows: number seen (left), number \
-             when loaded (right)"
-        );
+    struct Probe<T>(PhantomData<T>);
+
+    /// Says that a type is not `Send`, unless `Probe` itself says that it is.
+    trait NotSend {
+        const IS_SEND: bool = false;
+    }
+
+    impl<T> NotSend for Probe<T> {}
+
+    impl<T: Send> Probe<T> {
+        const IS_SEND: bool = true;
     }
 }
 
@@ -234,63 +212,19 @@ mod frees {
     use super::*;
 
     #[test]
-    fn store_drops_the_old_value_if_it_has_no_guard() {
+    fn store_drops_the_old_value_if_no_reader_has_loaded_it() {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value(), 2);
-        let mut reader = reader(&swap);
-        assert_eq!(
-            reader.load().number,
-            0,
-            "`load` before any store: number seen (left), expected (right)"
-        );
+        let _reader = reader(&swap);
         for stores in 1..=3 {
             swap.store(ledger.value());
             assert_eq!(
                 ledger.left(),
                 1,
-                "values not dropped after {stores} stores, without a guard: \
+                "values not dropped after {stores} stores, without a load: \
                  seen (left), expected (right)"
             );
         }
-    }
-
-    #[test]
-    fn the_next_store_drops_a_value_whose_guard_is_dropped() {
-        let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value(), 1);
-        let mut reader = reader(&swap);
-        let seen = reader.load();
-        swap.store(ledger.value());
-        drop(seen);
-        swap.store(ledger.value());
-        assert_eq!(
-            ledger.drops(),
-            [1, 1, 0],
-            "drops of the three values after the guard was dropped and the \
-             third was stored: seen (left), expected (right)"
-        );
-    }
-
-    #[test]
-    fn a_reader_that_loads_repeatedly_keeps_at_most_one_old_value() {
-        let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value(), 1);
-        let mut reader = reader(&swap);
-        for number in 0..3 {
-            let seen = reader.load();
-            assert_eq!(
-                seen.number, number,
-                "`load` after {number} stores: number seen (left), expected \
-                 (right)"
-            );
-            swap.store(ledger.value());
-        }
-        let left = ledger.left();
-        assert!(
-            left <= 2,
-            "{left} values are not dropped: expected at most 2, the current \
-             one and the one that the reader loaded last"
-        );
     }
 
     #[test]
@@ -317,31 +251,105 @@ mod frees {
     }
 
     #[test]
-    fn three_guards_keep_at_most_three_old_values() {
+    fn a_guard_keeps_only_its_own_value() {
         let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value(), 3);
-        let mut readers = [reader(&swap), reader(&swap), reader(&swap)];
-        let guards = readers.each_mut().map(|reader| {
-            let guard = reader.load();
-            swap.store(ledger.value());
-            guard
-        });
+        let swap = Swap::new(ledger.value(), 1);
+        let mut reader = reader(&swap);
+        let _seen = reader.load();
         for _ in 0..1000 {
             swap.store(ledger.value());
             let left = ledger.left();
             assert!(
-                left <= 4,
-                "{left} values are not dropped: expected at most 4, the \
-                 current one and one for each of three guards"
+                left <= 2,
+                "{left} values are not dropped while one guard exists: \
+                 expected at most 2, the current one and that of the guard"
             );
         }
-        drop(guards);
-        swap.store(ledger.value());
+    }
+
+    #[test]
+    fn random_readers_keep_only_the_values_that_they_loaded_last() {
+        for limit in [1, 2, 17, 130, 300] {
+            compare_with_model(limit, 4 + 60 / limit);
+        }
+    }
+
+    #[test]
+    fn a_store_whose_old_value_panics_drops_the_others_once() {
+        let ledger = Ledger::default();
+        let quiet = || Hooked { value: ledger.value(), on_drop: None };
+        let panics = || {
+            let value = ledger.value();
+            let number = value.number;
+            let on_drop = move || {
+                panic!("on purpose: value {number} panics when dropped")
+            };
+            Hooked { value, on_drop: Some(Box::new(on_drop)) }
+        };
+        let swap = Swap::new(quiet(), 2);
+        let (mut first, mut second) = (reader(&swap), reader(&swap));
+        let kept = first.load();
+        swap.store(quiet());
+        let released = second.load();
+        swap.store(panics());
+        drop(released);
+        drop(second);
+        let store = catch_unwind(AssertUnwindSafe(|| swap.store(quiet())));
+        assert!(
+            store.is_err(),
+            "`store` returned, although the drop of an old value panicked: \
+             expected the panic"
+        );
         assert_eq!(
-            ledger.left(),
-            1,
-            "values not dropped by a store after all guards were dropped: seen \
+            ledger.drops(),
+            [0, 1, 1, 0],
+            "drops after a store whose old value panicked, while a guard shows \
+             value 0: seen (left), expected (right)"
+        );
+        drop(kept);
+        drop(first);
+        assert_eq!(
+            reader(&swap).load().value.number,
+            3,
+            "`load` after a store that panicked: number seen (left), expected \
+             (right)"
+        );
+        swap.store(quiet());
+        drop(swap);
+        assert_eq!(
+            ledger.drops(),
+            [1; 5],
+            "drops of each value at the end, after a store that panicked: seen \
              (left), expected (right)"
+        );
+    }
+
+    #[test]
+    fn the_drop_of_a_value_may_load_and_store() {
+        let ledger = Ledger::default();
+        let value = |on_drop| Hooked { value: ledger.value(), on_drop };
+        let [first, inner, last] = [value(None), value(None), value(None)];
+        let swap = Swap::new(first, 1);
+        let shared = swap.clone();
+        let on_drop = move || {
+            shared.store(inner);
+            let seen = reader(&shared).load().value.number;
+            assert_eq!(
+                seen, 1,
+                "`load` in the drop of a value, after a store there: number \
+                 seen (left), expected (right)"
+            );
+        };
+        swap.store(value(Some(Box::new(on_drop))));
+        with_deadline("a store whose old value stores when dropped", {
+            let swap = swap.clone();
+            move || swap.store(last)
+        });
+        assert_eq!(
+            (reader(&swap).load().value.number, ledger.drops()),
+            (1, vec![1, 0, 1, 1]),
+            "the current value and the drops of each value, after a value was \
+             stored by the drop of another: seen (left), expected (right)"
         );
     }
 
@@ -369,6 +377,115 @@ mod frees {
             [1; 4],
             "drops of each value after the last reader was dropped: seen \
              (left), expected (right)"
+        );
+    }
+
+    /// A value that calls a function when it is dropped.
+    struct Hooked {
+        value: Value,
+        on_drop: Option<Box<dyn FnOnce() + Send + Sync>>,
+    }
+
+    impl Drop for Hooked {
+        fn drop(&mut self) {
+            if let Some(on_drop) = self.on_drop.take() {
+                on_drop();
+            }
+        }
+    }
+
+    /// Loads and stores at random, through a random number of readers and
+    /// clones, and compares the values that are left with a model.
+    fn compare_with_model(limit: usize, rounds: usize) {
+        let mut seed = limit as u64;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as usize % below
+        };
+        let ledger = Ledger::default();
+        let mut clones = vec![Swap::new(ledger.value(), limit)];
+        let mut current = 0;
+        let mut readers = Vec::new();
+        // The number of the value that each reader loaded last.
+        let mut loaded: Vec<Option<usize>> = Vec::new();
+        for _ in 0..rounds {
+            for _ in 0..random(readers.len() + 1) {
+                let reader = random(readers.len());
+                drop(readers.swap_remove(reader));
+                loaded.swap_remove(reader);
+            }
+            for _ in 0..=random(limit - readers.len() + 1) {
+                let reader = clones[random(clones.len())].reader();
+                assert_eq!(
+                    reader.is_some(),
+                    readers.len() < limit,
+                    "whether `reader` returns a reader when {} of {limit} \
+                     exist: seen (left), expected (right)",
+                    readers.len()
+                );
+                if let Some(reader) = reader {
+                    readers.push(reader);
+                    loaded.push(None);
+                }
+            }
+            clones.push(clones[random(clones.len())].clone());
+            if random(2) == 0 {
+                clones.swap_remove(random(clones.len()));
+            }
+            let stores = [1, 4, 100][random(3)]; // one store in as many loads
+            let mut guards = Vec::new();
+            for (index, reader) in readers.iter_mut().enumerate() {
+                if random(4) > 0 {
+                    let guard = reader.load();
+                    assert_eq!(
+                        guard.number, current,
+                        "`load`: number seen (left), stored last (right)"
+                    );
+                    loaded[index] = Some(current);
+                    guards.push((current, guard));
+                }
+                if random(3) == 0 && !guards.is_empty() {
+                    guards.swap_remove(random(guards.len()));
+                }
+                if random(stores) > 0 {
+                    continue;
+                }
+                clones[random(clones.len())].store(ledger.value());
+                current += 1;
+                let drops = ledger.drops();
+                for (number, guard) in &guards {
+                    // This comes first: a dropped value must not be read.
+                    assert_eq!(
+                        drops[*number], 0,
+                        "drops of a value that a guard shows: seen (left), \
+                         expected (right)"
+                    );
+                    assert_eq!(
+                        guard.number, *number,
+                        "the value that a guard shows: number seen (left), \
+                         number when loaded (right)"
+                    );
+                }
+                let mut kept = vec![false; drops.len()];
+                kept[current] = true;
+                loaded.iter().flatten().for_each(|value| kept[*value] = true);
+                for (number, kept) in kept.into_iter().enumerate() {
+                    assert!(
+                        drops[number] <= 1 && (kept || drops[number] == 1),
+                        "value {number} of {current} was dropped {} times: \
+                         expected once, or not yet if it is current or if a \
+                         reader loaded it last ({kept})",
+                        drops[number]
+                    );
+                }
+            }
+        }
+        drop((clones, readers));
+        assert!(
+            ledger.drops().iter().all(|drops| *drops == 1),
+            "drops of each value after all readers were dropped: seen {:?}, \
+             expected one each",
+            ledger.drops()
         );
     }
 }

@@ -1,8 +1,9 @@
 //! Stress tests: real threads on this machine, without a model checker.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool,
+    AtomicBool, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::thread;
@@ -93,5 +94,38 @@ fn epoch_readers_never_see_a_dropped_value() {
             move || reader.load().check()
         },
         |number| value.store(Value::new(number)),
+    );
+}
+
+/// A value that counts its drop, and may panic in it.
+struct Counted {
+    drops: Arc<AtomicUsize>,
+    panics: bool,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.drops.fetch_add(1, Relaxed);
+        assert!(!self.panics, "on purpose: the drop of a value panics");
+    }
+}
+
+#[test]
+fn a_panic_in_the_drop_of_the_current_value_leaks_no_old_value() {
+    let drops = Arc::new(AtomicUsize::new(0));
+    let value = |panics| Counted { drops: Arc::clone(&drops), panics };
+    let swap = swap::Swap::new(value(false), 1);
+    let mut reader = swap.reader().expect("one reader");
+    let seen = reader.load();
+    swap.store(value(true)); // leaves the value that `seen` shows
+    drop(seen);
+    drop(reader);
+    let end = catch_unwind(AssertUnwindSafe(|| drop(swap)));
+    assert!(end.is_err(), "the drop of the `Swap` returned: expected a panic");
+    assert_eq!(
+        drops.load(Relaxed),
+        2,
+        "drops of two values, of which the current one panicked: seen (left), \
+         expected (right)"
     );
 }

@@ -126,7 +126,8 @@ impl<T: Send + Sync> Swap<T> {
             node = next;
         }
         self.shared.retire(kept);
-        // `free` is dropped last: the values' `drop` may run any code.
+        // `free` is dropped last: the values' `drop` may run any code. If one
+        // of them panics, the others are dropped all the same.
     }
 }
 
@@ -288,14 +289,15 @@ impl<T> Drop for Shared<T> {
         let current = self.current.load(Relaxed);
         // SAFETY: `current` is never null, and no other thread has it.
         unsafe { Node::set_next(current, self.retired.load(Relaxed)) };
-        let mut node = current;
+        let (mut node, mut free) = (current, Vec::new());
         while !node.is_null() {
             // SAFETY: each node is in the list once, and nowhere else.
             let next = unsafe { Node::next(node) };
             // SAFETY: as above.
-            drop(unsafe { Box::from_raw(node) });
+            free.push(unsafe { Box::from_raw(node) });
             node = next;
         }
+        // `free` drops the other values even if the `drop` of one panics.
     }
 }
 

@@ -1,0 +1,294 @@
+//! Each guard clears its reader's slot with a plain store, and the slot itself
+//! is the word that orders a reader and a writer.
+
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
+
+use crate::model_checked::loom_atomics::{
+    Arc, AtomicBool, AtomicPtr,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    UnsafeCell,
+};
+
+/// A shared value that is replaced as a whole. Clones share the same value.
+pub struct Swap<T> {
+    shared: Arc<Shared<T>>,
+}
+
+/// Reads the value of a [`Swap`], through one guard at a time.
+pub struct Reader<T> {
+    shared: Arc<Shared<T>>,
+    /// The index of this reader's own slot.
+    slot: usize,
+}
+
+/// Gives access to one value, which is not dropped while the guard lives.
+///
+/// A guard is not `Send`: a task that may move to another thread cannot keep it
+/// across an `.await`.
+pub struct Guard<'a, T> {
+    slot: &'a Slot<T>,
+    node: *const Node<T>,
+}
+
+struct Shared<T> {
+    /// Never null.
+    current: AtomicPtr<Node<T>>,
+    /// A linked list of replaced nodes that were still announced by a slot.
+    retired: AtomicPtr<Node<T>>,
+    slots: Box<[Slot<T>]>,
+}
+
+struct Node<T> {
+    value: T,
+    /// The next node of the `retired` list. This is plain memory: the model
+    /// checker reports a data race on it.
+    next: UnsafeCell<*mut Node<T>>,
+}
+
+/// A reader's slot. It has two cache lines to itself, since x86-64 fetches
+/// lines in pairs.
+#[repr(align(128))]
+struct Slot<T> {
+    /// The node that this slot's reader may be using, or null.
+    announced: AtomicPtr<Node<T>>,
+    taken: AtomicBool,
+}
+
+impl<T: Send + Sync> Swap<T> {
+    /// Creates a `Swap` that holds `value` and allows at most `readers` readers
+    /// at a time.
+    pub fn new(value: T, readers: usize) -> Self {
+        let shared = Shared {
+            current: AtomicPtr::new(Node::boxed(value)),
+            retired: AtomicPtr::new(ptr::null_mut()),
+            slots: (0..readers).map(|_| Slot::new()).collect(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Returns a reader for one thread or task, or `None` if all readers are
+    /// taken. A reader may outlive the `Swap`.
+    pub fn reader(&self) -> Option<Reader<T>> {
+        // Acquire pairs with the Release in `Reader::drop`: all announcements
+        // of the slot's last reader come before those of the new one.
+        let free = |slot: &Slot<T>| !slot.taken.swap(true, Acquire);
+        let slot = self.shared.slots.iter().position(free)?;
+        Some(Reader { shared: Arc::clone(&self.shared), slot })
+    }
+
+    /// Replaces the value. Never waits for another thread.
+    pub fn store(&self, value: T) {
+        let Shared { current, retired, .. } = &*self.shared;
+        // Release pairs with the Acquire in `load`: a reader of the new node
+        // sees its value. Acquire pairs with the Release of the store that
+        // published the old node: another thread may have written its value.
+        let mut node = current.swap(Node::boxed(value), AcqRel);
+        // Acquire pairs with the Release in `retire`. Before this store come
+        // the stores that took the nodes of this list out of `current`, and
+        // the finished reads of these nodes.
+        // SAFETY: only this thread took `node` out of `current`.
+        unsafe { Node::set_next(node, retired.swap(ptr::null_mut(), Acquire)) };
+        let (mut kept, mut free) = (ptr::null_mut(), Vec::new());
+        while !node.is_null() {
+            // SAFETY: only this thread has the node: it took the node out of
+            // `current`, or out of `retired` with the whole list.
+            let next = unsafe { Node::next(node) };
+            if self.shared.is_announced(node) {
+                // SAFETY: as above.
+                unsafe { Node::set_next(node, kept) };
+                kept = node;
+            } else {
+                // SAFETY: as above. No reader uses the node, and no reader can
+                // start to: the node is no longer current, and a reader checks
+                // `current` after it has announced a node.
+                free.push(unsafe { Box::from_raw(node) });
+            }
+            node = next;
+        }
+        self.shared.retire(kept);
+        // `free` is dropped last: the values' `drop` may run any code.
+    }
+}
+
+impl<T> Reader<T> {
+    /// Returns a guard of the current value. Never waits for another thread,
+    /// and retries each time that a store replaces the value in between.
+    pub fn load(&mut self) -> Guard<'_, T> {
+        let slot = &self.shared.slots[self.slot];
+        // Relaxed: this pointer is announced and compared, but never
+        // dereferenced. Its node may already have been freed.
+        let mut node = self.shared.current.load(Relaxed);
+        loop {
+            // Announces, and synchronizes with the writers that came before.
+            slot.announced.swap(node, AcqRel);
+            // Acquire pairs with the Release in `store`: the node's value is
+            // visible.
+            let current = self.shared.current.load(Acquire);
+            if current == node {
+                // Not `node`: that pointer has the same address, but it may be
+                // the pointer to an earlier node, which has been freed.
+                return Guard { slot, node: current };
+            }
+            node = current;
+        }
+    }
+}
+
+impl<T> Shared<T> {
+    /// Returns whether a reader may be using `node`, which is no longer
+    /// current.
+    fn is_announced(&self, node: *mut Node<T>) -> bool {
+        self.slots.iter().any(|slot| {
+            // An update to the same value: a read-modify-write, as in `load`.
+            let same = |announced| Some(announced);
+            slot.announced.fetch_update(AcqRel, Acquire, same) == Ok(node)
+        })
+    }
+
+    /// Leaves the list `nodes` to the next store.
+    fn retire(&self, mut nodes: *mut Node<T>) {
+        while !nodes.is_null() {
+            // Release pairs with the Acquire here and in `store`: the stores
+            // that replaced these nodes, and the finished reads of the nodes,
+            // come before the next store frees one of them.
+            let others = self.retired.swap(nodes, Release);
+            if others.is_null() {
+                return;
+            }
+            // Another store has left its own list. It is tempting to push one
+            // list onto the other by compare-and-swap. But an equal address
+            // does not mean that the same node is still there. So take both
+            // lists out, join them, and try again.
+            // This Acquire also covers `others`, which a Release took out: each
+            // swap continues the release sequence of the swap before it.
+            let rest = self.retired.swap(ptr::null_mut(), Acquire);
+            // `rest` is null if a third store has taken our list meanwhile.
+            // SAFETY: `others` is not null, and only this thread has both lists.
+            nodes = unsafe { Node::append(others, rest) };
+        }
+    }
+}
+
+impl<T> Node<T> {
+    fn boxed(value: T) -> *mut Self {
+        let next = UnsafeCell::new(ptr::null_mut());
+        Box::into_raw(Box::new(Self { value, next }))
+    }
+
+    /// Makes `next` the node after `node`.
+    ///
+    /// # Safety
+    ///
+    /// `node` has not been freed, and no other thread reads or writes its
+    /// `next`.
+    unsafe fn set_next(node: *mut Self, next: *mut Self) {
+        // SAFETY: the caller's promise; guards never access `next`.
+        unsafe { (*node).next.with_mut(|link| *link = next) }
+    }
+
+    /// Returns the node after `node`, or null.
+    ///
+    /// # Safety
+    ///
+    /// The conditions of `set_next` hold.
+    unsafe fn next(node: *mut Self) -> *mut Self {
+        // SAFETY: the caller's promise.
+        unsafe { (*node).next.with(|link| *link) }
+    }
+
+    /// Puts `rest`, which may be null, after the last node of `list`, and returns
+    /// `list`.
+    ///
+    /// # Safety
+    ///
+    /// `list` is not null, and each of its nodes meets the conditions of
+    /// `set_next`.
+    unsafe fn append(list: *mut Self, rest: *mut Self) -> *mut Self {
+        let mut last = list;
+        // SAFETY: the caller's promise.
+        while let Some(next) = NonNull::new(unsafe { Self::next(last) }) {
+            last = next.as_ptr();
+        }
+        // SAFETY: the caller's promise.
+        unsafe { Self::set_next(last, rest) };
+        list
+    }
+}
+
+impl<T> Slot<T> {
+    fn new() -> Self {
+        Self {
+            announced: AtomicPtr::new(ptr::null_mut()),
+            taken: AtomicBool::new(false),
+        }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the node is announced, and was current after that. A writer
+        // that has replaced it since then sees the announcement and keeps it.
+        unsafe { &(*self.node).value }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        // Release pairs with the Acquire in `is_announced`: the reads of the
+        // value have ended before a writer frees it.
+        self.slot.announced.store(ptr::null_mut(), Release);
+    }
+}
+
+impl<T> Drop for Reader<T> {
+    fn drop(&mut self) {
+        // Release pairs with the Acquire in `Swap::reader`, of the slot's next
+        // reader.
+        self.shared.slots[self.slot].taken.store(false, Release);
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // Relaxed: no other thread can access `self` any more.
+        let current = self.current.load(Relaxed);
+        // SAFETY: `current` is never null, and no other thread has it.
+        unsafe { Node::set_next(current, self.retired.load(Relaxed)) };
+        let (mut node, mut free) = (current, Vec::new());
+        while !node.is_null() {
+            // SAFETY: each node is in the list once, and nowhere else.
+            let next = unsafe { Node::next(node) };
+            // SAFETY: as above.
+            free.push(unsafe { Box::from_raw(node) });
+            node = next;
+        }
+    }
+}
+
+impl<T> Clone for Swap<T> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<T> fmt::Debug for Swap<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swap").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Reader<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Guard").field(&**self).finish()
+    }
+}
