@@ -34,8 +34,9 @@
 //!
 //! loom cannot look into crossbeam-epoch. So under loom, `loom_epoch` is a
 //! stand-in, which runs each deferred function at the first moment that
-//! crossbeam allows. The stand-in has the most used methods of these types, and
-//! no pointer tags.
+//! crossbeam allows. The stand-in has the methods of these types, except for
+//! pointer tags (`tag`, `with_tag`, `fetch_or`, and so on), slices and `init`,
+//! and the deprecated `compare_and_set`.
 //!
 //! A pin keeps loaded values from being freed. It does not order memory
 //! accesses: your orderings have to make sure that a loaded value is visible as

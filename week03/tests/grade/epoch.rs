@@ -122,51 +122,6 @@ mod protects {
     }
 
     #[test]
-    fn many_stores_do_not_drop_a_value_with_a_live_guard() {
-        let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value());
-        let reader = swap.reader();
-        let seen = reader.load();
-        for _ in 0..10 * STORES {
-            swap.store(ledger.value());
-            assert_eq!(
-                ledger.drops()[0],
-                0,
-                "drops of the value that a guard shows: seen (left), expected \
-                 (right)"
-            );
-        }
-        assert_eq!(
-            seen.number, 0,
-            "the value that the guard shows: number seen (left), number when \
-             loaded (right)"
-        );
-    }
-
-    #[test]
-    fn a_value_is_kept_until_its_last_guard_is_dropped() {
-        let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value());
-        let reader = swap.reader();
-        let (first, second) = (reader.load(), reader.load());
-        drop(first);
-        for _ in 0..10 * STORES {
-            swap.store(ledger.value());
-            assert_eq!(
-                ledger.drops()[0],
-                0,
-                "drops of a value with two guards, of which one is dropped: \
-                 seen (left), expected (right)"
-            );
-        }
-        assert_eq!(
-            second.number, 0,
-            "the value that the second guard shows: number seen (left), number \
-             when loaded (right)"
-        );
-    }
-
-    #[test]
     fn store_does_not_wait_for_a_guard() {
         let swap = Swap::new(0);
         let reader = swap.reader();
@@ -233,26 +188,10 @@ mod frees {
     }
 
     #[test]
-    fn fifty_stores_drop_fifty_old_values_after_their_guard_is_dropped() {
-        let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value());
-        let reader = swap.reader();
-        let seen = reader.load();
-        for _ in 0..50 {
-            swap.store(ledger.value());
+    fn random_guards_keep_values_until_as_many_stores_after_them() {
+        for readers in [1, 2, 17, 130] {
+            compare_with_model(readers);
         }
-        drop(seen);
-        for _ in 0..50 {
-            swap.store(ledger.value());
-        }
-        let left = ledger.left();
-        assert!(
-            left <= STORES + 1,
-            "{left} values are not dropped by 50 stores after the guard: \
-             expected at most {}, the current one and those replaced by the \
-             last {STORES} stores",
-            STORES + 1
-        );
     }
 
     #[test]
@@ -302,6 +241,78 @@ mod frees {
             [1; 3],
             "drops of each value after the last reader was dropped: seen \
              (left), expected (right)"
+        );
+    }
+
+    /// Loads and stores at random, through several readers and clones. Checks
+    /// that a guard's value is kept, and that no old value is kept for longer
+    /// than the rules allow.
+    fn compare_with_model(readers: usize) {
+        let mut seed = readers as u64;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as usize % below
+        };
+        let ledger = Ledger::default();
+        let swap = Swap::new(ledger.value());
+        let clones = [swap.clone(), swap.clone(), swap];
+        let mut current = 0;
+        for phase in 0..8 {
+            let all: Vec<_> =
+                (0..readers).map(|_| clones[random(3)].reader()).collect();
+            let mut guards = Vec::new();
+            for _ in 0..100 {
+                match random(8) {
+                    0..=2 => {
+                        guards.push((current, all[random(readers)].load()))
+                    }
+                    3..=4 if !guards.is_empty() => {
+                        guards.swap_remove(random(guards.len()));
+                    }
+                    _ => {
+                        clones[random(3)].store(ledger.value());
+                        current += 1;
+                    }
+                }
+                let drops = ledger.drops();
+                for (number, guard) in &guards {
+                    // This comes first: a dropped value must not be read.
+                    assert_eq!(
+                        drops[*number], 0,
+                        "drops of a value that a guard shows: seen (left), \
+                         expected (right)"
+                    );
+                    assert_eq!(
+                        guard.number, *number,
+                        "the value that a guard shows: number seen (left), \
+                         number when loaded (right)"
+                    );
+                }
+            }
+            drop(guards);
+            // In every second phase, the readers remain, without a guard.
+            let _idle = (phase % 2 == 0).then_some(all);
+            let kept = ledger.left() - 1;
+            for stores in 1..=kept + STORES + 5 {
+                clones[random(3)].store(ledger.value());
+                current += 1;
+                let left = ledger.left();
+                assert!(
+                    stores < kept + STORES || left <= STORES + 1,
+                    "{left} values are not dropped by {stores} stores after \
+                     the last guard, which left {kept} old values: expected at \
+                     most {}, the current one and those replaced by the last \
+                     {STORES} stores",
+                    STORES + 1
+                );
+            }
+        }
+        drop(clones);
+        assert!(
+            ledger.drops().iter().all(|drops| *drops == 1),
+            "drops of each value after the last `Swap` was dropped: seen {:?}, \
+             expected one each",
+            ledger.drops()
         );
     }
 }

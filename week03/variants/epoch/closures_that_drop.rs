@@ -3,14 +3,15 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem;
 use std::ops::Deref;
 
 use crate::model_checked::loom_atomics::{
     Arc,
-    Ordering::{AcqRel, Acquire, Relaxed},
+    Ordering::{AcqRel, Acquire},
 };
 use crate::model_checked::loom_epoch::{
-    self, Atomic, Collector, LocalHandle, Owned, unprotected,
+    self, Atomic, Collector, LocalHandle, Owned,
 };
 
 /// A shared value that is replaced as a whole. Clones share the same value.
@@ -95,12 +96,10 @@ impl<T> Deref for Guard<'_, T> {
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
+        let current = mem::take(&mut self.current);
         // SAFETY: no other thread can access `self` any more. The collector
         // drops the values that were replaced.
-        unsafe {
-            let current = self.current.load(Relaxed, unprotected());
-            drop(current.into_owned());
-        }
+        drop(unsafe { current.try_into_owned() });
     }
 }
 

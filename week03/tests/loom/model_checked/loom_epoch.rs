@@ -10,7 +10,9 @@
 
 #![allow(dead_code, reason = "an attempt may need more than the answer")]
 
+use std::borrow::{Borrow, BorrowMut};
 use std::cell::Cell;
+use std::cmp;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
@@ -344,12 +346,64 @@ impl<T> Atomic<T> {
         self.compare_exchange(current, new, success, failure, guard)
     }
 
+    /// Loads with `Acquire`, which promises more than crossbeam does here.
+    pub(crate) fn load_consume<'g>(&self, guard: &'g Guard) -> Shared<'g, T> {
+        self.load(Acquire, guard)
+    }
+
+    pub(crate) fn fetch_update<'g, F>(
+        &self,
+        success: Ordering,
+        failure: Ordering,
+        guard: &'g Guard,
+        mut update: F,
+    ) -> Result<Shared<'g, T>, Shared<'g, T>>
+    where
+        F: FnMut(Shared<'g, T>) -> Option<Shared<'g, T>>,
+    {
+        let mut old = self.load(failure, guard);
+        while let Some(new) = update(old) {
+            match self.compare_exchange(old, new, success, failure, guard) {
+                Ok(_) => return Ok(old),
+                Err(error) => old = error.current,
+            }
+        }
+        Err(old)
+    }
+
     /// # Safety
     ///
     /// The pointer is not null, and no other thread has it.
     pub(crate) unsafe fn into_owned(self) -> Owned<T> {
         // SAFETY: the caller's promise.
         unsafe { Owned::from_raw(self.0.into_inner()) }
+    }
+
+    /// # Safety
+    ///
+    /// The pointer is null, or no other thread has it.
+    pub(crate) unsafe fn try_into_owned(self) -> Option<Owned<T>> {
+        let raw = self.0.into_inner();
+        // SAFETY: the caller's promise.
+        (!raw.is_null()).then(|| unsafe { Owned::from_raw(raw) })
+    }
+}
+
+impl<T> Clone for Atomic<T> {
+    fn clone(&self) -> Self {
+        Self(AtomicPtr::new(self.0.load(Relaxed)))
+    }
+}
+
+impl<T> fmt::Pointer for Atomic<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Pointer::fmt(&self.0.load(Ordering::SeqCst), f)
+    }
+}
+
+impl<T> From<*const T> for Atomic<T> {
+    fn from(raw: *const T) -> Self {
+        Self(AtomicPtr::new(raw.cast_mut()))
     }
 }
 
@@ -383,6 +437,14 @@ impl Default for Collector {
     }
 }
 
+impl PartialEq for Collector {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Collector {}
+
 impl<T> From<T> for Owned<T> {
     fn from(value: T) -> Self {
         Self::new(value)
@@ -411,6 +473,15 @@ impl<T> Owned<T> {
         Self(Box::new(value))
     }
 
+    /// # Safety
+    ///
+    /// `raw` comes from `Box::into_raw`, and is passed to this function only
+    /// once.
+    pub(crate) unsafe fn from_raw(raw: *mut T) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { Box::from_raw(raw) })
+    }
+
     pub(crate) fn into_box(self) -> Box<T> {
         self.0
     }
@@ -437,6 +508,36 @@ impl<T> Deref for Owned<T> {
 impl<T> DerefMut for Owned<T> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.0
+    }
+}
+
+impl<T: Clone> Clone for Owned<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> AsRef<T> for Owned<T> {
+    fn as_ref(&self) -> &T {
+        self
+    }
+}
+
+impl<T> AsMut<T> for Owned<T> {
+    fn as_mut(&mut self) -> &mut T {
+        self
+    }
+}
+
+impl<T> Borrow<T> for Owned<T> {
+    fn borrow(&self) -> &T {
+        self
+    }
+}
+
+impl<T> BorrowMut<T> for Owned<T> {
+    fn borrow_mut(&mut self) -> &mut T {
+        self
     }
 }
 
@@ -469,6 +570,14 @@ impl<'g, T> Shared<'g, T> {
     pub(crate) unsafe fn deref(&self) -> &'g T {
         // SAFETY: the caller's promise.
         unsafe { &*self.0 }
+    }
+
+    /// # Safety
+    ///
+    /// The conditions of `deref` hold, and nothing else uses the value.
+    pub(crate) unsafe fn deref_mut(&mut self) -> &'g mut T {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.0.cast_mut() }
     }
 
     /// # Safety
@@ -517,3 +626,27 @@ impl<T> PartialEq for Shared<'_, T> {
 }
 
 impl<T> Eq for Shared<'_, T> {}
+
+impl<T> PartialOrd for Shared<'_, T> {
+    fn partial_cmp(&self, other: &Self) -> Option<cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Shared<'_, T> {
+    fn cmp(&self, other: &Self) -> cmp::Ordering {
+        self.0.cmp(&other.0)
+    }
+}
+
+impl<T> fmt::Pointer for Shared<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Pointer::fmt(&self.0, f)
+    }
+}
+
+impl<T> Default for Shared<'_, T> {
+    fn default() -> Self {
+        Self::null()
+    }
+}
