@@ -18,6 +18,7 @@
 //! | Module | Content |
 //! |--------|---------|
 //! | [`plan`] | The types of [`app`]: the plan of an application, and the report of its shutdown. |
+//! | [`payload`] | The payload of a caught panic, which can be dropped safely. |
 //! | [`layers`] | The layers that [`config`] reads. |
 //! | [`memory_model`] | Computes the outcomes that the memory model allows for a few atomic operations. |
 //! | [`machine`] | Counts the outcomes of the same operations on this machine. |
@@ -36,6 +37,7 @@ pub mod litmus;
 pub mod machine;
 pub mod memory_model;
 mod model_checked;
+pub mod payload;
 pub mod plan;
 pub mod reload;
 pub mod signals;
