@@ -10,8 +10,8 @@
 //! `errgroup`.)
 //!
 //! *Guarantee.* [`wait`](Group::wait) returns when every task has ended, with
-//! the error that occurred first in time. A panic counts as a failure: `wait`
-//! raises it again once every task has ended. When a group is dropped, each of
+//! the error that occurred first in time. A panic counts as a failure, also in
+//! the destructor of a task: `wait` raises it again once every task has ended. When a group is dropped, each of
 //! its tasks ends at its next `.await`.
 //!
 //! *Cost.* Cancellation is cooperative: `wait` waits for a task that ignores
@@ -35,11 +35,12 @@
 //! # }
 //! ```
 
-use std::panic;
 use std::sync::{Arc, OnceLock};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::payload::Payload;
 
 /// A group of tasks that fail as one.
 ///
@@ -119,14 +120,17 @@ impl<E: Send + Sync + 'static> Group<E> {
     ///
     /// Dropping the future drops the group, which aborts its tasks.
     pub async fn wait(mut self) -> Result<(), E> {
+        // If several tasks panic, the other payloads are dropped in the loop:
+        // a plain payload whose destructor panics would end the loop.
         let mut panicked = None;
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = ended {
-                panicked = panicked.or(error.try_into_panic().ok());
+                let payload = error.try_into_panic().ok();
+                panicked = panicked.or(payload.map(Payload::new));
             }
         }
         if let Some(payload) = panicked {
-            panic::resume_unwind(payload);
+            payload.resume();
         }
         let shared = Arc::into_inner(self.shared).expect("all tasks ended");
         shared.first.into_inner().map_or(Ok(()), Err)

@@ -2,8 +2,10 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - `wait` returns when every task has ended, even after an error. If the
-//!   group has no tasks, `wait` returns at once.
+//! - `spawn` starts the task at once, even if `wait` has not been called yet.
+//! - `wait` returns when every task has ended, even after an error, however
+//!   long a task takes. A task has ended when its future has been dropped. If
+//!   the group has no tasks, `wait` returns at once.
 //! - `wait` returns the error that occurred first in time, in whatever order
 //!   the tasks were spawned. An error that a task returns because another task
 //!   has failed comes later, so `wait` does not return it. If no task fails,
@@ -11,20 +13,28 @@
 //! - A task that fails or panics cancels the group's token at once: while the
 //!   other tasks still run, and even if `wait` has not been called yet. A task
 //!   that returns `Ok` cancels nothing.
-//! - The token is cancelled when its parent is cancelled. If the parent is
-//!   cancelled before the group is created, the token is cancelled from the
-//!   start. The cancellation of the parent is not an error. But an error of a
-//!   task counts as usual, even after this cancellation.
+//! - The token is cancelled at once when its parent is cancelled. If the parent
+//!   is cancelled before the group is created, the token is cancelled from the
+//!   start. A caller may cancel the token, too. The cancellation by the parent
+//!   or a caller is not an error. But an error or a panic of a task counts as
+//!   usual, even after this cancellation.
 //! - The group never cancels its parent.
 //! - The token is already cancelled when `wait` returns. It is also cancelled
 //!   when the group, or the future of `wait`, is dropped.
-//! - A task can be spawned after a failure. This task runs, and `wait` waits
-//!   for it.
+//! - A task can be spawned after a failure or another cancellation. This task
+//!   runs, and `wait` waits for it.
 //! - If a task panics, `wait` raises the panic again with the same payload,
 //!   once every task has ended. `wait` does this even if another task failed,
-//!   before or after the panic.
+//!   before or after the panic. If several tasks panic, `wait` raises one of
+//!   these panics. A panic in the destructor of a task is a panic of the task.
+//! - A payload may be a value whose destructor panics. `wait` still waits for
+//!   every task, and raises a panic of a task. `crate::payload::Payload` drops
+//!   a payload safely.
 //! - When the group or the future of `wait` is dropped, each task ends at its
 //!   next `.await`.
+//! - A group that has ended leaves no task in the runtime.
+//! - The future of `wait` is `Send`, so that a task of another group can await
+//!   it.
 
 use std::marker::PhantomData;
 

@@ -1,11 +1,11 @@
 //! An error group: tasks that fail as one.
 
-use std::any::Any;
-use std::panic;
 use std::sync::{Arc, Mutex};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::payload::Payload;
 
 /// A group of tasks that fail as one.
 #[derive(Debug)]
@@ -74,14 +74,15 @@ impl<E: Send + Sync + 'static> Group<E> {
 
     /// Waits until every task has ended.
     pub async fn wait(mut self) -> Result<(), E> {
-        let mut panicked: Option<Box<dyn Any + Send>> = None;
+        let mut panicked = None;
         for Task(task) in &mut self.tasks {
             if let Err(error) = task.await {
-                panicked = panicked.or(error.try_into_panic().ok());
+                let payload = error.try_into_panic().ok();
+                panicked = panicked.or(payload.map(Payload::new));
             }
         }
         if let Some(payload) = panicked {
-            panic::resume_unwind(payload);
+            payload.resume();
         }
         let mut first = self.first.lock().expect("no panic while locked");
         first.take().map_or(Ok(()), Err)

@@ -1,10 +1,9 @@
 //! An error group: tasks that fail as one.
 
-use std::any::Any;
-use std::panic;
-
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::payload::Payload;
 
 /// A group of tasks that fail as one.
 #[derive(Debug)]
@@ -72,18 +71,19 @@ impl<E: Send + Sync + 'static> Group<E> {
 
     /// Waits until every task has ended.
     pub async fn wait(mut self) -> Result<(), E> {
-        let mut panicked: Option<Box<dyn Any + Send>> = None;
+        let mut panicked = None;
         let mut first = Ok(());
         for Task(task) in &mut self.tasks {
             match task.await {
                 Ok(ended) => first = first.and(ended),
                 Err(error) => {
-                    panicked = panicked.or(error.try_into_panic().ok())
+                    let payload = error.try_into_panic().ok();
+                    panicked = panicked.or(payload.map(Payload::new))
                 }
             }
         }
         if let Some(payload) = panicked {
-            panic::resume_unwind(payload);
+            payload.resume();
         }
         first
     }

@@ -1,13 +1,16 @@
 use std::future::{pending, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use tokio::runtime::Builder;
-use tokio::time::{Instant, sleep, timeout};
+use futures_util::FutureExt;
+use tokio::runtime::{Builder, Handle};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use week03::group::Group;
 
@@ -22,7 +25,10 @@ const fn seconds(n: u64) -> Duration {
 
 /// A timeout that no correct answer reaches. The clock is paused, so it costs
 /// no real time.
-const TOO_LONG: Duration = seconds(3600);
+const TOO_LONG: Duration = seconds(1000 * 3600);
+
+/// Far longer than one thread needs to signal another.
+const PATIENCE: Duration = seconds(3);
 
 /// Counts the [`End`]s that have been dropped: a task drops its own when it
 /// ends.
@@ -47,7 +53,308 @@ impl Drop for End {
     }
 }
 
+/// A panic payload that is no string. `wait` must raise this very value.
+#[derive(Debug, PartialEq)]
+struct Bug {
+    number: usize,
+    panics_on_drop: bool,
+}
+
+impl Drop for Bug {
+    fn drop(&mut self) {
+        // A second panic while a failed assertion unwinds would abort.
+        if self.panics_on_drop && !thread::panicking() {
+            panic!("on purpose: in the destructor of a payload");
+        }
+    }
+}
+
+/// How `wait` ends.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Returned(Result<(), &'static str>),
+    /// The number of the `Bug`, or `None` for another payload.
+    Raised(Option<usize>),
+    Never,
+}
+
+async fn outcome(group: Group<&'static str>) -> Outcome {
+    let wait = timeout(TOO_LONG, group.wait());
+    match AssertUnwindSafe(wait).catch_unwind().await {
+        Ok(Ok(returned)) => Outcome::Returned(returned),
+        Ok(Err(_elapsed)) => Outcome::Never,
+        Err(payload) => {
+            Outcome::Raised(payload.downcast().ok().map(|mut bug: Box<Bug>| {
+                bug.panics_on_drop = false;
+                bug.number
+            }))
+        }
+    }
+}
+
+/// What a task of a generated run does at its end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    ReturnsOk,
+    Fails,
+    Panics,
+    /// Returns `Ok`, and its destructor panics.
+    PanicsOnDrop,
+}
+use Ending::*;
+
+/// Times are milliseconds since the start of the run.
+#[derive(Clone, Debug)]
+struct Plan {
+    number: usize,
+    spawned_at: u64,
+    /// The task lasts that long, or that long from its cancellation.
+    lasts: u64,
+    is_cooperative: bool,
+    ending: Ending,
+}
+
+#[derive(Clone, Debug)]
+struct Run {
+    tasks: Vec<Plan>,
+    /// When the parent is cancelled, or the token by a caller.
+    cancelled_at: Option<(u64, bool)>,
+    wait_called_at: u64,
+}
+
+/// The expected result of a run.
+struct Expected {
+    /// The number of the task whose error is returned.
+    error: Option<usize>,
+    panics: Vec<usize>,
+    cancelled_at: u64,
+    ended_at: u64,
+}
+
+/// A generator of numbers (SplitMix64) with a fixed seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+
+    /// Returns a run of `tasks` tasks in which no two events coincide.
+    fn run(&mut self, tasks: usize, endings: &[Ending]) -> Run {
+        // Rarely 10 h: a `wait` that logs every 10 s is correct, too.
+        let longest = [100_000, 36_000_000][usize::from(self.below(6) == 0)];
+        let longest = longest.max(20 * tasks as u64 * tasks as u64);
+        let mut tasks: Vec<_> = (0..tasks)
+            .map(|number| Plan {
+                number,
+                spawned_at: self.below(longest / 10),
+                lasts: self.below(longest),
+                is_cooperative: self.below(2) == 0,
+                ending: self.pick(endings),
+            })
+            .collect();
+        tasks.sort_by_key(|task| task.spawned_at);
+        let cancelled_at = (tasks.iter().any(|task| task.is_cooperative)
+            || self.below(3) == 0)
+            .then(|| (self.below(longest), self.below(2) == 0));
+        Run {
+            wait_called_at: tasks.last().map_or(0, |task| task.spawned_at)
+                + self.pick(&[0, longest]),
+            tasks,
+            cancelled_at,
+        }
+    }
+}
+
+impl Run {
+    /// The model of a group. Returns `None` if two events coincide.
+    fn expected(&self) -> Option<Expected> {
+        let mut ends = Vec::new();
+        for task in self.tasks.iter().filter(|task| !task.is_cooperative) {
+            ends.push((task.spawned_at + task.lasts, task));
+        }
+        let failure = ends
+            .iter()
+            .filter(|(_, task)| task.ending != ReturnsOk)
+            .map(|(end, _)| *end)
+            .chain(self.cancelled_at.map(|(at, _)| at))
+            .min();
+        for task in self.tasks.iter().filter(|task| task.is_cooperative) {
+            let cancelled = failure.expect("else no cooperative task ends");
+            ends.push((cancelled.max(task.spawned_at) + task.lasts, task));
+        }
+        ends.sort_by_key(|(end, _)| *end);
+        let mut times: Vec<_> = ends
+            .iter()
+            .map(|(end, _)| *end)
+            .chain(self.tasks.iter().map(|task| task.spawned_at))
+            .chain(self.cancelled_at.map(|(at, _)| at))
+            .collect();
+        times.sort_unstable();
+        if times.windows(2).any(|pair| pair[0] == pair[1]) {
+            return None;
+        }
+        let last = ends.last().map_or(0, |(end, _)| *end);
+        let ended_at = last.max(self.wait_called_at);
+        let of =
+            |ending| move |(_, task): &&(u64, &Plan)| task.ending == ending;
+        let panicked = |(_, task): &&(u64, &Plan)| {
+            matches!(task.ending, Panics | PanicsOnDrop)
+        };
+        Some(Expected {
+            error: ends.iter().find(of(Fails)).map(|(_, task)| task.number),
+            panics: ends
+                .iter()
+                .filter(panicked)
+                .map(|(_, task)| task.number)
+                .collect(),
+            cancelled_at: failure.unwrap_or(ended_at).min(ended_at),
+            ended_at,
+        })
+    }
+}
+
+/// Runs `runs` generated runs for each number of tasks, and compares each one
+/// with the model.
+async fn compare_with_model(endings: &[Ending], sizes: &[usize], runs: usize) {
+    let mut random = Random(2026);
+    for (&size, _) in sizes.iter().flat_map(|n| (0..runs).map(move |i| (n, i)))
+    {
+        let (run, expected) = loop {
+            let run = random.run(size, endings);
+            if let Some(expected) = run.expected() {
+                break (run, expected);
+            }
+        };
+        let shown = format!("{:.2000}", format!("{run:?}"));
+        let (alive, start) = (alive_tasks(), Instant::now());
+        let at = move |ms| start + Duration::from_millis(ms);
+        let (parent, ends) = (CancellationToken::new(), Ends::default());
+        let mut group = Group::new(&parent);
+        let watched = group.token();
+        let watcher = tokio::spawn(async move {
+            watched.cancelled().await;
+            start.elapsed()
+        });
+        if let Some((when, by_parent)) = run.cancelled_at {
+            let token = if by_parent { parent.clone() } else { group.token() };
+            tokio::spawn(sleep_until(at(when)).map(move |()| token.cancel()));
+        }
+        for task in &run.tasks {
+            sleep_until(at(task.spawned_at)).await;
+            let (task, token) = (task.clone(), group.token());
+            let work = async move {
+                if task.is_cooperative {
+                    token.cancelled().await;
+                    sleep(Duration::from_millis(task.lasts)).await;
+                } else {
+                    sleep_until(at(task.spawned_at + task.lasts)).await;
+                }
+                let number = task.number;
+                match task.ending {
+                    Fails => Err(error(number)),
+                    Panics => panic_any(Bug { number, panics_on_drop: false }),
+                    _ => Ok(()),
+                }
+            };
+            group.spawn(Work {
+                poll: Box::pin(work),
+                on_drop: (task.ending == PanicsOnDrop).then_some(task.number),
+                _end: ends.one(),
+            });
+        }
+        sleep_until(at(run.wait_called_at)).await;
+        let outcome = outcome(group).await;
+        let elapsed = start.elapsed().as_millis() as u64;
+        match (expected.error, &outcome) {
+            (_, Outcome::Raised(Some(number)))
+                if expected.panics.contains(number) => {}
+            (Some(number), Outcome::Returned(Err(seen)))
+                if expected.panics.is_empty() && *seen == error(number) => {}
+            (None, Outcome::Returned(Ok(()))) if expected.panics.is_empty() => {
+            }
+            (number, seen) => panic!(
+                "expected one of the panics {:?}, or else the error {:?}, saw \
+                 {seen:?}, in the run {shown}",
+                expected.panics,
+                number.map(error),
+            ),
+        }
+        assert_eq!(
+            elapsed, expected.ended_at,
+            "ms until `wait` finished, in the run {shown}"
+        );
+        assert_eq!(
+            ends.count(),
+            size,
+            "tasks that had ended when `wait` finished, in the run {shown}"
+        );
+        let cancelled = timeout(TOO_LONG, watcher).await.unwrap().unwrap();
+        assert_eq!(
+            cancelled.as_millis() as u64,
+            expected.cancelled_at,
+            "ms until the token was cancelled, in the run {shown}"
+        );
+        // The task that cancels may be later than the end of the group.
+        sleep(TOO_LONG).await;
+        assert_eq!(
+            alive_tasks(),
+            alive,
+            "tasks of the runtime after the group has ended: expected as many \
+             as before the group, in the run {shown}"
+        );
+    }
+}
+
+/// Returns one of many different texts.
+fn error(number: usize) -> &'static str {
+    const TEXT: &str = "broken broken broken broken broken broken broken";
+    &TEXT[number % 7..7 + number % 41]
+}
+
+fn alive_tasks() -> usize {
+    Handle::current().metrics().num_alive_tasks()
+}
+
+/// A task with a destructor.
+struct Work<F> {
+    poll: Pin<Box<F>>,
+    /// The number of the `Bug` that the destructor panics with.
+    on_drop: Option<usize>,
+    _end: End,
+}
+
+impl<F: Future> Future for Work<F> {
+    type Output = F::Output;
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<F::Output> {
+        self.poll.as_mut().poll(context)
+    }
+}
+
+impl<F> Drop for Work<F> {
+    fn drop(&mut self) {
+        if let Some(number) = self.on_drop
+            && !thread::panicking()
+        {
+            panic_any(Bug { number, panics_on_drop: false });
+        }
+    }
+}
+
 mod joins {
+    use std::cell::RefCell;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -61,34 +368,114 @@ mod joins {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn wait_returns_when_the_last_task_has_ended() {
-        let (mut group, ends, start) =
-            (group(), Ends::default(), Instant::now());
-        for n in [2, 5, 1] {
-            let end = ends.one();
-            group.spawn(async move {
-                let _end = end;
-                sleep(seconds(n)).await;
-                Ok(())
-            });
+    async fn wait_returns_when_the_last_of_any_number_of_tasks_has_ended() {
+        let sizes = [0, 1, 2, 3, 17, 130, 1500];
+        compare_with_model(&[ReturnsOk], &sizes, 4).await;
+    }
+
+    type Wait = Pin<Box<dyn Future<Output = Result<(), &'static str>>>>;
+
+    thread_local! {
+        /// The future of `wait` that the destructor of a task polls.
+        static WAIT: RefCell<Option<Wait>> = const { RefCell::new(None) };
+    }
+
+    /// A task whose destructor polls the future of `wait`.
+    struct PollsWaitOnDrop {
+        ending: Ending,
+        is_too_early: Arc<AtomicBool>,
+    }
+
+    impl Future for PollsWaitOnDrop {
+        type Output = Result<(), &'static str>;
+
+        fn poll(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Self::Output> {
+            match self.ending {
+                Fails => Poll::Ready(Err("broken")),
+                Panics => panic!("on purpose"),
+                _ => Poll::Ready(Ok(())),
+            }
         }
-        let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(
-            ended,
-            Ok(Ok(())),
-            "expected `Ok`: three tasks returned `Ok`"
-        );
-        assert_eq!(
-            ends.count(),
-            3,
-            "tasks that had ended when `wait` returned"
-        );
-        assert_eq!(
-            start.elapsed(),
-            seconds(5),
-            "time until `wait` returned: the longest task takes 5 s"
+    }
+
+    impl Drop for PollsWaitOnDrop {
+        fn drop(&mut self) {
+            let Some(mut wait) = WAIT.take() else { return };
+            let mut context = Context::from_waker(Waker::noop());
+            let poll = || wait.as_mut().poll(&mut context).is_pending();
+            match catch_unwind(AssertUnwindSafe(poll)) {
+                Ok(true) => WAIT.set(Some(wait)),
+                // `wait` returned, or raised a panic.
+                _ => self.is_too_early.store(true, Relaxed),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn wait_is_pending_while_the_destructor_of_a_task_runs() {
+        for ending in [ReturnsOk, Fails, Panics] {
+            let (mut group, is_too_early) = (group(), Arc::default());
+            let task = PollsWaitOnDrop {
+                ending,
+                is_too_early: Arc::clone(&is_too_early),
+            };
+            group.spawn(task);
+            WAIT.set(Some(Box::pin(group.wait())));
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            assert!(
+                !is_too_early.load(Relaxed),
+                "`wait` finished before the destructor of a task had \
+                 returned; the task: {ending:?}"
+            );
+            let wait = WAIT.take().expect("`wait` is pending");
+            let ended = AssertUnwindSafe(wait).catch_unwind();
+            let ended = timeout(PATIENCE, ended).await;
+            assert!(
+                ended.is_ok(),
+                "`wait` has not finished in {PATIENCE:?} after the task had \
+                 ended; the task: {ending:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_future_of_wait_is_send() {
+        let wait = group().wait();
+        #[allow(clippy::needless_borrow, reason = "chooses the trait")]
+        let is_send = (&IsSend(&wait)).is_send();
+        assert!(
+            is_send,
+            "expected the future of `wait` to be `Send`: a task of another \
+             group may await it"
         );
     }
+
+    /// Decides at run time, so that a future that is not `Send` fails this
+    /// test, and not the compilation of all tests.
+    #[allow(dead_code, reason = "only its type is used")]
+    struct IsSend<'a, T>(&'a T);
+
+    trait Sendable {
+        fn is_send(&self) -> bool {
+            true
+        }
+    }
+
+    #[allow(dead_code, reason = "used if the future is not `Send`")]
+    trait NotSendable {
+        fn is_send(&self) -> bool {
+            false
+        }
+    }
+
+    impl<T: Send> Sendable for IsSend<'_, T> {}
+
+    impl<T> NotSendable for &IsSend<'_, T> {}
 
     #[tokio::test(start_paused = true)]
     async fn a_task_that_returns_ok_does_not_cancel_the_others() {
@@ -129,22 +516,9 @@ mod errors {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn wait_returns_the_earliest_error_whatever_the_spawn_order() {
-        for order in [[1, 2, 3], [3, 1, 2], [2, 3, 1]] {
-            let mut group = group();
-            for n in order {
-                group.spawn(async move {
-                    sleep(seconds(n)).await;
-                    Err(["", "first", "second", "third"][n as usize])
-                });
-            }
-            let ended = timeout(TOO_LONG, group.wait()).await;
-            assert_eq!(
-                ended,
-                Ok(Err("first")),
-                "tasks that fail after {order:?} seconds, in spawn order"
-            );
-        }
+    async fn wait_returns_the_earliest_error_after_all_tasks_have_ended() {
+        compare_with_model(&[ReturnsOk, Fails], &[1, 2, 3, 4, 17], 40).await;
+        compare_with_model(&[Fails], &[130, 1500], 1).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -167,32 +541,6 @@ mod errors {
             start.elapsed(),
             seconds(1),
             "time until the token was cancelled: the task fails after 1 s"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn wait_returns_an_error_only_after_all_tasks_have_ended() {
-        let (mut group, ends, start) =
-            (group(), Ends::default(), Instant::now());
-        let (token, end) = (group.token(), ends.one());
-        group.spawn(async move {
-            let _end = end;
-            token.cancelled().await;
-            sleep(seconds(4)).await; // to finish its work
-            Ok(())
-        });
-        group.spawn(ready(Err("broken")));
-        let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Err("broken")), "expected the first error");
-        assert_eq!(
-            ends.count(),
-            1,
-            "other tasks that had ended when `wait` finished"
-        );
-        assert_eq!(
-            start.elapsed(),
-            seconds(4),
-            "time until `wait` finished: the other task takes 4 s to end"
         );
     }
 
@@ -233,6 +581,7 @@ mod errors {
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .on_thread_park(on_park)
+            .enable_all()
             .build()
             .expect("a runtime");
         let _entered = runtime.enter();
@@ -260,9 +609,6 @@ mod errors {
             "expected the error that cancelled the token"
         );
     }
-
-    /// Far longer than one thread needs to signal another.
-    const PATIENCE: Duration = seconds(3);
 
     /// A waker that runs inside the call that cancels the token. It returns
     /// when the other task's error has been recorded, or after 1 s: an answer
@@ -341,46 +687,31 @@ mod errors {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cancelled_parent_cancels_the_group_without_an_error() {
+    async fn the_token_is_cancelled_as_soon_as_its_parent_is() {
         for already_cancelled in [false, true] {
             let parent = CancellationToken::new();
             if already_cancelled {
                 parent.cancel();
             }
             let mut group = Group::<&str>::new(&parent);
-            let token = group.token();
-            group.spawn(async move {
-                token.cancelled().await;
-                Ok(())
-            });
+            let tokens = [group.token(), group.token()];
             parent.cancel();
+            assert!(
+                tokens.iter().all(CancellationToken::is_cancelled),
+                "a token of the group is not cancelled, but its parent is; \
+                 before the group was created: {already_cancelled}"
+            );
+            group.spawn(async {
+                sleep(seconds(1)).await;
+                Err("failed after the cancellation")
+            });
             let ended = timeout(TOO_LONG, group.wait()).await;
             assert_eq!(
                 ended,
-                Ok(Ok(())),
-                "expected `Ok`: the parent was cancelled, and no task failed"
+                Ok(Err("failed after the cancellation")),
+                "expected a task that is spawned after the cancellation to run"
             );
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn wait_returns_an_error_that_occurs_after_the_parent_was_cancelled()
-    {
-        let parent = CancellationToken::new();
-        let mut group = Group::new(&parent);
-        let token = group.token();
-        group.spawn(async move {
-            token.cancelled().await;
-            sleep(seconds(1)).await; // to flush
-            Err("the disk is full")
-        });
-        parent.cancel();
-        let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(
-            ended,
-            Ok(Err("the disk is full")),
-            "expected the error that the task returned after the cancellation"
-        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -398,42 +729,18 @@ mod errors {
 }
 
 mod panics {
-    use std::panic::panic_any;
-
-    use tokio::task::LocalSet;
-
     use super::*;
 
-    /// A payload that is not a string: `wait` must raise this very value.
-    #[derive(Debug, PartialEq)]
-    struct Bug(u32);
-
-    #[derive(Debug, PartialEq)]
-    enum Outcome {
-        Returned(Result<(), &'static str>),
-        Raised(Option<Bug>),
-        Never,
-    }
-
-    /// Returns how `wait` ends.
-    async fn outcome(group: Group<&'static str>) -> Outcome {
-        let local = LocalSet::new();
-        let wait = local.spawn_local(timeout(TOO_LONG, group.wait()));
-        match local.run_until(wait).await {
-            Ok(Ok(returned)) => Outcome::Returned(returned),
-            Ok(Err(_elapsed)) => Outcome::Never,
-            Err(raised) => {
-                let payload = raised.into_panic().downcast();
-                Outcome::Raised(payload.ok().map(|bug| *bug))
-            }
-        }
+    /// Returns a payload.
+    fn bug(number: usize) -> Bug {
+        Bug { number, panics_on_drop: false }
     }
 
     #[tokio::test(start_paused = true)]
     async fn wait_raises_a_panic_again_with_the_same_payload() {
         let mut group = group();
-        group.spawn(async { panic_any(Bug(7)) });
-        assert_eq!(outcome(group).await, Outcome::Raised(Some(Bug(7))));
+        group.spawn(async { panic_any(bug(7)) });
+        assert_eq!(outcome(group).await, Outcome::Raised(Some(7)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -442,7 +749,7 @@ mod panics {
         let token = group.token();
         group.spawn(async {
             sleep(seconds(1)).await;
-            panic_any(Bug(1))
+            panic_any(bug(1))
         });
         group.spawn(pending());
         // `wait` is not called.
@@ -468,8 +775,8 @@ mod panics {
             sleep(seconds(4)).await; // ignores the token
             Ok(())
         });
-        group.spawn(async { panic_any(Bug(1)) });
-        assert_eq!(outcome(group).await, Outcome::Raised(Some(Bug(1))));
+        group.spawn(async { panic_any(bug(1)) });
+        assert_eq!(outcome(group).await, Outcome::Raised(Some(1)));
         assert_eq!(
             ends.count(),
             1,
@@ -483,23 +790,44 @@ mod panics {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn wait_raises_the_panic_of_a_task_even_if_other_tasks_failed() {
-        for panics_after in [1, 3] {
-            let mut group = group();
-            group.spawn(async {
-                sleep(seconds(2)).await;
-                Err("broken")
-            });
+    async fn wait_raises_one_of_the_panics_even_if_other_tasks_failed() {
+        let endings = [ReturnsOk, Fails, Panics];
+        compare_with_model(&endings, &[1, 2, 3, 4, 17], 40).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_in_the_destructor_of_a_task_is_a_panic_of_the_task() {
+        let endings = [ReturnsOk, PanicsOnDrop];
+        compare_with_model(&endings, &[1, 2, 3, 4, 17], 10).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_payload_that_panics_on_drop_does_not_end_wait_early() {
+        let (mut group, ends, start) =
+            (group(), Ends::default(), Instant::now());
+        for number in 1..4 {
             group.spawn(async move {
-                sleep(seconds(panics_after)).await;
-                panic_any(Bug(2))
+                sleep(seconds(number)).await;
+                panic_any(Bug { number: number as usize, panics_on_drop: true })
             });
-            assert_eq!(
-                outcome(group).await,
-                Outcome::Raised(Some(Bug(2))),
-                "an error after 2 s, and a panic after {panics_after} s"
-            );
         }
+        let end = ends.one();
+        group.spawn(async move {
+            let _end = end;
+            sleep(seconds(9)).await; // ignores the token
+            Ok(())
+        });
+        let ended = outcome(group).await;
+        assert!(
+            matches!(ended, Outcome::Raised(Some(1..=3))),
+            "expected one of the three panics of tasks, saw {ended:?}"
+        );
+        assert_eq!(
+            (ends.count(), start.elapsed()),
+            (1, seconds(9)),
+            "other tasks that had ended when `wait` finished, and the time: \
+             the other task takes 9 s to end"
+        );
     }
 }
 
@@ -535,16 +863,43 @@ mod drops {
 
     #[tokio::test(start_paused = true)]
     async fn dropping_the_wait_future_cancels_the_token_and_ends_tasks() {
-        let ends = Ends::default();
-        let group = with_an_endless_task(&ends).await;
-        let token = group.token();
-        let ended = timeout(seconds(1), group.wait()).await;
-        assert!(ended.is_err(), "expected `wait` to be pending: {ended:?}");
-        assert!(
-            token.is_cancelled(),
-            "the token is not cancelled after the drop"
-        );
-        sleep(seconds(1)).await;
-        assert_eq!(ends.count(), 1, "tasks that had ended 1 s after the drop");
+        // `wait` is dropped before its first poll, and then after a longer and
+        // longer time: in each second, one more task has ended.
+        for time in 0..4 {
+            let (alive, ends) = (alive_tasks(), Ends::default());
+            let mut group = group();
+            let token = group.token();
+            for n in [1, 2, 3600] {
+                let end = ends.one();
+                group.spawn(async move {
+                    let _end = end;
+                    sleep(seconds(n)).await;
+                    Ok(())
+                });
+            }
+            let wait = group.wait();
+            match time {
+                0 => drop(wait),
+                _ => {
+                    let time = Duration::from_millis(time * 1000 - 500);
+                    let ended = timeout(time, wait).await;
+                    assert!(
+                        ended.is_err(),
+                        "expected `wait` to be pending: {ended:?}"
+                    );
+                }
+            }
+            assert!(
+                token.is_cancelled(),
+                "the token is not cancelled after the drop"
+            );
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(
+                (ends.count(), alive_tasks()),
+                (3, alive),
+                "tasks of the group that had ended 1 ms after the drop, and \
+                 tasks of the runtime: expected as many as before the group"
+            );
+        }
     }
 }

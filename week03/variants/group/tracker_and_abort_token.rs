@@ -1,17 +1,14 @@
 //! An error group: tasks that fail as one. A tracker counts the tasks, a second
 //! token aborts them, and each task catches its own panic.
 
-use std::any::Any;
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::pin;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 
+use futures_util::FutureExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-type Panic = Box<dyn Any + Send>;
+use crate::payload::Payload;
 
 /// A group of tasks that fail as one.
 #[derive(Debug)]
@@ -26,7 +23,7 @@ pub struct Group<E> {
 #[derive(Debug)]
 struct Failures<E> {
     error: Option<E>,
-    panic: Option<Panic>,
+    panic: Option<Payload>,
 }
 
 impl<E: Send + Sync + 'static> Group<E> {
@@ -54,16 +51,30 @@ impl<E: Send + Sync + 'static> Group<E> {
         let (token, abort) = (self.token(), self.abort.token().clone());
         let failures = Arc::clone(&self.failures);
         self.tasks.spawn(async move {
-            let Some(ended) =
-                abort.run_until_cancelled(catch_panic(task)).await
-            else {
-                return;
+            // The block drops the task and a rejected error, so that a panic in
+            // one of their destructors is caught, too.
+            let work = async {
+                let Err(error) = task.await else { return true };
+                let rejected = {
+                    let mut failures =
+                        failures.lock().expect("no panic while locked");
+                    match failures.error {
+                        Some(_) => Some(error),
+                        None => failures.error.replace(error),
+                    }
+                };
+                drop(rejected);
+                false
             };
-            let mut failures = failures.lock().expect("no panic while locked");
-            match ended {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => drop(failures.error.get_or_insert(error)),
-                Err(panic) => drop(failures.panic.get_or_insert(panic)),
+            let work = AssertUnwindSafe(work).catch_unwind();
+            match abort.run_until_cancelled(work).await {
+                None | Some(Ok(true)) => return,
+                Some(Ok(false)) => {}
+                Some(Err(panic)) => {
+                    let mut failures =
+                        failures.lock().expect("no panic while locked");
+                    failures.panic.get_or_insert(Payload::new(panic));
+                }
             }
             token.cancel();
         });
@@ -76,22 +87,8 @@ impl<E: Send + Sync + 'static> Group<E> {
         let mut failures = self.failures.lock().expect("no panic while locked");
         if let Some(panic) = failures.panic.take() {
             drop(failures);
-            resume_unwind(panic);
+            panic.resume();
         }
         failures.error.take().map_or(Ok(()), Err)
     }
-}
-
-/// Returns the output of `future`, or the payload of its panic.
-async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Panic> {
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        let poll = || future.as_mut().poll(context);
-        match catch_unwind(AssertUnwindSafe(poll)) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Err(panic) => Poll::Ready(Err(panic)),
-        }
-    })
-    .await
 }
