@@ -5,9 +5,11 @@
 pub(crate) use std::sync::{Arc, Mutex, MutexGuard};
 
 pub(crate) use tokio::sync::{
-    AcquireError, Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError,
-    oneshot,
+    AcquireError, Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit,
+    TryAcquireError, oneshot,
 };
-pub(crate) use tokio::task::{Id, JoinHandle, try_id};
+pub(crate) use tokio::task::{
+    AbortHandle, Id, JoinError, JoinHandle, id, try_id,
+};
 pub(crate) use tokio::{spawn, task_local};
-pub(crate) use tokio_util::sync::{CancellationToken, DropGuard};
+pub(crate) use tokio_util::sync::{CancellationToken, DropGuard, DropGuardRef};

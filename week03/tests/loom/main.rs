@@ -9,9 +9,10 @@ mod common;
 mod in_loom;
 mod machines;
 mod model_checked;
+mod stand_ins;
 mod stress;
 
-use week03::{layers, memory_model};
+use week03::{layers, memory_model, payload};
 
 #[path = "../../src/config.rs"]
 pub mod config;
