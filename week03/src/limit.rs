@@ -43,10 +43,9 @@
 //! # }
 //! ```
 
-use std::any::Any;
 use std::fmt;
 use std::num::NonZero;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
@@ -54,6 +53,7 @@ use crate::model_checked::shuttle_tasks::{
     Arc, CancellationToken, DropGuard, Mutex, Notify, OwnedSemaphorePermit,
     Semaphore, spawn, task_local,
 };
+use crate::payload::Payload;
 
 /// A group of tasks that fail as one, with a limit on how many run at a time.
 ///
@@ -98,7 +98,7 @@ struct Tasks<E> {
     closed: bool,
     /// The first error.
     error: Option<E>,
-    panic: Option<Box<dyn Any + Send>>,
+    panic: Option<Payload>,
 }
 
 task_local! {
@@ -109,15 +109,32 @@ task_local! {
 impl<E: Send + 'static> Group<E> {
     /// Creates an empty group that runs at most `limit` tasks at a time.
     ///
-    /// It is cancelled when `parent` is, and never cancels `parent`.
+    /// It is cancelled when `parent` is, and never cancels `parent`. A limit of
+    /// [`NonZero::MAX`] is no limit:
+    ///
+    /// ```
+    /// # use std::num::NonZero;
+    /// # use tokio_util::sync::CancellationToken;
+    /// # use week03::limit::Group;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let parent = CancellationToken::new();
+    /// let group = Group::<&str>::new(&parent, NonZero::MAX);
+    /// assert!(group.spawner().try_spawn(async { Ok(()) }).is_ok());
+    /// assert_eq!(group.wait().await, Ok(()));
+    /// # }
+    /// ```
     pub fn new(parent: &CancellationToken, limit: NonZero<usize>) -> Self {
         let (token, abort) = (parent.child_token(), CancellationToken::new());
         let _cancel_on_drop =
             [token.clone().drop_guard(), abort.clone().drop_guard()];
         let tasks =
             Tasks { running: 0, closed: false, error: None, panic: None };
+        // A semaphore with more permits panics. No machine has the memory for so
+        // many tasks.
+        let permits = limit.get().min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
-            slots: Arc::new(Semaphore::new(limit.get())),
+            slots: Arc::new(Semaphore::new(permits)),
             tasks: Mutex::new(tasks),
             idle: Notify::new(),
             token,
@@ -165,7 +182,7 @@ impl<E: Send + 'static> Group<E> {
         let (error, panic) = (tasks.error.take(), tasks.panic.take());
         drop(tasks);
         if let Some(payload) = panic {
-            panic::resume_unwind(payload);
+            payload.resume();
         }
         error.map_or(Ok(()), Err)
     }
@@ -256,15 +273,22 @@ impl<E: Send + 'static> Spawner<E> {
             // Dropped in reverse order: the task, its slot, its count.
             let Member { running, slot: _slot, task } = member;
             let shared = &running.0;
+            // The block drops the task and a rejected error, so that a panic in
+            // one of their destructors is caught, too.
+            let work = AssertUnwindSafe(async {
+                let ended = task.await;
+                ended.map_err(|error| shared.record_error(error)).is_ok()
+            });
             let ended = tokio::select! {
                 biased;
                 () = shared.abort.cancelled() => return,
-                ended = AssertUnwindSafe(task).catch_unwind() => ended,
+                ended = work.catch_unwind() => ended,
             };
-            if let Ok(Ok(())) = ended {
-                return;
+            match ended {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(payload) => shared.record_panic(Payload::new(payload)),
             }
-            shared.record(ended);
             // Cancelled after the record: an error that the cancellation causes
             // comes later.
             shared.token.cancel();
@@ -273,33 +297,30 @@ impl<E: Send + 'static> Spawner<E> {
     }
 }
 
-/// Sets `first` to `new` if it is `None`. Otherwise, returns `new`.
-fn set_if_none<T>(first: &mut Option<T>, new: Option<T>) -> Option<T> {
-    match first {
-        Some(_) => new,
-        None => {
-            *first = new;
-            None
-        }
-    }
-}
-
 impl<E> Shared<E> {
     fn id(self: &Arc<Self>) -> usize {
         Arc::as_ptr(self).addr()
     }
 
-    fn record(&self, ended: Result<Result<(), E>, Box<dyn Any + Send>>) {
+    /// Records `error` if it is the first one.
+    fn record_error(&self, error: E) {
         let mut tasks = self.tasks.lock().expect("no panic while locked");
-        let (error, panic) = match ended {
-            Ok(ended) => (ended.err(), None),
-            Err(payload) => (None, Some(payload)),
+        let rejected = match tasks.error {
+            Some(_) => Some(error),
+            None => tasks.error.replace(error),
         };
-        let rejected = (
-            set_if_none(&mut tasks.error, error),
-            set_if_none(&mut tasks.panic, panic),
-        );
-        // Dropped without the lock: destructors may run any code.
+        // Dropped without the lock: a destructor may run any code.
+        drop(tasks);
+        drop(rejected);
+    }
+
+    /// Records `panic` if it is the first one.
+    fn record_panic(&self, panic: Payload) {
+        let mut tasks = self.tasks.lock().expect("no panic while locked");
+        let rejected = match tasks.panic {
+            Some(_) => Some(panic),
+            None => tasks.panic.replace(panic),
+        };
         drop(tasks);
         drop(rejected);
     }

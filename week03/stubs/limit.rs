@@ -3,18 +3,19 @@
 //! These rules are graded, and nothing else:
 //!
 //! - No more than `limit` tasks run at any time. A task counts as running until
-//!   the task, with every value that it holds, is dropped.
+//!   the task, with every value that it holds, is dropped, also after a panic.
 //! - `spawn` starts the task as soon as a slot is free. Waiting spawns get a
 //!   slot in order of arrival. `try_spawn` never waits.
 //! - Every task releases its slot, whether it returns, fails, panics, or is
-//!   dropped. If a `spawn` is dropped while it waits, no slot leaks, even if a
+//!   dropped, for instance with its runtime. If a `spawn` is dropped while it waits, no slot leaks, even if a
 //!   slot had just been assigned to this `spawn`.
 //! - A *member* is a task of this group. A member never waits in `spawn`: if no
 //!   slot is free, `spawn` returns `Full`. A member of another group waits like
 //!   any other caller.
-//! - Once the group is cancelled, every `spawn` returns `Cancelled`: calls that
-//!   already wait, later calls, and calls by members. A waiting `spawn` returns
-//!   at once, even if a slot is released at the same moment.
+//! - Once the group is cancelled, by its parent, a caller or a failed task, every
+//!   `spawn` returns `Cancelled`: calls that already wait, later calls, and
+//!   calls by members, even if no slot is free. A waiting `spawn` returns at
+//!   once, even if a slot is released at the same moment.
 //! - A task that fails or panics cancels the group before its slot is released.
 //! - After a cancellation, `try_spawn` still starts a task if a slot is free,
 //!   so that tasks can clean up.
@@ -24,12 +25,18 @@
 //! - `Full` and `Cancelled` give the task back.
 //! - As in `group`: `wait` returns the first error in time, and a task records
 //!   its error before it cancels the group. A panic cancels the group, too, and
-//!   `wait` raises the panic again, even if another task failed before.
-//!   Dropping the group drops its tasks. The group never cancels its parent.
+//!   `wait` raises one of the panics again, with the same payload, even if
+//!   another task failed before or after it. This is also true of a panic in the
+//!   destructor of a task, and of a panic after a cancellation. A payload may
+//!   be a value whose destructor panics: `crate::payload::Payload` drops it
+//!   safely. Dropping the group drops its tasks. The group never cancels its
+//!   parent.
 //! - These rules hold in every interleaving of the tasks: the last group of
 //!   tests (rung) runs your file under shuttle. So import the following items
 //!   from `crate::model_checked::shuttle_tasks`: `Semaphore` and its permits,
 //!   `spawn`, `task_local`, `try_id`, `Mutex`, `Notify`, `oneshot`, and tokens.
+//!   Under shuttle they have the methods of tokio, except for the blocking ones
+//!   and `Notify::notified_owned`. A panic of a task is returned by its handle.
 //!   Do not use tokio's own versions: shuttle does not see them, or they panic
 //!   because no tokio runtime exists under shuttle.
 //!
@@ -40,14 +47,13 @@
 
 #![allow(dead_code, reason = "you will use it")]
 
-use std::any::Any;
 use std::fmt;
 use std::num::NonZero;
-use std::panic;
 
 use crate::model_checked::shuttle_tasks::{
     Arc, CancellationToken, DropGuard, Mutex, Notify,
 };
+use crate::payload::Payload;
 
 /// A group of tasks that fail as one, with a limit on how many run at a time.
 ///
@@ -91,13 +97,15 @@ struct Tasks<E> {
     closed: bool,
     /// The first error.
     error: Option<E>,
-    panic: Option<Box<dyn Any + Send>>,
+    panic: Option<Payload>,
 }
 
 impl<E: Send + 'static> Group<E> {
     /// Creates an empty group that runs at most `limit` tasks at a time.
     ///
     /// It is cancelled when `parent` is, and never cancels `parent`.
+    // `limit` may be `NonZero::MAX`. tokio's `Semaphore::new` panics if it gets
+    // more than `Semaphore::MAX_PERMITS`.
     pub fn new(parent: &CancellationToken, _limit: NonZero<usize>) -> Self {
         let (token, abort) = (parent.child_token(), CancellationToken::new());
         let _cancel_on_drop =
@@ -152,7 +160,7 @@ impl<E: Send + 'static> Group<E> {
         let (error, panic) = (tasks.error.take(), tasks.panic.take());
         drop(tasks);
         if let Some(payload) = panic {
-            panic::resume_unwind(payload);
+            payload.resume();
         }
         error.map_or(Ok(()), Err)
     }

@@ -1,15 +1,19 @@
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::{pending, ready};
 use std::num::NonZero;
-use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Poll, Waker};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Barrier, oneshot};
+use tokio::runtime::Builder;
+use tokio::sync::{Barrier, mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use week03::limit::{Group, Refused, Spawner};
 
@@ -24,7 +28,7 @@ fn group(limit: usize) -> Group<&'static str> {
 
 /// Runs all tasks until none can make progress.
 async fn settle() {
-    for _ in 0..100 {
+    for _ in 0..30 {
         yield_now().await;
     }
 }
@@ -106,6 +110,223 @@ where
     assert!(spawned.is_ok(), "expected `Ok` with a free slot, saw {spawned:?}");
 }
 
+/// A panic payload that is no string.
+struct Bug {
+    number: usize,
+    panics_on_drop: bool,
+}
+
+impl Drop for Bug {
+    fn drop(&mut self) {
+        // A second panic while a failed assertion unwinds would abort.
+        if self.panics_on_drop && !thread::panicking() {
+            panic!("on purpose: in the destructor of a payload");
+        }
+    }
+}
+
+/// What a task does at its end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Ending {
+    ReturnsOk,
+    Fails,
+    Panics,
+    /// Panics, and the destructor of the payload panics, too.
+    PanicsTwice,
+    /// Returns `Ok`, and its destructor panics.
+    PanicsOnDrop,
+}
+
+/// What the test tells a running task to do.
+enum Command {
+    End(Ending),
+    Spawn(Task),
+    TrySpawn(Task),
+}
+
+/// The answer to a `spawn` or `try_spawn`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Answer {
+    Started,
+    Full,
+    Cancelled,
+    AnotherTask,
+}
+
+/// What the tasks of a generated run do. They are numbered.
+#[derive(Default)]
+struct Seen {
+    running: BTreeSet<usize>,
+    answers: BTreeMap<usize, Answer>,
+}
+
+/// Records the answer to the call that spawns task `number`.
+fn record(
+    seen: &Mutex<Seen>,
+    number: usize,
+    answer: Result<(), Refused<Task>>,
+) {
+    let recorded = match &answer {
+        Ok(()) => Answer::Started,
+        Err(Refused::Full(task)) if task.number == number => Answer::Full,
+        Err(Refused::Cancelled(task)) if task.number == number => {
+            Answer::Cancelled
+        }
+        Err(_) => Answer::AnotherTask,
+    };
+    // A refused task locks `seen` when it is dropped.
+    drop(answer);
+    seen.lock().unwrap().answers.insert(number, recorded);
+}
+
+/// A task of a generated run.
+struct Task {
+    number: usize,
+    seen: Arc<Mutex<Seen>>,
+    run: Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>>,
+    panics_on_drop: Arc<AtomicBool>,
+}
+
+impl Task {
+    fn new(
+        number: usize,
+        spawner: Spawner<&'static str>,
+        seen: Arc<Mutex<Seen>>,
+    ) -> (mpsc::UnboundedSender<Command>, Self) {
+        let (sender, mut commands) = mpsc::unbounded_channel();
+        let panics_on_drop = Arc::new(AtomicBool::new(false));
+        let (log, on_drop) = (Arc::clone(&seen), Arc::clone(&panics_on_drop));
+        let run = Box::pin(async move {
+            loop {
+                let (number, answer) = match commands.recv().await {
+                    Some(Command::End(ending)) => {
+                        on_drop.store(ending == PanicsOnDrop, Relaxed);
+                        let panics_on_drop = ending == PanicsTwice;
+                        return match ending {
+                            ReturnsOk | PanicsOnDrop => Ok(()),
+                            Fails => Err(error(number)),
+                            _ => panic_any(Bug { number, panics_on_drop }),
+                        };
+                    }
+                    Some(Command::Spawn(task)) => {
+                        (task.number, spawner.spawn(task).await)
+                    }
+                    Some(Command::TrySpawn(task)) => {
+                        (task.number, spawner.try_spawn(task))
+                    }
+                    None => pending().await,
+                };
+                record(&log, number, answer);
+            }
+        });
+        (sender, Self { number, seen, run, panics_on_drop })
+    }
+}
+
+impl Future for Task {
+    type Output = Result<(), &'static str>;
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Self::Output> {
+        let number = self.number;
+        self.seen.lock().unwrap().running.insert(number);
+        self.run.as_mut().poll(context)
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.seen.lock().unwrap().running.remove(&self.number);
+        if self.panics_on_drop.load(Relaxed) && !thread::panicking() {
+            let number = self.number;
+            panic_any(Bug { number, panics_on_drop: false });
+        }
+    }
+}
+
+use Ending::*;
+
+/// Returns one of many different texts.
+fn error(number: usize) -> &'static str {
+    const TEXT: &str = "broken broken broken broken broken broken broken";
+    &TEXT[number % 7..7 + number % 41]
+}
+
+/// A group, as the rules describe it.
+#[derive(Default)]
+struct Model {
+    limit: usize,
+    running: BTreeSet<usize>,
+    waiting: VecDeque<usize>,
+    answers: BTreeMap<usize, Answer>,
+    is_cancelled: bool,
+    has_ended: bool,
+    error: Option<&'static str>,
+    panics: Vec<usize>,
+}
+
+impl Model {
+    /// `spawn`, or `try_spawn` if `is_try`.
+    fn spawn(&mut self, number: usize, is_member: bool, is_try: bool) {
+        let is_full = self.running.len() == self.limit;
+        let answer = if self.has_ended || self.is_cancelled && !is_try {
+            Answer::Cancelled
+        } else if !is_full {
+            self.running.insert(number);
+            Answer::Started
+        } else if is_member || is_try {
+            Answer::Full
+        } else {
+            return self.waiting.push_back(number);
+        };
+        self.answers.insert(number, answer);
+    }
+
+    fn cancel(&mut self) {
+        self.is_cancelled = true;
+        for number in self.waiting.drain(..) {
+            self.answers.insert(number, Answer::Cancelled);
+        }
+    }
+
+    fn end(&mut self, number: usize, ending: Ending) {
+        self.running.remove(&number);
+        match ending {
+            ReturnsOk => {}
+            Fails => {
+                self.error.get_or_insert(error(number));
+                self.cancel();
+            }
+            _ => {
+                self.panics.push(number);
+                self.cancel();
+            }
+        }
+        if let Some(number) = self.waiting.pop_front() {
+            self.spawn(number, false, false);
+        }
+    }
+}
+
+/// A generator of numbers (SplitMix64) with a fixed seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
+
+    fn pick<T: Copy>(&mut self, from: impl IntoIterator<Item = T>) -> T {
+        let from = Vec::from_iter(from);
+        from[self.below(from.len())]
+    }
+}
+
 mod bounds {
     use super::*;
 
@@ -139,24 +360,27 @@ mod bounds {
 
     #[tokio::test(start_paused = true)]
     async fn the_number_of_running_tasks_never_exceeds_the_limit() {
-        let (group, work) = (group(3), Work::default());
-        let spawner = group.spawner();
-        for _ in 0..20 {
-            let work = work.clone();
-            let task = async move {
-                let _running = work.begin();
-                settle().await;
-                Ok(())
-            };
-            let spawned = with_deadline("`spawn`", spawner.spawn(task)).await;
-            assert!(
-                spawned.is_ok(),
-                "expected `Ok` with a slot, saw {spawned:?}"
-            );
+        for limit in [3, 300] {
+            let (group, work) = (group(limit), Work::default());
+            let spawner = group.spawner();
+            for _ in 0..3 * limit {
+                let work = work.clone();
+                let task = async move {
+                    let _running = work.begin();
+                    sleep(Duration::from_secs(1)).await;
+                    Ok(())
+                };
+                let spawned =
+                    with_deadline("`spawn`", spawner.spawn(task)).await;
+                assert!(
+                    spawned.is_ok(),
+                    "expected `Ok` with a slot, saw {spawned:?}"
+                );
+            }
+            assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
+            let most = work.most.load(Relaxed);
+            assert_eq!(most, limit, "the most tasks at a time, and the limit");
         }
-        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
-        let most = work.most.load(Relaxed);
-        assert_eq!(most, 3, "the most tasks at a time, with a limit of 3");
     }
 
     #[tokio::test(start_paused = true)]
@@ -191,19 +415,21 @@ mod bounds {
         let (finish, task) = work.task();
         spawn_accepted(&spawner, task).await;
         let order = Arc::new(std::sync::Mutex::new(Vec::new()));
-        for number in 0..5 {
+        for number in 0..150 {
             let order = Arc::clone(&order);
             spawn_in_background(&spawner, async move {
                 order.lock().unwrap().push(number);
                 Ok(())
             });
-            settle().await;
+            yield_now().await;
         }
         finish.send(()).unwrap();
-        settle().await;
+        for _ in 0..100 {
+            settle().await;
+        }
         assert_eq!(
             *order.lock().unwrap(),
-            [0, 1, 2, 3, 4],
+            Vec::from_iter(0..150),
             "order of the starts"
         );
     }
@@ -284,6 +510,75 @@ mod bounds {
 
 mod releases {
     use super::*;
+
+    /// A task whose destructor calls `try_spawn`.
+    struct SpawnsOnDrop {
+        spawner: Spawner<&'static str>,
+        ending: Ending,
+        is_full: Arc<AtomicBool>,
+    }
+
+    impl Future for SpawnsOnDrop {
+        type Output = Result<(), &'static str>;
+
+        fn poll(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Self::Output> {
+            match self.ending {
+                ReturnsOk => Poll::Ready(Ok(())),
+                Fails => Poll::Ready(Err("failed")),
+                _ => panic!("on purpose"),
+            }
+        }
+    }
+
+    impl Drop for SpawnsOnDrop {
+        fn drop(&mut self) {
+            let spawn = || self.spawner.try_spawn(ready(Ok(())));
+            let answer = catch_unwind(AssertUnwindSafe(spawn));
+            let is_full = matches!(answer, Ok(Err(Refused::Full(_))));
+            self.is_full.store(is_full, Relaxed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_is_held_while_the_destructor_of_its_task_runs() {
+        for ending in [ReturnsOk, Fails, Panics] {
+            let (group, is_full) = (group(1), Arc::default());
+            let spawner = group.spawner();
+            let task = SpawnsOnDrop {
+                spawner: spawner.clone(),
+                ending,
+                is_full: Arc::clone(&is_full),
+            };
+            spawn_accepted(&spawner, task).await;
+            settle().await;
+            assert!(
+                is_full.load(Relaxed),
+                "expected `Full`: the destructor of the task that holds the \
+                 only slot calls `try_spawn`; the task: {ending:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_task_that_is_dropped_with_its_runtime_releases_its_slot() {
+        let runtime = || Builder::new_current_thread().enable_all().build();
+        let (group, first) = (group(1), runtime().unwrap());
+        let spawner = group.spawner();
+        let spawned = first.block_on(async {
+            let spawned = spawner.try_spawn(pending());
+            settle().await;
+            spawned.is_ok()
+        });
+        assert!(spawned, "`try_spawn` refused a task with a free slot");
+        drop(first);
+        runtime().unwrap().block_on(async {
+            spawn_accepted(&spawner, ready(Ok(()))).await;
+            let _ = with_deadline("`wait`", group.wait()).await;
+        });
+    }
 
     /// Runs `task` in the only slot of `group`. Then checks that `try_spawn`
     /// gets the slot three times, even if `task` has cancelled the group.
@@ -426,6 +721,261 @@ mod releases {
 
 mod refuses {
     use super::*;
+
+    /// A group, its model, and the handles of its tasks.
+    struct Run {
+        random: Random,
+        group: Option<Group<&'static str>>,
+        wait: Option<JoinHandle<thread::Result<Result<(), &'static str>>>>,
+        parent: CancellationToken,
+        token: CancellationToken,
+        spawner: Spawner<&'static str>,
+        seen: Arc<Mutex<Seen>>,
+        model: Model,
+        next: usize,
+        commands: BTreeMap<usize, mpsc::UnboundedSender<Command>>,
+        /// Calls of `spawn` that are not made by members.
+        calls: BTreeMap<usize, JoinHandle<()>>,
+        /// What has been done, for messages.
+        steps: Vec<String>,
+    }
+
+    impl Run {
+        fn new(seed: u64, limit: usize) -> Self {
+            let parent = CancellationToken::new();
+            let group = Group::new(&parent, NonZero::new(limit).unwrap());
+            Self {
+                random: Random(seed),
+                wait: None,
+                token: group.token(),
+                spawner: group.spawner(),
+                parent,
+                group: Some(group),
+                seen: Arc::default(),
+                model: Model { limit, ..Model::default() },
+                next: 0,
+                commands: BTreeMap::new(),
+                calls: BTreeMap::new(),
+                steps: vec![format!("limit {limit}")],
+            }
+        }
+
+        fn task(&mut self) -> Task {
+            let (number, spawner) = (self.next, self.spawner.clone());
+            self.next += 1;
+            let (sender, task) =
+                Task::new(number, spawner, Arc::clone(&self.seen));
+            self.commands.insert(number, sender);
+            task
+        }
+
+        fn spawn(&mut self) {
+            let (task, spawner) = (self.task(), self.spawner.clone());
+            let (number, seen) = (task.number, Arc::clone(&self.seen));
+            self.steps.push(format!("spawn {number}"));
+            let call = tokio::spawn(async move {
+                let answer = spawner.spawn(task).await;
+                record(&seen, number, answer);
+            });
+            self.calls.insert(number, call);
+            self.model.spawn(number, false, false);
+        }
+
+        fn try_spawn(&mut self) {
+            let task = self.task();
+            let number = task.number;
+            self.steps.push(format!("try_spawn {number}"));
+            let answer = self.spawner.try_spawn(task);
+            record(&self.seen, number, answer);
+            self.model.spawn(number, false, true);
+        }
+
+        fn spawn_by_member(&mut self, member: usize) {
+            let (task, is_try) = (self.task(), self.random.below(2) == 0);
+            let number = task.number;
+            let (call, command) = match is_try {
+                true => ("try_spawn", Command::TrySpawn(task)),
+                false => ("spawn", Command::Spawn(task)),
+            };
+            self.steps.push(format!("{call} {number} by member {member}"));
+            let _ = self.commands[&member].send(command);
+            self.model.spawn(number, true, is_try);
+        }
+
+        fn end(&mut self, number: usize, ending: Ending) {
+            self.steps.push(format!("{number} {ending:?}"));
+            let _ = self.commands[&number].send(Command::End(ending));
+            self.model.end(number, ending);
+        }
+
+        fn cancel(&mut self) {
+            self.steps.push("cancel".to_owned());
+            match self.random.below(2) {
+                0 => self.parent.cancel(),
+                _ => self.token.cancel(),
+            }
+            self.model.cancel();
+        }
+
+        fn step(&mut self, endings: &[Ending]) {
+            let member = (!self.model.running.is_empty())
+                .then(|| self.random.pick(self.model.running.clone()));
+            match (self.random.below(20), member) {
+                (0..6, _) => self.spawn(),
+                (6..8, _) => self.try_spawn(),
+                (8..11, Some(member)) => self.spawn_by_member(member),
+                (11..17, Some(member)) => {
+                    let ending = match self.random.below(3) {
+                        0 => self.random.pick(endings.iter().copied()),
+                        _ => ReturnsOk,
+                    };
+                    self.end(member, ending);
+                }
+                (17..19, _) if !self.model.waiting.is_empty() => {
+                    let at = self.random.below(self.model.waiting.len());
+                    let number = self.model.waiting.remove(at).unwrap();
+                    self.steps.push(format!("drop the spawn of {number}"));
+                    self.calls[&number].abort();
+                }
+                (19, Some(member)) => {
+                    // The slot is released right after the cancellation.
+                    self.cancel();
+                    self.end(member, ReturnsOk);
+                }
+                _ => {}
+            }
+        }
+
+        /// Compares the group with its model.
+        fn check(&self) {
+            let (seen, model) = (self.seen.lock().unwrap(), &self.model);
+            let steps = self.steps.join(", ");
+            assert_eq!(
+                seen.running, model.running,
+                "running tasks, seen and expected, after: {steps}"
+            );
+            assert_eq!(
+                seen.answers, model.answers,
+                "answers to calls, seen and expected, after: {steps}"
+            );
+            assert_eq!(
+                self.token.is_cancelled(),
+                model.is_cancelled,
+                "the token is cancelled: seen and expected, after: {steps}"
+            );
+            if let Some(wait) = &self.wait {
+                assert_eq!(
+                    wait.is_finished(),
+                    model.has_ended,
+                    "`wait` has finished: seen and expected, after: {steps}"
+                );
+            }
+        }
+
+        /// Checks what `wait` returned or raised.
+        async fn check_outcome(&mut self) {
+            let steps = self.steps.join(", ");
+            let (error, panics) = (self.model.error, &self.model.panics);
+            let wait = self.wait.take().expect("`wait` was called");
+            match with_deadline("`wait`", wait).await.unwrap() {
+                Ok(returned) => assert!(
+                    panics.is_empty() && returned == error.map_or(Ok(()), Err),
+                    "expected one of the panics {panics:?}, or else the error \
+                     {error:?}, saw {returned:?}, after: {steps}"
+                ),
+                Err(payload) => {
+                    let bug = payload.downcast::<Bug>().map(|mut bug| {
+                        bug.panics_on_drop = false;
+                        bug.number
+                    });
+                    assert!(
+                        bug.as_ref().is_ok_and(|bug| panics.contains(bug)),
+                        "expected the payload of one of the panics {panics:?}, \
+                         saw {bug:?}, after: {steps}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn generated_sequences_of_calls_have_the_outcomes_of_a_model() {
+        for seed in 0..150 {
+            let mut run = Run::new(seed, [1, 1, 2, 3, 17][seed as usize % 5]);
+            let ends_by_drop = seed % 4 == 0;
+            // If the group is dropped, no caller takes the payload.
+            let endings = match ends_by_drop {
+                true => &[ReturnsOk, Fails, Panics, PanicsOnDrop][..],
+                false => &[Fails, Panics, PanicsTwice, PanicsOnDrop],
+            };
+            for _ in 0..run.random.below(60) {
+                run.step(endings);
+                settle().await;
+                run.check();
+            }
+            let group = run.group.take().expect("taken only here");
+            if ends_by_drop {
+                run.steps.push("drop the group".to_owned());
+                drop(group);
+                run.model.running.clear();
+            } else {
+                run.steps.push("wait".to_owned());
+                let wait = AssertUnwindSafe(group.wait()).catch_unwind();
+                run.wait = Some(tokio::spawn(wait));
+                settle().await;
+                for step in 0.. {
+                    if run.model.running.is_empty() {
+                        break;
+                    }
+                    run.check();
+                    match run.model.running.first() {
+                        Some(&first) if step > 10 => run.end(first, Fails),
+                        _ => run.step(endings),
+                    }
+                    settle().await;
+                }
+            }
+            run.model.has_ended = true;
+            run.model.cancel();
+            settle().await;
+            run.check();
+            run.spawn();
+            run.try_spawn();
+            settle().await;
+            run.check();
+            if !ends_by_drop {
+                run.check_outcome().await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spawn_by_a_member_that_dropped_the_group_is_refused() {
+        let group = group(1);
+        let (spawner, answers) =
+            (group.spawner(), Arc::new(Mutex::new(Vec::new())));
+        let (give, given) = oneshot::channel::<Group<&'static str>>();
+        let seen = Arc::clone(&answers);
+        spawn_accepted(&group.spawner(), async move {
+            drop(given.await);
+            // This member holds the only slot.
+            let spawned = spawner.try_spawn(ready(Ok(())));
+            seen.lock().unwrap().push(format!("{spawned:?}"));
+            let spawned = spawner.spawn(ready(Ok(()))).await;
+            seen.lock().unwrap().push(format!("{spawned:?}"));
+            Ok(())
+        })
+        .await;
+        let _ = give.send(group);
+        settle().await;
+        let answers = answers.lock().unwrap();
+        assert!(
+            answers.len() == 2
+                && answers.iter().all(|answer| answer.contains("Cancelled")),
+            "expected `Cancelled` from `try_spawn` and `spawn`, since the \
+             group has ended, saw {answers:?}"
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_nested_spawn_at_the_limit_fails_as_full_and_gives_the_task_back()

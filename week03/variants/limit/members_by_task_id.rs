@@ -1,11 +1,10 @@
 //! The group stores the task id of each member, and removes it when the member
 //! ends.
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
 use std::num::NonZero;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
@@ -13,6 +12,7 @@ use crate::model_checked::shuttle_tasks::{
     Arc, CancellationToken, DropGuard, Id, Mutex, Notify, OwnedSemaphorePermit,
     Semaphore, spawn, try_id,
 };
+use crate::payload::Payload;
 
 /// A group of tasks that fail as one, with a limit on how many run at a time.
 ///
@@ -58,7 +58,7 @@ struct Tasks<E> {
     closed: bool,
     /// The first error.
     error: Option<E>,
-    panic: Option<Box<dyn Any + Send>>,
+    panic: Option<Payload>,
 }
 
 impl<E: Send + 'static> Group<E> {
@@ -76,8 +76,11 @@ impl<E: Send + 'static> Group<E> {
             error: None,
             panic: None,
         };
+        // A semaphore with more permits panics. No machine has the memory for so
+        // many tasks.
+        let permits = limit.get().min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
-            slots: Arc::new(Semaphore::new(limit.get())),
+            slots: Arc::new(Semaphore::new(permits)),
             tasks: Mutex::new(tasks),
             idle: Notify::new(),
             token,
@@ -125,7 +128,7 @@ impl<E: Send + 'static> Group<E> {
         let (error, panic) = (tasks.error.take(), tasks.panic.take());
         drop(tasks);
         if let Some(payload) = panic {
-            panic::resume_unwind(payload);
+            payload.resume();
         }
         error.map_or(Ok(()), Err)
     }
@@ -213,31 +216,27 @@ impl<E: Send + 'static> Spawner<E> {
             let running = running.with_current_task_id();
             let _slot = slot;
             let shared = &running.shared;
+            // The block drops the task and a rejected error, so that a panic in
+            // one of their destructors is caught, too.
+            let work = AssertUnwindSafe(async {
+                let ended = task.await;
+                ended.map_err(|error| shared.record_error(error)).is_ok()
+            });
             let ended = tokio::select! {
                 biased;
                 () = shared.abort.cancelled() => return,
-                ended = AssertUnwindSafe(task).catch_unwind() => ended,
+                ended = work.catch_unwind() => ended,
             };
-            if let Ok(Ok(())) = ended {
-                return;
+            match ended {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(payload) => shared.record_panic(Payload::new(payload)),
             }
-            shared.record(ended);
             // Cancelled after the record: an error that the cancellation causes
             // comes later.
             shared.token.cancel();
         });
         Ok(())
-    }
-}
-
-/// Sets `first` to `new` if it is `None`. Otherwise, returns `new`.
-fn set_if_none<T>(first: &mut Option<T>, new: Option<T>) -> Option<T> {
-    match first {
-        Some(_) => new,
-        None => {
-            *first = new;
-            None
-        }
     }
 }
 
@@ -247,17 +246,25 @@ impl<E> Shared<E> {
         try_id().is_some_and(|id| tasks.members.contains(&id))
     }
 
-    fn record(&self, ended: Result<Result<(), E>, Box<dyn Any + Send>>) {
+    /// Records `error` if it is the first one.
+    fn record_error(&self, error: E) {
         let mut tasks = self.tasks.lock().expect("no panic while locked");
-        let (error, panic) = match ended {
-            Ok(ended) => (ended.err(), None),
-            Err(payload) => (None, Some(payload)),
+        let rejected = match tasks.error {
+            Some(_) => Some(error),
+            None => tasks.error.replace(error),
         };
-        let rejected = (
-            set_if_none(&mut tasks.error, error),
-            set_if_none(&mut tasks.panic, panic),
-        );
-        // Dropped without the lock: destructors may run any code.
+        // Dropped without the lock: a destructor may run any code.
+        drop(tasks);
+        drop(rejected);
+    }
+
+    /// Records `panic` if it is the first one.
+    fn record_panic(&self, panic: Payload) {
+        let mut tasks = self.tasks.lock().expect("no panic while locked");
+        let rejected = match tasks.panic {
+            Some(_) => Some(panic),
+            None => tasks.panic.replace(panic),
+        };
         drop(tasks);
         drop(rejected);
     }

@@ -2,11 +2,10 @@
 //! first waiting `spawn`. If that `spawn` has been dropped, the next one gets
 //! it.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZero;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
@@ -14,6 +13,7 @@ use crate::model_checked::shuttle_tasks::{
     Arc, CancellationToken, DropGuard, Mutex, Notify, oneshot, spawn,
     task_local,
 };
+use crate::payload::Payload;
 
 /// A group of tasks that fail as one, with a limit on how many run at a time.
 ///
@@ -58,7 +58,7 @@ struct Tasks<E> {
     closed: bool,
     /// The first error.
     error: Option<E>,
-    panic: Option<Box<dyn Any + Send>>,
+    panic: Option<Payload>,
 }
 
 task_local! {
@@ -125,7 +125,7 @@ impl<E: Send + 'static> Group<E> {
         let (error, panic) = (tasks.error.take(), tasks.panic.take());
         drop(tasks);
         if let Some(payload) = panic {
-            panic::resume_unwind(payload);
+            payload.resume();
         }
         error.map_or(Ok(()), Err)
     }
@@ -210,15 +210,22 @@ impl<E: Send + 'static> Spawner<E> {
             // Dropped in reverse order: the task, its slot, its count.
             let Member { running, slot: _slot, task } = member;
             let shared = &running.0;
+            // The block drops the task and a rejected error, so that a panic in
+            // one of their destructors is caught, too.
+            let work = AssertUnwindSafe(async {
+                let ended = task.await;
+                ended.map_err(|error| shared.record_error(error)).is_ok()
+            });
             let ended = tokio::select! {
                 biased;
                 () = shared.abort.cancelled() => return,
-                ended = AssertUnwindSafe(task).catch_unwind() => ended,
+                ended = work.catch_unwind() => ended,
             };
-            if let Ok(Ok(())) = ended {
-                return;
+            match ended {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(payload) => shared.record_panic(Payload::new(payload)),
             }
-            shared.record(ended);
             // Cancelled after the record: an error that the cancellation causes
             // comes later.
             shared.token.cancel();
@@ -227,33 +234,30 @@ impl<E: Send + 'static> Spawner<E> {
     }
 }
 
-/// Sets `first` to `new` if it is `None`. Otherwise, returns `new`.
-fn set_if_none<T>(first: &mut Option<T>, new: Option<T>) -> Option<T> {
-    match first {
-        Some(_) => new,
-        None => {
-            *first = new;
-            None
-        }
-    }
-}
-
 impl<E> Shared<E> {
     fn id(self: &Arc<Self>) -> usize {
         Arc::as_ptr(self).addr()
     }
 
-    fn record(&self, ended: Result<Result<(), E>, Box<dyn Any + Send>>) {
+    /// Records `error` if it is the first one.
+    fn record_error(&self, error: E) {
         let mut tasks = self.tasks.lock().expect("no panic while locked");
-        let (error, panic) = match ended {
-            Ok(ended) => (ended.err(), None),
-            Err(payload) => (None, Some(payload)),
+        let rejected = match tasks.error {
+            Some(_) => Some(error),
+            None => tasks.error.replace(error),
         };
-        let rejected = (
-            set_if_none(&mut tasks.error, error),
-            set_if_none(&mut tasks.panic, panic),
-        );
-        // Dropped without the lock: destructors may run any code.
+        // Dropped without the lock: a destructor may run any code.
+        drop(tasks);
+        drop(rejected);
+    }
+
+    /// Records `panic` if it is the first one.
+    fn record_panic(&self, panic: Payload) {
+        let mut tasks = self.tasks.lock().expect("no panic while locked");
+        let rejected = match tasks.panic {
+            Some(_) => Some(panic),
+            None => tasks.panic.replace(panic),
+        };
         drop(tasks);
         drop(rejected);
     }

@@ -13,7 +13,7 @@ use shuttle_tokio_impl::task::yield_now;
 use crate::common::shuffle;
 use crate::limit::{Group, Spawner};
 use crate::model_checked::shuttle_tasks::{
-    CancellationToken, JoinHandle, spawn,
+    CancellationToken, JoinHandle, oneshot, spawn,
 };
 
 type Failed = &'static str;
@@ -23,10 +23,12 @@ fn group(limit: usize) -> Group<Failed> {
     Group::new(&CancellationToken::new(), limit)
 }
 
-/// Counts the tasks that run, and those that have ended.
+/// Counts the tasks that run, the most at a time, and those that have ended. A
+/// task does not panic, since a group may only see its panic in `wait`.
 #[derive(Clone, Default)]
 struct Count {
     running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
     ended: Arc<AtomicUsize>,
 }
 
@@ -34,13 +36,18 @@ struct Count {
 struct Running(Count);
 
 impl Count {
-    fn begin(&self, limit: usize) -> Running {
+    fn begin(&self) -> Running {
         let running = self.running.fetch_add(1, SeqCst) + 1;
-        assert!(
-            running <= limit,
-            "expected at most {limit} tasks at a time, saw {running}"
-        );
+        self.most.fetch_max(running, SeqCst);
         Running(self.clone())
+    }
+
+    fn assert_limit(&self, limit: usize) {
+        let most = self.most.load(SeqCst);
+        assert!(
+            most <= limit,
+            "expected at most {limit} tasks at a time, saw {most}"
+        );
     }
 
     fn running(&self) -> usize {
@@ -60,8 +67,8 @@ impl Drop for Running {
 }
 
 /// A task that yields once.
-async fn yield_once(count: Count, limit: usize) -> Result<(), Failed> {
-    let _running = count.begin(limit);
+async fn yield_once(count: Count) -> Result<(), Failed> {
+    let _running = count.begin();
     yield_now().await;
     Ok(())
 }
@@ -78,15 +85,31 @@ where
 #[test]
 fn concurrent_spawns_keep_to_the_limit() {
     shuffle(async || {
-        let (group, count) = (group(1), Count::default());
-        let spawned = [(); 3].map(|()| {
-            spawn_in_background(group.spawner(), yield_once(count.clone(), 1))
+        let (group, count) = (group(2), Count::default());
+        let spawned = [(); 2].map(|()| {
+            spawn_in_background(group.spawner(), yield_once(count.clone()))
         });
+        let tried = [(); 2].map(|()| {
+            let (spawner, task) = (group.spawner(), yield_once(count.clone()));
+            spawn(async move { spawner.try_spawn(task).is_ok() })
+        });
+        let mut accepted = 2;
         for spawned in spawned {
             assert!(spawned.await.unwrap(), "`spawn` refused a task");
         }
+        for tried in tried {
+            accepted += usize::from(tried.await.unwrap());
+        }
+        let last = yield_once(count.clone());
+        assert!(group.spawner().spawn(last).await.is_ok(), "a slot is lost");
         assert_eq!(group.wait().await, Ok(()));
-        assert_eq!(count.ended(), 3, "tasks that ended, of 3 accepted");
+        let expected = accepted + 1;
+        assert_eq!(
+            count.ended(),
+            expected,
+            "tasks that ended, of the accepted"
+        );
+        count.assert_limit(2);
     });
 }
 
@@ -99,7 +122,7 @@ fn a_slot_is_held_until_all_variables_of_its_task_are_dropped() {
             // The slot is held until `held` is dropped, after the last line of
             // the task.
             let held = Held(count.clone());
-            let work = yield_once(count.clone(), 1);
+            let work = yield_once(count.clone());
             let task = async move {
                 let _held = held;
                 work.await
@@ -110,17 +133,12 @@ fn a_slot_is_held_until_all_variables_of_its_task_are_dropped() {
             );
         }
         assert_eq!(group.wait().await, Ok(()));
+        count.assert_limit(1);
     });
 }
 
 /// A future that completes at its first poll, and whose destructor yields.
-///
-/// The destructor records a maximum and does not panic: its panic would only be
-/// seen through the handle of the task.
-struct SlowDrop {
-    count: Count,
-    most: Arc<AtomicUsize>,
-}
+struct SlowDrop(Count);
 
 impl Future for SlowDrop {
     type Output = Result<(), Failed>;
@@ -132,10 +150,8 @@ impl Future for SlowDrop {
 
 impl Drop for SlowDrop {
     fn drop(&mut self) {
-        let running = self.count.running.fetch_add(1, SeqCst) + 1;
-        self.most.fetch_max(running, SeqCst);
+        let _running = self.0.begin();
         shuttle::thread::yield_now();
-        drop(Running(self.count.clone()));
     }
 }
 
@@ -143,10 +159,9 @@ impl Drop for SlowDrop {
 fn a_slot_is_held_until_the_completed_future_is_dropped() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
-        let (spawner, most) = (group.spawner(), Arc::default());
+        let spawner = group.spawner();
         for _ in 0..3 {
-            let (count, most) = (count.clone(), Arc::clone(&most));
-            let task = SlowDrop { count, most };
+            let task = SlowDrop(count.clone());
             assert!(
                 spawner.spawn(task).await.is_ok(),
                 "`spawn` refused a task, although a slot is released"
@@ -158,52 +173,87 @@ fn a_slot_is_held_until_the_completed_future_is_dropped() {
             3,
             "futures dropped when `wait` returned, of 3 accepted"
         );
-        let most = most.load(SeqCst);
-        assert_eq!(most, 1, "the most futures at a time, with a limit of 1");
+        count.assert_limit(1);
     });
 }
 
-/// A task that yields once and fails.
-async fn fails() -> Result<(), Failed> {
+/// What cancels a group just before a slot is released. A panic is missing:
+/// shuttle's locks are poisoned if they are used while a task unwinds.
+#[derive(Clone, Copy)]
+enum Cause {
+    Error,
+    Parent,
+}
+
+/// Yields once and returns, after it has cancelled its group.
+async fn cancels(
+    cause: Cause,
+    parent: CancellationToken,
+) -> Result<(), Failed> {
     yield_now().await;
-    Err("broken")
+    match cause {
+        Cause::Error => Err("broken"),
+        Cause::Parent => {
+            parent.cancel();
+            Ok(())
+        }
+    }
+}
+
+/// Runs `call` with a group of `limit` slots, one of which is released right
+/// after the group is cancelled. `call` returns whether a task was accepted.
+fn refuses_the_slot_of_the_task_that_cancels(
+    limit: usize,
+    call: impl AsyncFn(Spawner<Failed>) -> bool + Copy + Send + Sync + 'static,
+) {
+    for cause in [Cause::Error, Cause::Parent] {
+        shuffle(move || async move {
+            let parent = CancellationToken::new();
+            let limit = NonZero::new(limit).expect("a limit is not 0");
+            let group = Group::<Failed>::new(&parent, limit);
+            let task = cancels(cause, parent.clone());
+            assert!(
+                group.spawner().try_spawn(task).is_ok(),
+                "`try_spawn` refused a task with a free slot"
+            );
+            assert!(
+                !call(group.spawner()).await,
+                "`spawn` started a task after the cancellation, in the slot \
+                 of the task that cancelled the group"
+            );
+            let expected = match cause {
+                Cause::Error => Err("broken"),
+                Cause::Parent => Ok(()),
+            };
+            assert_eq!(group.wait().await, expected);
+        });
+    }
 }
 
 #[test]
 fn a_waiting_spawn_does_not_get_the_slot_of_a_failed_task() {
-    shuffle(async || {
-        let (group, count) = (group(1), Count::default());
-        let spawned = group.spawner().try_spawn(fails());
-        assert!(spawned.is_ok(), "`try_spawn` refused a task with a free slot");
-        let late =
-            spawn_in_background(group.spawner(), yield_once(count.clone(), 1));
-        assert!(
-            !late.await.unwrap(),
-            "a waiting `spawn` started a task after a failure"
-        );
-        assert_eq!(group.wait().await, Err("broken"));
+    refuses_the_slot_of_the_task_that_cancels(1, async |spawner| {
+        let task = yield_once(Count::default());
+        spawn_in_background(spawner, task).await.unwrap()
     });
 }
 
 #[test]
 fn a_nested_spawn_does_not_get_the_slot_of_a_failed_task() {
-    shuffle(async || {
-        let (group, accepted) = (group(2), Arc::new(AtomicUsize::new(0)));
-        let (spawner, count) = (group.spawner(), Arc::clone(&accepted));
-        let member = async move {
-            let is_accepted = spawner.spawn(ready(Ok(()))).await.is_ok();
-            count.fetch_add(usize::from(is_accepted), SeqCst);
-            Ok(())
+    // With two slots, one is held by the member.
+    refuses_the_slot_of_the_task_that_cancels(2, async |spawner| {
+        let (report, reported) = oneshot::channel();
+        let member = {
+            let spawner = spawner.clone();
+            async move {
+                let spawned = spawner.spawn(ready(Ok(()))).await;
+                let _ = report.send(spawned.is_ok());
+                Ok(())
+            }
         };
-        let refused = "`try_spawn` refused a task with a free slot";
-        assert!(group.spawner().try_spawn(fails()).is_ok(), "{refused}");
-        assert!(group.spawner().try_spawn(member).is_ok(), "{refused}");
-        assert_eq!(group.wait().await, Err("broken"));
-        let accepted = accepted.load(SeqCst);
-        assert_eq!(
-            accepted, 0,
-            "tasks that a member spawned into the slot of a failed task"
-        );
+        let spawned = spawner.try_spawn(member);
+        assert!(spawned.is_ok(), "`try_spawn` refused a task with a free slot");
+        reported.await.unwrap()
     });
 }
 
@@ -212,11 +262,8 @@ struct Held(Count);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // A second panic would abort the process, and hide the first one.
-        if !std::thread::panicking() {
-            let _running = self.0.begin(1);
-            shuttle::thread::yield_now();
-        }
+        let _running = self.0.begin();
+        shuttle::thread::yield_now();
     }
 }
 
@@ -225,9 +272,9 @@ fn an_aborted_spawn_leaks_no_slot() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
         let (first, aborted, last) = (
-            spawn_in_background(group.spawner(), yield_once(count.clone(), 1)),
-            spawn_in_background(group.spawner(), yield_once(count.clone(), 1)),
-            spawn_in_background(group.spawner(), yield_once(count.clone(), 1)),
+            spawn_in_background(group.spawner(), yield_once(count.clone())),
+            spawn_in_background(group.spawner(), yield_once(count.clone())),
+            spawn_in_background(group.spawner(), yield_once(count.clone())),
         );
         aborted.abort();
         assert!(first.await.unwrap(), "the first `spawn` was refused");
@@ -247,7 +294,7 @@ fn every_task_is_either_refused_or_waited_for() {
         let late = spawn({
             let count = count.clone();
             async move {
-                let task = yield_once(count.clone(), 2);
+                let task = yield_once(count.clone());
                 let accepted = spawner.spawn(task).await.is_ok();
                 (accepted, count.ended())
             }
@@ -292,12 +339,12 @@ fn after_the_group_is_dropped_no_task_starts_or_continues() {
         let (group, count) = (group(1), Count::default());
         let spawner = group.spawner();
         let late =
-            spawn_in_background(group.spawner(), yield_once(count.clone(), 1));
+            spawn_in_background(group.spawner(), yield_once(count.clone()));
         drop(group);
         drop(late.await);
-        let refused = spawner.spawn(yield_once(count.clone(), 1)).await;
+        let refused = spawner.spawn(yield_once(count.clone())).await;
         assert!(refused.is_err(), "`spawn` started a task after the drop");
-        let refused = spawner.try_spawn(yield_once(count.clone(), 1));
+        let refused = spawner.try_spawn(yield_once(count.clone()));
         assert!(refused.is_err(), "`try_spawn` started a task after the drop");
         // A task that was accepted before is dropped at its next step.
         while count.running() > 0 {
