@@ -18,14 +18,15 @@
 //! no read has answered. A [trigger](Reloader::trigger), for example on SIGHUP,
 //! starts a read at once. The starts of two reads are never more than
 //! `max_interval` apart. A read that fails or panics does not stop later reads.
-//! A slow read delays the reads that become due meanwhile, and hints that
-//! arrive during it count from its end.
+//! A slow read delays the next read. All hints and triggers that arrive during
+//! a read lead to one more read.
 //!
 //! *Cost.* A change is seen `quiet` late. A half-written file can still be
-//! read, so `read` must reject invalid content. There are no events if the
-//! folder itself is replaced, if the file behind a link into another folder
-//! changes, or on a network drive. Such a change is seen up to `max_interval`
-//! late.
+//! read, so `read` must reject invalid content. There is no event if a link in
+//! the path of the folder is switched, if the file behind a link into another
+//! folder changes, or on a network drive. Such a change is seen up to
+//! `max_interval` late. Each write of `read` itself into the folder leads to
+//! another read.
 //!
 //! ```
 //! use std::time::Duration;
@@ -44,9 +45,11 @@
 //! # }
 //! ```
 
+use std::any::Any;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -57,8 +60,23 @@ use notify::{EventKind, RecursiveMode, Watcher};
 /// is dropped.
 #[derive(Debug)]
 pub struct Reloader {
-    messages: Sender<Message>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Not locked during a read: hints, triggers and the drop are recorded at
+    /// once, and no queue grows.
+    state: Mutex<State>,
+    /// Notified when `state` changes. Only the thread that reads waits for it.
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    schedule: Schedule,
+    is_stopped: bool,
 }
 
 /// The times that decide when a file is read. Each is at most some years: it is
@@ -82,12 +100,6 @@ pub struct Schedule {
     due: Instant,
     /// Hints cannot postpone the read beyond this time.
     latest: Instant,
-}
-
-enum Message {
-    Hint,
-    Trigger,
-    Stop,
 }
 
 impl Schedule {
@@ -140,7 +152,7 @@ pub fn is_hint(event: &notify::Result<notify::Event>) -> bool {
 impl Reloader {
     /// Watches `file`, which need not exist. Calls `read` at once, and again
     /// whenever the file may have changed. Calls of `read` never overlap.
-    /// `read` must not drop the `Reloader`: the drop waits for `read`.
+    /// `read` may trigger another read, and may drop the `Reloader`.
     ///
     /// # Errors
     ///
@@ -148,14 +160,15 @@ impl Reloader {
     pub fn start(
         file: &Path,
         debounce: Debounce,
-        read: impl FnMut() + Send + 'static,
+        mut read: impl FnMut() + Send + 'static,
     ) -> notify::Result<Self> {
-        let (messages, received) = channel();
-        let hints = messages.clone();
+        let schedule = Schedule::new(debounce, Instant::now());
+        let state = Mutex::new(State { schedule, is_stopped: false });
+        let shared = Arc::new(Shared { state, changed: Condvar::new() });
+        let hints = Arc::clone(&shared);
         let mut watcher = notify::recommended_watcher(move |event| {
             if is_hint(&event) {
-                // Fails only after the thread has stopped.
-                let _ = hints.send(Message::Hint);
+                hints.update(|state| state.schedule.hint(Instant::now()));
             }
         })?;
         // Watch the folder: a watch on the file follows the old inode when
@@ -163,51 +176,79 @@ impl Reloader {
         // empty. The dot turns it into the working folder, and makes it an
         // error if the parent is a file.
         let folder = file.parent().unwrap_or(file).join(".");
-        watcher.watch(&folder, RecursiveMode::NonRecursive)?;
         // Watch first, then read: otherwise a change in between is missed.
-        let schedule = Schedule::new(debounce, Instant::now());
+        watcher.watch(&folder, RecursiveMode::NonRecursive)?;
+        let reads = Arc::clone(&shared);
         let thread = thread::spawn(move || {
-            let _watcher = watcher;
-            run(schedule, &received, read);
+            while reads.wait_until_due() {
+                // The path may lead to another folder than before. If there is
+                // no folder now, the next read tries again.
+                let _ = watcher.unwatch(&folder);
+                let _ = watcher.watch(&folder, RecursiveMode::NonRecursive);
+                catch_panic(&mut read);
+            }
+            drop(watcher);
+            catch_panic(move || drop(read));
         });
-        Ok(Self { messages, thread: Some(thread) })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Triggers a read at once, even if the file has not changed. Does not wait
     /// for the read.
     pub fn trigger(&self) {
-        // The thread receives messages until this `Reloader` is dropped.
-        let _ = self.messages.send(Message::Trigger);
+        self.shared.update(|state| state.schedule.trigger(Instant::now()));
     }
 }
 
-fn run(
-    mut schedule: Schedule,
-    messages: &Receiver<Message>,
-    mut read: impl FnMut(),
-) {
-    loop {
-        // Checked after each message: the channel may never be empty.
-        if schedule.due() <= Instant::now() {
-            schedule.begin(Instant::now());
-            // The panic has been printed, and the next version may be valid.
-            let _ = catch_unwind(AssertUnwindSafe(&mut read));
-        }
-        let wait = schedule.due().saturating_duration_since(Instant::now());
-        match messages.recv_timeout(wait) {
-            Ok(Message::Hint) => schedule.hint(Instant::now()),
-            Ok(Message::Trigger) => schedule.trigger(Instant::now()),
-            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {}
-        }
+impl Shared {
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.notify_one();
     }
+
+    /// Waits until a read is due, and records its begin. Returns `false` if the
+    /// `Reloader` has been dropped, even if a read is due.
+    fn wait_until_due(&self) -> bool {
+        let mut state = self.state();
+        while !state.is_stopped {
+            let now = Instant::now();
+            let wait = state.schedule.due().saturating_duration_since(now);
+            if wait.is_zero() {
+                state.schedule.begin(now);
+                return true;
+            }
+            let woken = self.changed.wait_timeout(state, wait);
+            (state, _) = woken.expect("nothing under this lock panics");
+        }
+        false
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing under this lock panics")
+    }
+}
+
+/// Runs `run`, and ends its panic, which the panic hook has printed.
+fn catch_panic(run: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        drop_payload(payload);
+    }
+}
+
+/// Drops the payload of a panic, whose destructor may panic again. The payload
+/// of that second panic is leaked: its destructor could panic, too.
+fn drop_payload(payload: Box<dyn Any + Send>) {
+    let dropped = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+    dropped.unwrap_or_else(mem::forget);
 }
 
 impl Drop for Reloader {
-    /// Waits for a read in progress.
+    /// Waits for a read in progress, unless this read drops the `Reloader`.
     fn drop(&mut self) {
-        let _ = self.messages.send(Message::Stop);
-        if let Some(thread) = self.thread.take() {
+        self.shared.update(|state| state.is_stopped = true);
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != thread::current().id()
+        {
             // Panics of `read` are caught in the thread.
             let _ = thread.join();
         }

@@ -20,7 +20,9 @@
 //!   other event is a hint, also `Other`, which reports an overflow of the
 //!   event queue. An error is a hint, since events may have been lost.
 //! - `Reloader::start` fails if the folder of `file` does not exist, or is not
-//!   a folder.
+//!   a folder. A symlink to a folder is a folder.
+//! - Each event in the folder for which `is_hint` returns `true` is a hint,
+//!   whatever the name of its file is. Changes in subfolders are not hints.
 //! - After a successful `start`, `read` is called at once. Every change is
 //!   seen, whether it happens before or after `start` returns. So in the end,
 //!   the last version of the file has been read.
@@ -31,15 +33,27 @@
 //!     symlink.
 //!   - The file need not exist when `start` is called. Its path may be a bare
 //!     file name without a folder.
+//! - The folder may be replaced by another one, and a symlink in its path may
+//!   be switched to another folder. There may be no event for this. The next
+//!   read, after `max_interval` at the latest, also watches the new folder.
 //! - `read` is called when a read is due by `Schedule`. Calls of `read` never
-//!   overlap.
-//! - `Reloader::trigger` does not wait for `read`.
-//! - A `read` that panics does not prevent later calls of `read`.
-//! - After a `Reloader` has been dropped, `read` does not run any more, and the
-//!   values that its closure holds have been dropped.
+//!   overlap. Hints and triggers that arrive during a read, however many, lead
+//!   to one more read. Hints caused by `read` itself count as well: a `read`
+//!   that always writes into the folder is called again after each `quiet`.
+//! - `Reloader::trigger` does not wait for `read`. `read` may call it, too.
+//! - A `read` that panics does not prevent later calls of `read`. This also
+//!   holds if the destructor of the panic's payload panics.
+//! - The drop of a `Reloader` waits for the read in progress, and no other read
+//!   begins, even if one is due. Then the values that the closure holds have
+//!   been dropped. If a destructor among them panics, the drop does not. The
+//!   watcher is dropped, too.
+//! - `read` may drop the `Reloader`. This drop does not wait, and the current
+//!   call of `read` is the last one.
 //!
 //! `notify::recommended_watcher` takes a closure. It calls the closure with
-//! each event, on a thread of its own, until the watcher is dropped.
+//! each event, on a thread of its own, until the watcher is dropped. `watch`
+//! with a path that is already watched does nothing, unless the path leads to
+//! another folder than before. `unwatch` ends the watch of a path.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,32 +1,32 @@
-//! Hot reload with a lock instead of a channel: the watcher updates the
-//! schedule under a lock, and wakes the thread that reads.
+//! Hot reload with a channel instead of a lock: each message has the time at
+//! which it was sent. The thread takes all messages that were sent during a read
+//! before it reads again.
 
-use std::fmt;
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::{JoinHandle, spawn};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, Sender, TryRecvError, channel,
+};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{RecursiveMode, Watcher};
 
 /// Reads a file again whenever it may have changed.
+#[derive(Debug)]
 pub struct Reloader {
-    shared: Arc<Shared>,
+    messages: Sender<(Instant, Message)>,
     /// `Some` until the drop.
     thread: Option<JoinHandle<()>>,
-    _watcher: RecommendedWatcher,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-struct State {
-    schedule: Schedule,
-    is_stopped: bool,
+#[derive(Debug, Clone, Copy)]
+enum Message {
+    Hint,
+    Trigger,
+    Stop,
 }
 
 /// The times that decide when a file is read.
@@ -101,16 +101,11 @@ impl Reloader {
         debounce: Debounce,
         mut read: impl FnMut() + Send + 'static,
     ) -> notify::Result<Self> {
-        let schedule = Schedule::new(debounce, Instant::now());
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State { schedule, is_stopped: false }),
-            changed: Condvar::new(),
-        });
-        let hints = Arc::clone(&shared);
+        let (messages, received) = channel();
+        let hints = messages.clone();
         let mut watcher = notify::recommended_watcher(move |event| {
             if is_hint(&event) {
-                hints.state().schedule.hint(Instant::now());
-                hints.changed.notify_one();
+                let _ = hints.send((Instant::now(), Message::Hint));
             }
         })?;
         // The parent of a bare file name is empty: the first dot makes it the
@@ -119,56 +114,94 @@ impl Reloader {
         let folder = file.parent().unwrap_or(Path::new("/"));
         let folder = Path::new(".").join(folder).join(".");
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
-        let reads = Arc::clone(&shared);
-        let thread = spawn(move || {
-            while reads.wait() {
-                let _ = catch_unwind(AssertUnwindSafe(&mut read));
-            }
+        let thread = thread::spawn(move || {
+            let schedule = Schedule::new(debounce, Instant::now());
+            run(schedule, &received, || {
+                // The folder may have been replaced.
+                let _ = watcher.unwatch(&folder);
+                let _ = watcher.watch(&folder, RecursiveMode::NonRecursive);
+                catch_panic(&mut read);
+            });
+            drop(watcher);
+            catch_panic(move || drop(read));
         });
-        Ok(Self { shared, thread: Some(thread), _watcher: watcher })
+        Ok(Self { messages, thread: Some(thread) })
     }
 
     /// Triggers a read at once, and does not wait for it.
     pub fn trigger(&self) {
-        self.shared.state().schedule.trigger(Instant::now());
-        self.shared.changed.notify_one();
+        let _ = self.messages.send((Instant::now(), Message::Trigger));
     }
 }
 
-impl Shared {
-    /// Waits until a read begins. Returns `false` if the reloader stops
-    /// instead.
-    fn wait(&self) -> bool {
-        let mut state = self.state();
+fn run(
+    mut schedule: Schedule,
+    messages: &Receiver<(Instant, Message)>,
+    mut read: impl FnMut(),
+) {
+    loop {
+        let now = Instant::now();
+        // All messages that were sent before now lead to one read. Messages that
+        // are sent later do not delay it, even if they never end.
         loop {
-            let now = Instant::now();
-            if state.is_stopped {
-                return false;
+            match messages.try_recv() {
+                Ok((sent, message)) => {
+                    if !apply(&mut schedule, sent, message) {
+                        return;
+                    }
+                    if sent > now {
+                        break;
+                    }
+                }
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => break,
             }
-            if state.schedule.due() <= now {
-                state.schedule.begin(now);
-                return true;
+        }
+        if schedule.due() <= now {
+            schedule.begin(now);
+            read();
+            continue;
+        }
+        match messages.recv_timeout(schedule.due() - now) {
+            Ok((sent, message)) => {
+                if !apply(&mut schedule, sent, message) {
+                    return;
+                }
             }
-            let left: Duration = state.schedule.due() - now;
-            (state, _) = self.changed.wait_timeout(state, left).unwrap();
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
+}
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+/// Returns `false` if the reloader stops.
+fn apply(schedule: &mut Schedule, sent: Instant, message: Message) -> bool {
+    match message {
+        Message::Hint => schedule.hint(sent),
+        Message::Trigger => schedule.trigger(sent),
+        Message::Stop => return false,
     }
+    true
+}
+
+fn catch_panic(run: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        drop_payload(payload);
+    }
+}
+
+/// Drops the payload of a panic. Its destructor may panic, too.
+fn drop_payload(payload: Box<dyn Any + Send>) {
+    let dropped = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+    dropped.unwrap_or_else(std::mem::forget);
 }
 
 impl Drop for Reloader {
     fn drop(&mut self) {
-        self.shared.state().is_stopped = true;
-        self.shared.changed.notify_one();
-        let _ = self.thread.take().expect("the drop takes it once").join();
-    }
-}
-
-impl fmt::Debug for Reloader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reloader").finish_non_exhaustive()
+        let _ = self.messages.send((Instant::now(), Message::Stop));
+        let thread = self.thread.take().expect("the drop takes it once");
+        if thread.thread().id() != thread::current().id() {
+            let _ = thread.join();
+        }
     }
 }

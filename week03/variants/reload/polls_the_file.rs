@@ -2,21 +2,31 @@
 //! 5 ms, and uses no events. Its timers are those of a tokio runtime on the
 //! thread.
 
+use std::any::Any;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind};
-use tokio::sync::mpsc::{
-    UnboundedReceiver, UnboundedSender, unbounded_channel,
-};
+use tokio::sync::Notify;
 
 /// Reads a file again whenever it may have changed.
 #[derive(Debug)]
 pub struct Reloader {
-    triggers: Option<UnboundedSender<()>>,
+    commands: Arc<Commands>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Commands {
+    is_triggered: AtomicBool,
+    is_stopped: AtomicBool,
+    /// Notified after one of the two is set.
+    changed: Notify,
 }
 
 /// The times that decide when a file is read.
@@ -114,30 +124,30 @@ impl Reloader {
             _ => PathBuf::from("."),
         };
         fs::read_dir(&folder).map_err(notify::Error::io)?;
-        let (triggers, triggered) = unbounded_channel();
+        let commands = Arc::<Commands>::default();
+        let received = Arc::clone(&commands);
         let file = file.to_owned();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = { runtime }.enable_time().build();
             let runtime =
                 runtime.expect("a runtime with timers alone can be built");
-            runtime.block_on(run(&file, debounce, triggered, read));
+            runtime.block_on(run(&file, debounce, &received, read));
         });
-        Ok(Self { triggers: Some(triggers), thread: Some(thread) })
+        Ok(Self { commands, thread: Some(thread) })
     }
 
     /// Triggers a read at once, and does not wait for it.
     pub fn trigger(&self) {
-        let triggers =
-            self.triggers.as_ref().expect("the sender is there until the drop");
-        let _ = triggers.send(());
+        self.commands.is_triggered.store(true, Relaxed);
+        self.commands.changed.notify_one();
     }
 }
 
 async fn run(
     file: &Path,
     debounce: Debounce,
-    mut triggered: UnboundedReceiver<()>,
+    commands: &Commands,
     mut read: impl FnMut(),
 ) {
     const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -145,17 +155,17 @@ async fn run(
     let mut polls = tokio::time::interval(POLL_INTERVAL);
     let mut before = content(file);
     let mut schedule = Schedule::new(debounce, Instant::now());
-    loop {
+    while !commands.is_stopped.load(Relaxed) {
+        if commands.is_triggered.swap(false, Relaxed) {
+            schedule.trigger(Instant::now());
+        }
         if schedule.due() <= Instant::now() {
             schedule.begin(Instant::now());
-            let read = std::panic::AssertUnwindSafe(&mut read);
-            let _ = std::panic::catch_unwind(read);
+            catch_panic(&mut read);
+            continue;
         }
         tokio::select! {
-            trigger = triggered.recv() => match trigger {
-                Some(()) => schedule.trigger(Instant::now()),
-                None => return,
-            },
+            () = commands.changed.notified() => {}
             () = tokio::time::sleep_until(schedule.due().into()) => {}
             _ = polls.tick() => {
                 let now = content(file);
@@ -166,6 +176,19 @@ async fn run(
             }
         }
     }
+    catch_panic(move || drop(read));
+}
+
+fn catch_panic(run: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        drop_payload(payload);
+    }
+}
+
+/// Drops the payload of a panic. Its destructor may panic, too.
+fn drop_payload(payload: Box<dyn Any + Send>) {
+    let dropped = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+    dropped.unwrap_or_else(std::mem::forget);
 }
 
 /// Returns the content, or `None` if the file cannot be read.
@@ -175,8 +198,11 @@ fn content(file: &Path) -> Option<Vec<u8>> {
 
 impl Drop for Reloader {
     fn drop(&mut self) {
-        self.triggers = None;
-        if let Some(thread) = self.thread.take() {
+        self.commands.is_stopped.store(true, Relaxed);
+        self.commands.changed.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != thread::current().id()
+        {
             let _ = thread.join();
         }
     }
