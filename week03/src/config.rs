@@ -17,7 +17,8 @@
 //! snapshot stays, and [`last_error`](Config::last_error) returns the reason.
 //! Each observer is called once for each change, in version order. No lock is
 //! held during the call: the observer may read, reload and subscribe. When no
-//! reload is running, all changes have been delivered.
+//! reload is running, all changes have been delivered. Dropping a
+//! [`Subscription`] does not wait for a call that another thread is making.
 //!
 //! *Cost.* Each change builds the whole value again. A snapshot lives as long
 //! as a caller keeps it. A reload may return before its own change is
@@ -80,6 +81,10 @@ pub struct Snapshot<T> {
 }
 
 /// Keeps an observer subscribed until it is dropped.
+///
+/// The drop does not wait. If another thread is calling the observer, this call
+/// continues after the drop, and is the last one. So an observer owns what it
+/// uses.
 #[derive(Debug)]
 #[must_use = "dropping a subscription unsubscribes its observer"]
 pub struct Subscription {
@@ -178,7 +183,7 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
         let new = next?;
         if new.version != old.version {
             shared.current.store(Arc::clone(&new));
-            state.observers.retain(|observer| observer.strong_count() > 0);
+            remove_dropped(&mut state.observers);
             let observers = state.observers.clone();
             let new = Arc::clone(&new);
             state.changes.push_back(Change { old, new, observers });
@@ -198,7 +203,14 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
     {
         let observer = Arc::new(observer);
         let weak = Arc::downgrade(&observer);
-        self.shared.state().observers.push(weak);
+        let mut state = self.shared.state();
+        // A `Weak` keeps the memory of a dropped observer. So the list must not
+        // grow from subscribing and unsubscribing alone.
+        if state.observers.len() == state.observers.capacity() {
+            remove_dropped(&mut state.observers);
+        }
+        state.observers.push(weak);
+        drop(state);
         Subscription { _observer: observer }
     }
 }
@@ -225,10 +237,11 @@ impl<T> Shared<T> {
         while let Some(change) = self.next_change() {
             let Change { old, new, observers } = &change;
             for observer in observers.iter().filter_map(Weak::upgrade) {
-                let call = move || observer(old, new);
-                // The panic hook has printed the panic. The other observers are
-                // still called.
-                let _ = catch_unwind(AssertUnwindSafe(call));
+                // The other observers are still called.
+                catch_panic(|| observer(old, new));
+                // If the subscription was dropped meanwhile, this drops the
+                // observer.
+                catch_panic(move || drop(observer));
             }
         }
     }
@@ -246,6 +259,24 @@ impl<T> Shared<T> {
     fn state(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().expect("nothing under this lock panics")
     }
+}
+
+fn remove_dropped<T>(observers: &mut Vec<Weak<Observer<T>>>) {
+    observers.retain(|observer| observer.strong_count() > 0);
+}
+
+/// Runs `run`, and ends its panic, which the panic hook has printed.
+fn catch_panic(run: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        drop_payload(payload);
+    }
+}
+
+/// Drops the payload of a panic, whose destructor may panic again. The payload
+/// of that second panic is leaked: its destructor could panic, too.
+fn drop_payload(payload: Box<dyn Any + Send>) {
+    let dropped = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+    dropped.unwrap_or_else(std::mem::forget);
 }
 
 fn load<T: DeserializeOwned>(

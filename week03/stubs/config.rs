@@ -3,10 +3,11 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - `new` reads the layers in order and merges each of them into the result so
-//!   far. Two tables are merged key by key, at any depth. In all other cases
-//!   the later value replaces the earlier one, also if both are lists, or if
-//!   only one of them is a table.
+//! - `new` reads the layers in order, one after the other, and merges each of
+//!   them into the result so far. Two tables are merged key by key, at any
+//!   depth. In all other cases the later value replaces the earlier one, also
+//!   if both are lists, or if only one of them is a table, or if the later one
+//!   is empty.
 //! - Then `new` converts the merged table to a `T`, and `validate` checks the
 //!   `T`. `new` returns the `Error` of the first step that fails: a layer
 //!   fails, the table does not convert to a `T`, or `validate` rejects the `T`.
@@ -14,10 +15,11 @@
 //!   snapshot that a caller keeps does not change.
 //! - `reload` repeats all these steps, starting from an empty table. So a key
 //!   that was deleted from a layer no longer has that layer's value.
-//! - A value that differs from the current one is published as the next
-//!   version. An equal value keeps the current version. `reload` returns the
-//!   snapshot that it published, or the current one if nothing changed. If any
-//!   step fails, the snapshot stays and `reload` returns the error.
+//! - A `T` that differs from the current one is published as the next version.
+//!   An equal `T` keeps the current version, even if the layers have changed.
+//!   `reload` returns the snapshot that it published. If nothing changed, it
+//!   returns the snapshot with which it compared its `T`. If any step fails,
+//!   the snapshot stays and `reload` returns the error.
 //! - When `reload` returns `Ok`, the current snapshot includes every change
 //!   that was made to the layers before `reload` was called. This also holds if
 //!   several threads reload.
@@ -45,11 +47,17 @@
 //!   published while an observer runs, the thread that is delivering delivers
 //!   this change afterwards.
 //! - After a `Subscription` is dropped, its observer is not called again, not
-//!   even for a change that was published earlier. A call that has begun
-//!   continues.
+//!   even for a change that was published earlier. The drop does not wait: a
+//!   call that another thread has begun, or is about to begin, continues.
+//! - The observer, with all values that its closure holds, is dropped with the
+//!   `Subscription`, or after the call that continues. Subscribing and
+//!   unsubscribing in a loop does not use up memory, even if no change is ever
+//!   published.
 //! - If an observer panics, the other observers are still called, and the
 //!   observer that panicked is called again for the next change. `reload`
-//!   returns as usual.
+//!   returns as usual. All this also holds if the destructor of the panic's
+//!   payload panics, or the destructor of an observer that is dropped during a
+//!   delivery.
 //! - All these rules hold for every order in which threads take their locks:
 //!   the last group of tests (rung) runs your file under shuttle. shuttle does
 //!   not see the types of `std`. So import `ArcSwap`, atomics, blocking types,

@@ -1,4 +1,6 @@
 use std::collections::HashMap;
+use std::fs;
+use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
@@ -7,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use toml::Value;
+use toml::{Table, Value};
 use week03::config::{Config, Snapshot, Subscription};
 use week03::layers::{Cause, Error, Layer};
 
-use crate::common::with_deadline;
+use crate::common::{PanicsOnDrop, Random, with_deadline};
 
 /// The longest time that a test waits for an event.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -195,8 +197,235 @@ fn unsubscribe(shared: &SharedSubscription) {
     drop(subscription);
 }
 
+/// Settings that say little about their layers: every key may be missing, keys
+/// may be unknown, and two values may be equal although they differ.
+#[derive(Debug, Clone, Deserialize)]
+struct Loose {
+    #[serde(default)]
+    n: i64,
+    x: Option<Value>,
+    #[serde(default)]
+    #[expect(dead_code, reason = "`==` ignores it")]
+    note: String,
+}
+
+impl PartialEq for Loose {
+    fn eq(&self, other: &Self) -> bool {
+        self.n == other.n && self.x == other.x
+    }
+}
+
+/// The number that is not valid.
+const INVALID: i64 = -1;
+
+/// The number for which `validate` panics.
+const BUG: i64 = 13;
+
+fn validate_loose(loose: &Loose) -> Result<(), Cause> {
+    match loose.n {
+        INVALID => Err("n is -1".into()),
+        BUG => resume_unwind(Box::new("a bug in `validate`")),
+        _ => Ok(()),
+    }
+}
+
+/// What the next read of a layer returns.
+#[derive(Debug, Clone)]
+enum Next {
+    Table(Table),
+    Error,
+    Panic,
+}
+
+fn random_value(random: &mut Random, depth: usize) -> Value {
+    const TEXTS: [&str; 6] = ["", " ", "\"'%", "a.b", "键", "true"];
+
+    match random.below(if depth < 4 { 12 } else { 6 }) {
+        0 => Value::Integer(*random.pick(&[i64::MIN, 0, 1, i64::MAX])),
+        1 => Value::Boolean(random.below(2) == 0),
+        2 => Value::Float(*random.pick(&[0.0, 0.5, f64::INFINITY])),
+        3 | 4 => Value::from(*random.pick(&TEXTS)),
+        5 => Value::Datetime("1979-05-27T07:32:00Z".parse().unwrap()),
+        6 | 7 => (0..random.below(3))
+            .map(|_| random_value(random, depth + 1))
+            .collect::<Vec<_>>()
+            .into(),
+        _ => (0..random.below(4))
+            .map(|_| (*random.pick(&TEXTS), random_value(random, depth + 1)))
+            .collect::<HashMap<_, _>>()
+            .into(),
+    }
+}
+
+fn random_table(random: &mut Random) -> Table {
+    let mut table = Table::new();
+    if random.below(2) == 0 {
+        let n = *random.pick(&[0, 1, 2, 2, i64::MIN, i64::MAX, INVALID, BUG]);
+        table.insert("n".to_owned(), n.into());
+    }
+    for key in ["x", "x", "note", "unknown"] {
+        if random.below(2) == 0 {
+            let is_text = key == "note" && random.below(8) > 0;
+            let value = match is_text {
+                true => Value::from(*random.pick(&["one", "two"])),
+                false => random_value(random, 0),
+            };
+            table.insert(key.to_owned(), value);
+        }
+    }
+    table
+}
+
+/// The definition: merges `overlay` into `base`.
+fn merge(base: &mut Value, overlay: &Value) {
+    match (base, overlay) {
+        (Value::Table(base), Value::Table(overlay)) => {
+            for (key, value) in overlay {
+                let missing = Value::from(0);
+                merge(base.entry(key.clone()).or_insert(missing), value);
+            }
+        }
+        (base, overlay) => *base = overlay.clone(),
+    }
+}
+
+/// The definition: what `new` or `reload` finds, or `None` if it panics.
+fn expected(layers: &[Next]) -> Option<Result<Loose, String>> {
+    let mut merged = Value::Table(Table::new());
+    for (index, layer) in layers.iter().enumerate() {
+        match layer {
+            Next::Table(table) => merge(&mut merged, &table.clone().into()),
+            Next::Error => return Some(Err(format!("Error::Layer({index})"))),
+            Next::Panic => return None,
+        }
+    }
+    match merged.try_into::<Loose>() {
+        Err(_) => Some(Err("Error::Shape".to_owned())),
+        Ok(Loose { n: INVALID, .. }) => Some(Err("Error::Invalid".to_owned())),
+        Ok(Loose { n: BUG, .. }) => None,
+        Ok(loose) => Some(Ok(loose)),
+    }
+}
+
+/// Layers whose next reads can be set. Their names are their numbers.
+#[derive(Clone)]
+struct Script(Arc<Vec<Mutex<Next>>>);
+
+impl Script {
+    fn new(layers: usize) -> Self {
+        let empty = || Mutex::new(Next::Table(Table::new()));
+        Self(Arc::new((0..layers).map(|_| empty()).collect()))
+    }
+
+    fn set(&self, index: usize, next: Next) {
+        *self.0[index].lock().unwrap() = next;
+    }
+
+    fn next(&self) -> Vec<Next> {
+        self.0.iter().map(|next| next.lock().unwrap().clone()).collect()
+    }
+
+    fn config(&self) -> Result<Config<Loose>, Error> {
+        let layers = (0..self.0.len()).map(|index| {
+            let script = self.clone();
+            let name = ["0", "1", "2", "3"].get(index).unwrap_or(&"more");
+            Layer::new(name, move || {
+                let next = script.0[index].lock().unwrap().clone();
+                match next {
+                    Next::Table(table) => Ok(table),
+                    Next::Error => Err("cannot be read".into()),
+                    Next::Panic => resume_unwind(Box::new("a bug in a layer")),
+                }
+            })
+        });
+        Config::new(layers.collect(), validate_loose)
+    }
+}
+
+fn outcome<T>(
+    call: impl FnOnce() -> Result<T, String>,
+) -> Option<Result<T, String>> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
+}
+
 mod merges {
     use super::*;
+
+    #[test]
+    fn random_layers_are_merged_as_defined() {
+        let mut random = Random(1);
+        for (layers, rounds) in [(0, 1), (1, 200), (2, 500), (4, 500), (130, 5)]
+        {
+            for _ in 0..rounds {
+                let script = Script::new(layers);
+                for index in 0..layers {
+                    let is_error = layers <= 4 && random.below(20) == 0;
+                    let next = match is_error {
+                        true => Next::Error,
+                        false => Next::Table(random_table(&mut random)),
+                    };
+                    script.set(index, next);
+                }
+                let seen = outcome(|| match script.config() {
+                    Ok(config) => Ok(config.snapshot().value.clone()),
+                    Err(error) => Err(kind(&error)),
+                });
+                let expected = expected(&script.next());
+                assert!(
+                    seen == expected,
+                    "`new` with the layers {:#?}: expected {expected:#?}, but \
+                     saw {seen:#?} (`None`: a panic)",
+                    script.next()
+                );
+            }
+        }
+        for depth in [1, 2, 17, 100] {
+            let nested = |key: &str| {
+                let leaf = Value::from(HashMap::from([(key, 1)]));
+                let value = (0..depth).fold(leaf, |value, _| {
+                    HashMap::from([("x", value)]).into()
+                });
+                Next::Table(value.try_into().expect("a table"))
+            };
+            let script = Script::new(2);
+            let layers = [nested("a"), nested("b")];
+            script.set(0, layers[0].clone());
+            script.set(1, layers[1].clone());
+            let config = script.config().expect("valid settings were rejected");
+            assert_eq!(
+                Some(Ok(config.snapshot().value.clone())),
+                expected(&layers),
+                "two tables that differ at depth {depth}"
+            );
+        }
+    }
+
+    #[test]
+    fn layers_are_read_in_order_one_after_the_other() {
+        /// How long a layer waits for another one. A right answer passes for any
+        /// value.
+        const OVERLAP: Duration = Duration::from_millis(20);
+
+        let reads = Arc::new(Mutex::new(Vec::new()));
+        let layers = [0, 1, 2].map(|index| {
+            let (reads, never) = (reads.clone(), Mutex::new(channel::<()>().1));
+            Layer::new("a layer", move || {
+                reads.lock().unwrap().push(format!("begin {index}"));
+                let _ = never.lock().unwrap().recv_timeout(OVERLAP);
+                thread::yield_now();
+                reads.lock().unwrap().push(format!("end {index}"));
+                Ok(Table::new())
+            })
+        });
+        let config = Config::<Loose>::new(layers.into(), |_| Ok(()));
+        let config = config.expect("valid settings were rejected");
+        config.reload().expect("valid settings were rejected");
+        let once =
+            (0..3).flat_map(|it| [format!("begin {it}"), format!("end {it}")]);
+        let twice: Vec<_> = once.clone().chain(once).collect();
+        let reads = reads.lock().unwrap();
+        assert_eq!(*reads, twice, "the reads of `new` and of one `reload`");
+    }
 
     #[test]
     fn later_layers_override_earlier_ones_and_nested_tables_are_merged() {
@@ -505,6 +734,195 @@ mod publishes {
 mod notifies {
     use super::*;
 
+    /// An observer, and the calls that are expected.
+    struct Observed {
+        calls: Arc<Mutex<Vec<String>>>,
+        expected: Vec<String>,
+        subscription: Option<Subscription>,
+    }
+
+    impl Observed {
+        fn new(config: &Config<Loose>, panics: bool) -> Self {
+            let calls = Arc::<Mutex<Vec<String>>>::default();
+            let log = calls.clone();
+            let subscription = config.subscribe(move |old, new| {
+                log.lock().unwrap().push(format!("{old:?} {new:?}"));
+                if panics {
+                    resume_unwind(Box::new("a bug in an observer"));
+                }
+            });
+            Self { calls, expected: vec![], subscription: Some(subscription) }
+        }
+    }
+
+    /// Runs a random sequence of calls, and compares all results with a model.
+    fn run_sequence(random: &mut Random) {
+        let layers = random.below(4);
+        let script = Script::new(layers);
+        let config = script.config().expect("valid settings were rejected");
+        let mut value = expected(&script.next()).unwrap().unwrap();
+        let (mut version, mut last_error) = (1, None);
+        let mut observers = Vec::new();
+        let mut steps = Vec::new();
+        for _ in 0..60 {
+            let layer = random.below(layers.max(1));
+            let step = match random.below(12) {
+                0..=3 if layers > 0 => {
+                    let next = match random.below(12) {
+                        0 => Next::Panic,
+                        1 => Next::Error,
+                        _ => Next::Table(random_table(random)),
+                    };
+                    script.set(layer, next.clone());
+                    format!("layer {layer} is {next:?}")
+                }
+                4 => {
+                    let panics = random.below(3) == 0;
+                    observers.push(Observed::new(&config, panics));
+                    format!("subscribe, panics: {panics}")
+                }
+                5 if !observers.is_empty() => {
+                    let index = random.below(observers.len());
+                    observers[index].subscription = None;
+                    format!("unsubscribe {index}")
+                }
+                _ => {
+                    let seen = outcome(|| match config.clone().reload() {
+                        Ok(now) => Ok((now.version, now.value.clone())),
+                        Err(error) => Err(kind(&error)),
+                    });
+                    let expected = expected(&script.next());
+                    if let Some(result) = &expected {
+                        last_error = result.as_ref().err().cloned();
+                    }
+                    if let Some(Ok(new)) = &expected
+                        && *new != value
+                    {
+                        let old = Snapshot { version, value: value.clone() };
+                        value.clone_from(new);
+                        version += 1;
+                        let new = Snapshot { version, value: value.clone() };
+                        for observer in &mut observers {
+                            if observer.subscription.is_some() {
+                                observer
+                                    .expected
+                                    .push(format!("{old:?} {new:?}"));
+                            }
+                        }
+                    }
+                    let expected = expected
+                        .map(|result| result.map(|_| (version, value.clone())));
+                    assert!(
+                        seen == expected,
+                        "`reload` returned {seen:#?}, expected {expected:#?} \
+                         (`None`: a panic), after {steps:#?}"
+                    );
+                    "reload".to_owned()
+                }
+            };
+            steps.push(step);
+            let now = config.snapshot();
+            let seen = (
+                now.version,
+                // Also the fields that `==` ignores.
+                format!("{:?}", now.value),
+                config.last_error().map(|error| kind(&error)),
+            );
+            let expected = (version, format!("{value:?}"), last_error.clone());
+            assert!(
+                seen == expected,
+                "the version, the value and `last_error` are {seen:#?}, \
+                 expected {expected:#?}, after {steps:#?}"
+            );
+            for (index, observer) in observers.iter().enumerate() {
+                let calls = observer.calls.lock().unwrap();
+                assert!(
+                    *calls == observer.expected,
+                    "calls of observer {index}: {calls:#?}, expected {:#?}, \
+                     after {steps:#?}",
+                    observer.expected
+                );
+                let is_held = Arc::strong_count(&observer.calls) > 1;
+                assert_eq!(
+                    is_held,
+                    observer.subscription.is_some(),
+                    "whether observer {index} still holds its values, after \
+                     {steps:#?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn results_and_calls_are_correct_for_random_sequences_of_calls() {
+        let mut random = Random(2);
+        for number in 0..150 {
+            let mut random = Random(random.next());
+            let sequence = format!("sequence {number} of random calls");
+            with_deadline(&sequence, move || run_sequence(&mut random));
+        }
+    }
+
+    /// All changes are published during one call. Meanwhile other observers
+    /// panic.
+    #[test]
+    fn many_changes_published_during_one_delivery_are_all_delivered() {
+        const CHANGES: u16 = 300;
+
+        let fixture = Fixture::new();
+        let nested = fixture.clone();
+        let _publishes = fixture.subscribe(move |_, new| {
+            if new.version == 2 {
+                for port in 1001..1000 + CHANGES {
+                    nested.reload_with_port(port);
+                }
+            }
+        });
+        let _panics = [(); 17].map(|()| {
+            fixture.subscribe(|_, _| resume_unwind(Box::new("a bug")))
+        });
+        let logs: Vec<_> = (0..130).map(|_| Log::subscribe(&fixture)).collect();
+        let outer = fixture.clone();
+        with_deadline("a reload whose observer reloads 300 times", move || {
+            outer.reload_with_port(1000)
+        });
+        let ports = [80].into_iter().chain(1000..1000 + CHANGES);
+        let all: Vec<_> = (1..).zip(ports).collect();
+        let all: Vec<_> = all.windows(2).map(|two| [two[0], two[1]]).collect();
+        for (log, _subscription) in logs {
+            assert_eq!(log.calls(), all, "the calls of each observer");
+        }
+    }
+
+    /// With small closures, a million would be needed.
+    #[test]
+    fn subscribing_and_unsubscribing_does_not_use_up_memory() {
+        const SIZE: usize = 16 * 1024;
+        const COUNT: usize = 20_000;
+
+        // The resident memory in bytes. Zero on systems other than Linux.
+        let resident = || {
+            let all =
+                fs::read_to_string("/proc/self/statm").unwrap_or_default();
+            let pages = all.split(' ').nth(1).and_then(|it| it.parse().ok());
+            4096 * pages.unwrap_or(0_usize)
+        };
+        let fixture = Fixture::new();
+        let before = resident();
+        let bytes = [1_u8; SIZE];
+        for _ in 0..COUNT {
+            drop(fixture.subscribe(move |_, _| {
+                black_box(&bytes);
+            }));
+        }
+        let kept = resident().saturating_sub(before);
+        assert!(
+            kept < SIZE * COUNT / 2,
+            "{COUNT} subscriptions of {SIZE} bytes each were dropped, and the \
+             process has grown by {kept} bytes"
+        );
+    }
+
     #[test]
     fn each_observer_is_called_once_for_each_change() {
         let fixture = Fixture::new();
@@ -689,11 +1107,22 @@ mod notifies {
         let calls = Arc::new(AtomicU32::new(0));
         let _panics = {
             let calls = calls.clone();
-            fixture.subscribe(move |_, _| {
+            fixture.subscribe(move |_, new| {
                 calls.fetch_add(1, Relaxed);
+                if new.version == 2 {
+                    resume_unwind(Box::new(PanicsOnDrop(2)));
+                }
                 panic!("on purpose: a bug in an observer");
             })
         };
+        // An observer that panics when it is dropped in its own first call.
+        let kept = SharedSubscription::default();
+        let (own, panics) = (kept.clone(), PanicsOnDrop(2));
+        let subscription = fixture.subscribe(move |_, _| {
+            let _holds = &panics;
+            unsubscribe(&own);
+        });
+        keep(&kept, subscription);
         let (last, _last) = Log::subscribe(&fixture);
         for port in [81, 82] {
             let fixture = fixture.clone();
@@ -838,6 +1267,41 @@ mod races {
     }
 
     #[test]
+    fn dropping_a_subscription_does_not_wait_for_its_running_call() {
+        let fixture = Fixture::new();
+        let (begun, begins) = channel();
+        let (unblock, unblocked) = channel::<()>();
+        let unblocked = Mutex::new(unblocked);
+        let held = Arc::new(());
+        let holds = held.clone();
+        let subscription = fixture.subscribe(move |_, new| {
+            let _ = begun.send((new.version, Arc::strong_count(&holds)));
+            let _ = unblocked.lock().unwrap().recv_timeout(DEADLINE);
+        });
+        let reloads = fixture.clone();
+        let first = thread::spawn(move || reloads.reload_with_port(81).version);
+        let call = begins.recv_timeout(DEADLINE).expect("a call for version 2");
+        assert_eq!(call.0, 2, "the version of the first call");
+        let start = Instant::now();
+        with_deadline("the drop of a subscription while it is called", || {
+            drop(subscription);
+        });
+        let waited = start.elapsed();
+        assert!(
+            waited < DEADLINE / 2,
+            "the drop waited {waited:?} for the call"
+        );
+        // It is published while the call runs, and not delivered to it.
+        fixture.reload_with_port(82);
+        drop(unblock);
+        first.join().expect("the first reload panicked");
+        let more = begins.recv_timeout(DEADLINE);
+        assert!(more.is_err(), "a call after the drop: {more:?}");
+        let owners = Arc::strong_count(&held);
+        assert_eq!(owners, 1, "owners of a value of the observer, afterwards");
+    }
+
+    #[test]
     fn a_layer_can_read_and_subscribe_during_a_reload() {
         let own_config = Arc::new(OnceLock::<Config<Settings>>::new());
         let (content, reads) = (Content::default(), own_config.clone());
@@ -852,6 +1316,12 @@ mod races {
                 let last = config.last_error().map(|error| kind(&error));
                 records.lock().unwrap().push(last);
                 drop(config.subscribe(|_, _| {}));
+                // So can another thread.
+                let config = config.clone();
+                with_deadline("another thread during a reload", move || {
+                    drop(config.subscribe(|_, _| {}));
+                    (config.snapshot().version, config.last_error().is_some())
+                });
             }
             Ok(layer.read()?)
         });

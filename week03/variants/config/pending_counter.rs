@@ -1,6 +1,7 @@
 //! Copy-on-write configuration. A counter of pending changes decides which
 //! thread delivers. The list of observers is copy-on-write too.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,9 +11,8 @@ use toml::{Table, Value};
 
 use crate::layers::{Cause, Error, Layer};
 use crate::model_checked::shuttle_locks::{
-    Arc, ArcSwap, ArcSwapOption, AtomicBool, AtomicUsize, Mutex,
-    Ordering::{AcqRel, Acquire, Release},
-    PoisonError,
+    Arc, ArcSwap, ArcSwapOption, AtomicUsize, Mutex, Ordering::AcqRel,
+    PoisonError, Weak,
 };
 
 /// The configuration of a process.
@@ -33,7 +33,7 @@ pub struct Snapshot<T> {
 #[derive(Debug)]
 #[must_use = "dropping a subscription unsubscribes its observer"]
 pub struct Subscription {
-    is_unsubscribed: Arc<AtomicBool>,
+    _observer: Arc<dyn Any + Send + Sync>,
 }
 
 struct Shared<T> {
@@ -43,23 +43,20 @@ struct Shared<T> {
     publish_lock: Mutex<()>,
     current: ArcSwap<Snapshot<T>>,
     last_error: ArcSwapOption<Error>,
-    observers: ArcSwap<Vec<Subscribed<T>>>,
+    observers: ArcSwap<Observers<T>>,
     changes: Mutex<VecDeque<Change<T>>>,
     /// The number of changes that are queued or being delivered.
     pending: AtomicUsize,
 }
 
-struct Subscribed<T> {
-    is_unsubscribed: Arc<AtomicBool>,
-    observer: Arc<Observer<T>>,
-}
-
 type Observer<T> = dyn Fn(&Snapshot<T>, &Snapshot<T>) + Send + Sync;
+
+type Observers<T> = Vec<Weak<Observer<T>>>;
 
 struct Change<T> {
     old: Arc<Snapshot<T>>,
     new: Arc<Snapshot<T>>,
-    observers: Arc<Vec<Subscribed<T>>>,
+    observers: Arc<Observers<T>>,
 }
 
 impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
@@ -125,19 +122,18 @@ impl<T: DeserializeOwned + PartialEq + Send + Sync + 'static> Config<T> {
     where
         F: Fn(&Snapshot<T>, &Snapshot<T>) + Send + Sync + 'static,
     {
-        let is_unsubscribed = Arc::new(AtomicBool::new(false));
-        let observer: Arc<Observer<T>> = Arc::new(observer);
-        let _publish_guard = self.shared.publish_lock.lock().unwrap();
-        self.shared.observers.rcu(|old| {
-            let old =
-                old.iter().filter(|entry| !entry.is_unsubscribed.load(Acquire));
-            let mut new: Vec<_> = old.map(Subscribed::share).collect();
-            let (is_unsubscribed, observer) =
-                (is_unsubscribed.clone(), observer.clone());
-            new.push(Subscribed { is_unsubscribed, observer });
-            new
-        });
-        Subscription { is_unsubscribed }
+        let observer = Arc::new(observer);
+        let weak: Weak<Observer<T>> = Arc::<F>::downgrade(&observer);
+        let publish_guard = self.shared.publish_lock.lock().unwrap();
+        let old = self.shared.observers.load_full();
+        let is_subscribed = |observer: &&Weak<_>| {
+            Weak::<Observer<T>>::strong_count(observer) > 0
+        };
+        let kept = old.iter().filter(is_subscribed).cloned();
+        let new = kept.chain([weak]).collect();
+        self.shared.observers.store(Arc::new(new));
+        drop(publish_guard);
+        Subscription { _observer: observer }
     }
 }
 
@@ -158,11 +154,9 @@ impl<T> Shared<T> {
         loop {
             let next = self.changes.lock().unwrap().pop_front();
             let change = next.expect("a change is queued before it is counted");
-            for entry in change.observers.iter() {
-                if !entry.is_unsubscribed.load(Acquire) {
-                    let call = || (entry.observer)(&change.old, &change.new);
-                    let _ = catch_unwind(AssertUnwindSafe(call));
-                }
+            for observer in change.observers.iter().filter_map(Weak::upgrade) {
+                catch_panic(|| observer(&change.old, &change.new));
+                catch_panic(move || drop(observer));
             }
             if self.pending.fetch_sub(1, AcqRel) == 1 {
                 return;
@@ -171,17 +165,17 @@ impl<T> Shared<T> {
     }
 }
 
-impl<T> Subscribed<T> {
-    fn share(&self) -> Self {
-        let is_unsubscribed = Arc::clone(&self.is_unsubscribed);
-        Self { is_unsubscribed, observer: Arc::clone(&self.observer) }
+/// Runs `run`, and ends its panic.
+fn catch_panic(run: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        drop_payload(payload);
     }
 }
 
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.is_unsubscribed.store(true, Release);
-    }
+/// Drops the payload of a panic. Its destructor may panic, too.
+fn drop_payload(payload: Box<dyn Any + Send>) {
+    let dropped = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+    dropped.unwrap_or_else(std::mem::forget);
 }
 
 fn merge(base: &mut Table, overlay: Table) {

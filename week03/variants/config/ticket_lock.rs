@@ -1,6 +1,7 @@
 //! Copy-on-write configuration. A ticket lock serves reloads in the order in
 //! which they were called. Observers are stored by id.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -194,9 +195,8 @@ impl<T> Shared<T> {
                     _ => continue,
                 };
                 drop(state);
-                let call = AssertUnwindSafe(|| observer(&old, &new));
-                let _ = catch_unwind(call);
-                drop(observer);
+                catch_panic(|| observer(&old, &new));
+                catch_panic(move || drop(observer));
                 state = self.state();
             }
         }
@@ -206,6 +206,19 @@ impl<T> Shared<T> {
     fn state(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap()
     }
+}
+
+/// Runs `run`, and ends its panic.
+fn catch_panic(run: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        drop_payload(payload);
+    }
+}
+
+/// Drops the payload of a panic. Its destructor may panic, too.
+fn drop_payload(payload: Box<dyn Any + Send>) {
+    let dropped = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+    dropped.unwrap_or_else(std::mem::forget);
 }
 
 fn load<T: DeserializeOwned>(

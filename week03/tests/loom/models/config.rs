@@ -1,7 +1,7 @@
 //! Properties that hold for every order in which threads take their locks.
 //! shuttle runs the threads.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use toml::Value;
 
 use crate::common::shuffle_threads;
 use crate::config::{Config, Snapshot, Subscription};
-use crate::layers::Layer;
+use crate::layers::{Error, Layer};
 
 #[derive(Debug, PartialEq, Deserialize)]
 struct Number {
@@ -226,43 +226,138 @@ fn edits_made_before_reload_is_called_are_in_the_snapshot_after_it() {
     });
 }
 
+/// What a read of the layer finds.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    NewNumber,
+    SameNumber,
+    Error,
+}
+
+/// Runs three reloads at the same time. Each schedule has another sequence of
+/// `Found`.
 #[test]
-fn last_error_belongs_to_the_reload_that_read_its_layers_last() {
-    for threads in [2, 3] {
-        shuffle_threads(move || {
-            let reads = Arc::new(AtomicU64::new(0));
-            let counts = reads.clone();
-            let layer = Layer::new("number", move || {
-                thread::yield_now();
-                let n = counts.fetch_add(1, SeqCst);
-                thread::yield_now();
-                match n % 2 {
-                    0 => Ok(format!("n = {n}").parse()?),
-                    _ => Err("odd".into()),
-                }
-            });
-            let config = Config::<Number>::new(vec![layer], |_| Ok(()));
-            let config = config.expect("valid settings were rejected");
-            let reload = |config: &Config<Number>| drop(config.reload());
-            let reloads = [(); 2].map(|()| {
-                let config = config.clone();
-                thread::spawn(move || reload(&config))
-            });
-            if threads == 3 {
-                reload(&config);
-            }
-            for thread in reloads {
-                thread.join().unwrap();
-            }
-            let last = reads.load(SeqCst) - 1;
-            let (fails, error) = (last % 2 == 1, config.last_error());
-            assert_eq!(
-                error.is_some(),
-                fails,
-                "whether `last_error` is set: read {last} was the last one"
-            );
+fn each_reload_returns_its_own_result_and_the_last_one_sets_last_error() {
+    let schedules = AtomicUsize::new(0);
+    shuffle_threads(move || {
+        let mut sequence = schedules.fetch_add(1, SeqCst);
+        let script = [(); 3].map(|()| {
+            let found = [Found::NewNumber, Found::SameNumber, Found::Error];
+            let next = found[sequence % 3];
+            sequence /= 3;
+            next
         });
+        // The results of the reads so far, in order. The first one is of `new`.
+        let reads = Arc::new(Mutex::new(vec![Ok(0)]));
+        let results = reads.clone();
+        let is_new = AtomicBool::new(true);
+        let layer = Layer::new("number", move || {
+            if is_new.swap(false, SeqCst) {
+                return Ok("n = 0".parse()?);
+            }
+            thread::yield_now();
+            let mut results = results.lock().unwrap();
+            let number = results.len();
+            let last = results.iter().rev().find_map(|read| read.ok());
+            let read = match script[(number - 1) % 3] {
+                Found::NewNumber => Ok(number),
+                Found::SameNumber => Ok(last.expect("`new` succeeds")),
+                Found::Error => Err(number),
+            };
+            results.push(read);
+            drop(results);
+            thread::yield_now();
+            match read {
+                Ok(n) => Ok(format!("n = {n}").parse()?),
+                Err(number) => Err(number.to_string().into()),
+            }
+        });
+        let config = Config::<Number>::new(vec![layer], |_| Ok(()));
+        let config = config.expect("valid settings were rejected");
+        let reloads = [(); 3].map(|()| {
+            let config = config.clone();
+            thread::spawn(move || match config.reload() {
+                Ok(now) => Ok(usize::try_from(now.value.n).unwrap()),
+                Err(error) => Err(number_of(&error)),
+            })
+        });
+        let mut returned: Vec<_> =
+            reloads.into_iter().map(|it| it.join().unwrap()).collect();
+        let mut reads = reads.lock().unwrap().split_off(1);
+        let last = reads.last().copied();
+        let last_error = config.last_error().map(|error| number_of(&error));
+        assert_eq!(
+            last_error,
+            last.and_then(Result::err),
+            "`last_error` after these reads: {reads:?}"
+        );
+        returned.sort_unstable();
+        reads.sort_unstable();
+        assert_eq!(
+            returned, reads,
+            "the results of reloads, and of their reads"
+        );
+    });
+}
+
+#[test]
+fn last_error_is_cleared_when_a_new_version_can_be_read() {
+    shuffle_threads(|| {
+        let reads = AtomicU64::new(0);
+        let layer =
+            Layer::new("number", move || match reads.fetch_add(1, SeqCst) {
+                1 => Err("the second read fails".into()),
+                n => Ok(format!("n = {n}").parse()?),
+            });
+        let config = Config::<Number>::new(vec![layer], |_| Ok(()));
+        let config = config.expect("valid settings were rejected");
+        assert!(config.reload().is_err(), "expected the first reload to fail");
+        let reloads = thread::spawn({
+            let config = config.clone();
+            move || reload(&config)
+        });
+        while version(&config) == 1 {
+            thread::yield_now();
+        }
+        let error = config.last_error().map(|error| error.to_string());
+        assert_eq!(error, None, "`last_error` after version 2 was read");
+        reloads.join().unwrap();
+    });
+}
+
+/// Returns the number of the read that failed with `error`.
+fn number_of(error: &Error) -> usize {
+    match error {
+        Error::Layer { source, .. } => source.to_string().parse().unwrap(),
+        other => panic!("expected an error of the layer, but saw {other:?}"),
     }
+}
+
+#[test]
+fn at_most_one_call_continues_after_a_subscription_is_dropped() {
+    shuffle_threads(|| {
+        let config = counting_config();
+        let is_dropped = Arc::new(AtomicBool::new(false));
+        let (calls, reads) = (Arc::new(AtomicU64::new(0)), is_dropped.clone());
+        let counts = calls.clone();
+        let subscription = config.subscribe(move |_, _| {
+            counts.fetch_add(reads.load(SeqCst).into(), SeqCst);
+            thread::yield_now();
+        });
+        let reloads = thread::spawn({
+            let config = config.clone();
+            move || reload_in(3, &config)
+        });
+        thread::yield_now();
+        drop(subscription);
+        is_dropped.store(true, SeqCst);
+        reloads.join().unwrap();
+        let calls = calls.load(SeqCst);
+        assert!(
+            calls <= 1,
+            "{calls} calls began after the drop: expected 0 or 1"
+        );
+    });
 }
 
 #[test]
