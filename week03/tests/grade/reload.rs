@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use notify::event::{
     AccessKind, AccessMode, CreateKind, DataChange, EventKind, MetadataKind,
@@ -330,10 +330,17 @@ impl Folder {
         fs::write(&self.file, text).expect("the file can be written");
     }
 
-    /// Replaces the file by a rename, as most editors do.
+    /// Replaces the file by a rename, as most editors do. The new file comes
+    /// from another folder, so the rename is the only event.
     fn replace_by_rename(&self, text: &str) {
-        let beside = self.path("app.toml~");
+        let elsewhere = tempfile::tempdir();
+        let elsewhere = elsewhere.expect("a temporary folder can be made");
+        let beside = elsewhere.path().join("app.toml");
         fs::write(&beside, text).expect("the file can be written");
+        // As `cp -p` and deployments do: the time says nothing.
+        let file = File::options().write(true).open(&beside);
+        file.and_then(|file| file.set_modified(UNIX_EPOCH))
+            .expect("the time can be set");
         fs::rename(&beside, &self.file).expect("the file can be renamed");
     }
 
@@ -526,6 +533,17 @@ mod changes {
                 fs::write(&file, &text).expect("the file can be written");
                 reads.wait_for(&text);
             }
+            // For a while there is no folder.
+            fs::rename(&current, parent.path("away"))
+                .expect("it can be renamed");
+            reloader.trigger();
+            reads.wait_for(&text_of(&file));
+            fs::rename(parent.path("away"), &current)
+                .expect("it can be renamed");
+            reloader.trigger();
+            reads.wait_for("four, edited");
+            fs::write(&file, "five").expect("the file can be written");
+            reads.wait_for("five");
         }
     }
 
@@ -744,7 +762,7 @@ mod lifecycle {
 
     #[test]
     fn trigger_called_during_a_read_returns_at_once_and_causes_a_new_read() {
-        for steps in ["t", "ttttt", "wt", "twwt", "wtw", "w"] {
+        for steps in ["t", "T", "wt", "tww", "wtw", "w"] {
             let folder = Arc::new(Folder::with("one"));
             let (begun, begins) = channel();
             let (go_on, may_go_on) = channel::<()>();
@@ -770,11 +788,13 @@ mod lifecycle {
                 begins.recv_timeout(DEADLINE).expect("the triggered read");
                 let start = Instant::now();
                 for step in steps.chars() {
-                    if step == 't' {
-                        reloader.trigger();
-                    } else {
-                        writes.write("two");
-                        let _ = never.1.recv_timeout(ARRIVAL);
+                    match step {
+                        't' => reloader.trigger(),
+                        'T' => (0..1500).for_each(|_| reloader.trigger()),
+                        _ => {
+                            writes.write("two");
+                            let _ = never.1.recv_timeout(ARRIVAL);
+                        }
                     }
                 }
                 let elapsed = start.elapsed();
@@ -787,7 +807,7 @@ mod lifecycle {
             });
             let mut reads = 0;
             go_on.send(()).expect("the read waits for it");
-            let triggers = steps.contains('t');
+            let triggers = steps.contains(['t', 'T']);
             let mut patience = if triggers { DEADLINE } else { ARRIVAL };
             while begins.recv_timeout(patience).is_ok() {
                 reads += 1;
@@ -798,7 +818,7 @@ mod lifecycle {
             assert_eq!(
                 reads,
                 u32::from(triggers),
-                "reads after a read with the steps {steps:?} (t: trigger, w: \
+                "reads after a read with the steps {steps:?} (t: trigger, T: 1500 triggers, w: \
                  write), when only a trigger makes a read due"
             );
             let most = most.load(Relaxed);
@@ -855,10 +875,8 @@ mod lifecycle {
         let read = move || {
             number += 1;
             let _ = found.send(number);
-            assert!(number % 10 > 0, "on purpose: a bug in `read`");
-            if number % 2 > 0 {
-                resume_unwind(Box::new(PanicsOnDrop(2)));
-            }
+            assert!(number != 10, "on purpose: a bug in `read`");
+            resume_unwind(Box::new(PanicsOnDrop(number % 3)));
         };
         with_deadline("a reloader whose reads panic", move || {
             let started = Reloader::start(&folder.file, ONLY_TRIGGERS, read);
