@@ -16,12 +16,21 @@ pub(crate) fn with_deadline<R: Send + 'static>(
     operation: &str,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> R {
+    within(DEADLINE, operation, work)
+}
+
+/// Does the same with another limit.
+pub(crate) fn within<R: Send + 'static>(
+    deadline: Duration,
+    operation: &str,
+    work: impl FnOnce() -> R + Send + 'static,
+) -> R {
     let (done, result) = mpsc::channel();
     let thread = thread::spawn(move || drop(done.send(work())));
-    match result.recv_timeout(DEADLINE) {
+    match result.recv_timeout(deadline) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => {
-            panic!("{operation} has not completed in {DEADLINE:?}: a deadlock?")
+            panic!("{operation} has not completed in {deadline:?}: a deadlock?")
         }
         Err(RecvTimeoutError::Disconnected) => {
             let payload =

@@ -722,6 +722,33 @@ mod changes {
             "expected reads {max_interval:?} apart, but saw four in {time:?}"
         );
     }
+
+    /// `max_interval` counts from the begin of a read, even if it is slow.
+    #[test]
+    fn a_slow_read_does_not_make_the_maximum_interval_longer() {
+        let max_interval = Duration::from_millis(100);
+        let debounce =
+            Debounce { quiet: NEVER, max_delay: NEVER, max_interval };
+        let folder = Folder::with("one");
+        let (begun, begins) = channel();
+        let never = channel::<()>();
+        let read = move || {
+            let _ = begun.send(Instant::now());
+            let _ = never.1.recv_timeout(max_interval);
+        };
+        let reloader = Reloader::start(&folder.file, debounce, read);
+        let times: Vec<_> = (0..5)
+            .map(|_| begins.recv_timeout(DEADLINE).expect("a next read"))
+            .collect();
+        drop(reloader);
+        let gaps = times.windows(2).map(|two| two[1] - two[0]);
+        let least = gaps.min().expect("two reads");
+        assert!(
+            least < max_interval * 7 / 4,
+            "expected slow reads to begin about {max_interval:?} apart, but saw \
+             at least {least:?}"
+        );
+    }
 }
 
 mod lifecycle {

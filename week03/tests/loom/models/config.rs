@@ -213,6 +213,9 @@ fn edits_made_before_reload_is_called_are_in_the_snapshot_after_it() {
                 let least = content.fetch_add(1, SeqCst) + 1;
                 reload(&config);
                 let now = config.snapshot();
+                let later = version(&config);
+                let seen = now.version;
+                assert!(later >= seen, "version {later} was read after {seen}");
                 let n = now.value.n;
                 assert!(
                     n >= least,
