@@ -12,7 +12,8 @@
 //!   `T`. `new` returns the `Error` of the first step that fails: a layer
 //!   fails, the table does not convert to a `T`, or `validate` rejects the `T`.
 //! - `snapshot` returns the latest version. After `new`, this is version 1. A
-//!   snapshot that a caller keeps does not change.
+//!   snapshot that a caller keeps does not change. An older snapshot that no
+//!   caller keeps is dropped after its change has been delivered.
 //! - `reload` repeats all these steps, starting from an empty table. So a key
 //!   that was deleted from a layer no longer has that layer's value.
 //! - A `T` that differs from the current one is published as the next version.

@@ -158,6 +158,13 @@ fn kind(error: &Error) -> String {
     }
 }
 
+/// Like `kind`, with the cause.
+fn kind_and_cause(error: &Error) -> String {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    let cause = cause.filter(|_| !matches!(error, Error::Shape(_)));
+    format!("{}: {}", kind(error), cause.unwrap_or_default())
+}
+
 /// The calls of an observer: the old and the new version of each.
 #[derive(Debug, Clone, Default)]
 struct Log(Arc<Mutex<Vec<[VersionAndPort; 2]>>>);
@@ -295,13 +302,17 @@ fn expected(layers: &[Next]) -> Option<Result<Loose, String>> {
     for (index, layer) in layers.iter().enumerate() {
         match layer {
             Next::Table(table) => merge(&mut merged, &table.clone().into()),
-            Next::Error => return Some(Err(format!("Error::Layer({index})"))),
+            Next::Error => {
+                return Some(Err(format!("Error::Layer({index}): unreadable")));
+            }
             Next::Panic => return None,
         }
     }
     match merged.try_into::<Loose>() {
-        Err(_) => Some(Err("Error::Shape".to_owned())),
-        Ok(Loose { n: INVALID, .. }) => Some(Err("Error::Invalid".to_owned())),
+        Err(_) => Some(Err("Error::Shape: ".to_owned())),
+        Ok(Loose { n: INVALID, .. }) => {
+            Some(Err("Error::Invalid: n is -1".to_owned()))
+        }
         Ok(Loose { n: BUG, .. }) => None,
         Ok(loose) => Some(Ok(loose)),
     }
@@ -333,7 +344,7 @@ impl Script {
                 let next = script.0[index].lock().unwrap().clone();
                 match next {
                     Next::Table(table) => Ok(table),
-                    Next::Error => Err("cannot be read".into()),
+                    Next::Error => Err("unreadable".into()),
                     Next::Panic => resume_unwind(Box::new("a bug in a layer")),
                 }
             })
@@ -368,7 +379,7 @@ mod merges {
                 }
                 let seen = outcome(|| match script.config() {
                     Ok(config) => Ok(config.snapshot().value.clone()),
-                    Err(error) => Err(kind(&error)),
+                    Err(error) => Err(kind_and_cause(&error)),
                 });
                 let expected = expected(&script.next());
                 assert!(
@@ -520,7 +531,14 @@ mod publishes {
             "a snapshot that was taken before the reload"
         );
         fixture.environment.set("port = 82");
+        let second = Arc::downgrade(&returned);
+        drop(returned);
         clone.reload().expect("valid settings were rejected");
+        assert!(
+            second.upgrade().is_none(),
+            "expected version 2 to be dropped: version 3 is published, and no \
+             caller keeps version 2"
+        );
         assert_eq!(
             fixture.current(),
             (3, 82),
@@ -752,7 +770,7 @@ mod notifies {
                 _ => {
                     let seen = outcome(|| match config.clone().reload() {
                         Ok(now) => Ok((now.version, now.value.clone())),
-                        Err(error) => Err(kind(&error)),
+                        Err(error) => Err(kind_and_cause(&error)),
                     });
                     let expected = expected(&script.next());
                     if let Some(result) = &expected {
@@ -789,7 +807,7 @@ mod notifies {
                 now.version,
                 // Also the fields that `==` ignores.
                 format!("{:?}", now.value),
-                config.last_error().map(|error| kind(&error)),
+                config.last_error().map(|error| kind_and_cause(&error)),
             );
             let expected = (version, format!("{value:?}"), last_error.clone());
             assert!(

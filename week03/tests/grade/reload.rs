@@ -419,9 +419,15 @@ mod changes {
         let folder = Folder::with("one");
         let (_reloader, reads) = folder.start(ONLY_CHANGES);
         assert_eq!(reads.next(), "one");
+        // A second one does not disturb the first.
+        let other = Folder::with("another file");
+        let (_other_reloader, other_reads) = other.start(ONLY_CHANGES);
+        assert_eq!(other_reads.next(), "another file");
         for text in ["two", "three", "", "four"] {
             folder.write(text);
             reads.wait_for(text);
+            other.write(text);
+            other_reads.wait_for(text);
         }
     }
 
