@@ -886,18 +886,25 @@ mod lifecycle {
         };
         wait_for(1);
         let start = Instant::now();
+        let mut fastest = DEADLINE;
         for round in 1..100_000 {
-            let elapsed = start.elapsed();
-            if elapsed > Duration::from_millis(300) {
-                assert!(round > 10, "{round} triggers and reads: {elapsed:?}");
+            if round > 20 && start.elapsed() > Duration::from_millis(300) {
                 break;
             }
             for _ in 0..round % 16 {
                 spin_loop();
             }
+            let triggered = Instant::now();
             reloader.trigger();
             wait_for(round + 1);
+            fastest = fastest.min(triggered.elapsed());
         }
+        // A busy machine delays some of them.
+        assert!(
+            fastest < Duration::from_millis(100),
+            "expected a read at once after a trigger, but the fastest of many \
+             took {fastest:?}"
+        );
     }
 
     #[test]
