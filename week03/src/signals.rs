@@ -7,9 +7,10 @@
 //! the process. The first SIGTERM, SIGINT or SIGQUIT begins **graceful
 //! shutdown**: it cancels the token of the [group](crate::group) in which all
 //! parts run. The second one **forces the exit**: the process exits at once.
-//! SIGHUP reloads the configuration. Every other signal keeps its disposition.
-//! A separate thread handles the signals, since parts may block all other
-//! threads.
+//! SIGHUP reloads the configuration. Every other signal keeps its disposition,
+//! and so does a signal that was ignored when the process started: `nohup` must
+//! still work. A separate thread handles the signals, since parts may block all
+//! other threads.
 //!
 //! *Guarantee.* After the first signal, the process exits with 0 when every
 //! part has ended. If a part fails, or ends before its token is cancelled, the
@@ -19,9 +20,11 @@
 //! handling.
 //!
 //! *Cost.* A thread, which sleeps between signals. Signals of one kind that
-//! arrive faster than they are handled count as one. tokio never removes its
-//! handlers, so these signals stay caught until the process exits. A part that
-//! ignores its token keeps the process alive until the second signal.
+//! arrive faster than they are handled count as one. For 200 ms after the first
+//! signal, no other signal forces the exit. tokio never removes its handlers, so
+//! these signals stay caught until the process exits. A part that ignores its
+//! token keeps the process alive until the second signal. Without `/proc`, as on
+//! macOS, the process also catches signals that were ignored.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -43,9 +46,12 @@
 //! ```
 
 use std::error::Error;
+use std::future::pending;
+use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::{io, process, thread};
+use std::time::{Duration, Instant};
+use std::{fs, io, process, thread};
 
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -61,11 +67,16 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// token that was passed to `start` is cancelled.
 pub type Part = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
+/// A signal that comes so soon after the first one repeats it. At Ctrl-C, for
+/// example, the terminal signals the whole process group, and then the parent
+/// process passes its own signal on.
+const REPETITION: Duration = Duration::from_millis(200);
+
 /// Runs the parts of a process until a signal or a failure ends them, and
 /// returns the exit code.
 ///
-/// Calls `reload` at each SIGHUP, in the context of the current runtime.
-/// `reload` must not block. Call `run` at most once in a process: its signal
+/// Calls `reload` at once at each SIGHUP, also while `start` runs, and in the
+/// context of the current runtime. `reload` must not block. Call `run` at most once in a process: its signal
 /// handlers stay until the process exits.
 ///
 /// # Panics
@@ -141,21 +152,22 @@ async fn handle_signals(
     is_registered.await.expect("the thread sends one result")
 }
 
-/// The signals that this process catches.
+/// The signals that this process catches. `None` stands for a signal that it
+/// ignores.
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    quit: Signal,
-    hangup: Signal,
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
+    quit: Option<Signal>,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     fn register() -> io::Result<Self> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            hangup: signal(SignalKind::hangup())?,
+            terminate: register(SignalKind::terminate())?,
+            interrupt: register(SignalKind::interrupt())?,
+            quit: register(SignalKind::quit())?,
+            hangup: register(SignalKind::hangup())?,
         })
     }
 
@@ -171,23 +183,54 @@ impl Signals {
             let _context = parts_runtime.enter();
             reload();
         };
+        let mut first: Option<Instant> = None;
         loop {
             let kind = tokio::select! {
-                _ = self.terminate.recv() => SignalKind::terminate(),
-                _ = self.interrupt.recv() => SignalKind::interrupt(),
-                _ = self.quit.recv() => SignalKind::quit(),
-                _ = self.hangup.recv() => {
-                    // The panic hook has printed the message already. If the
+                () = receive(&mut self.terminate) => SignalKind::terminate(),
+                () = receive(&mut self.interrupt) => SignalKind::interrupt(),
+                () = receive(&mut self.quit) => SignalKind::quit(),
+                () = receive(&mut self.hangup) => {
+                    // The panic hook has printed the message already. If a
                     // panic ended this loop, later signals would neither be
-                    // handled nor kill the process.
-                    let _ = catch_unwind(AssertUnwindSafe(&mut reload));
+                    // handled nor kill the process. The payload is not dropped,
+                    // since its destructor may panic, too.
+                    if let Err(payload) =
+                        catch_unwind(AssertUnwindSafe(&mut reload))
+                    {
+                        forget(payload);
+                    }
                     continue;
                 }
             };
-            if stop.is_cancelled() {
-                process::exit(128 + kind.as_raw_value());
+            match first {
+                None => first = Some(Instant::now()),
+                Some(first) if first.elapsed() < REPETITION => continue,
+                Some(_) => process::exit(128 + kind.as_raw_value()),
             }
             stop.cancel();
         }
+    }
+}
+
+/// Registers a signal, unless the process ignores it: `nohup` ignores SIGHUP,
+/// and a shell script ignores SIGINT and SIGQUIT in its background processes.
+fn register(kind: SignalKind) -> io::Result<Option<Signal>> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let bit = 1 << (kind.as_raw_value() - 1);
+    match ignored {
+        Some(mask) if mask & bit != 0 => Ok(None),
+        _ => signal(kind).map(Some),
+    }
+}
+
+/// Waits for the next `signal`, forever if the process ignores it.
+async fn receive(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => _ = signal.recv().await,
+        None => pending().await,
     }
 }

@@ -4,30 +4,48 @@
 //! These rules are graded, and nothing else:
 //!
 //! - The first SIGTERM, SIGINT or SIGQUIT cancels the token that was passed to
-//!   `start`. When all parts have ended, `run` returns 0.
+//!   `start`. When all parts have ended, however long that takes, `run` returns
+//!   0.
 //! - Signals are handled in this way from the moment when `start` is called. If
 //!   the token is cancelled while `start` still runs, `run` does not drop
-//!   `start`, but waits until it completes. In this case, the list of parts
-//!   that `start` returns can be empty.
+//!   `start`, but waits until it completes, and then runs the parts that it
+//!   returns until they end. In this case, the list of parts can be empty.
 //! - A second signal of these three ends the process at once. The exit code is
 //!   128 + the number of the second signal.
-//! - The second signal works whatever the parts wait for, even while they block
-//!   all threads of their runtime. It also works after `run` has returned,
-//!   while the runtime still waits for blocking tasks.
-//! - The failure of a part does not count as the first signal.
+//! - But a signal of these three that comes within 100 ms of the first one only
+//!   repeats it, and has no effect: at Ctrl-C, the terminal and the parent
+//!   process may both send a signal. A signal that comes 300 ms after the first
+//!   one, or later, is a second signal, whatever came in between.
+//! - The second signal works whatever the parts or `start` wait for, even while
+//!   they block all threads of their runtime and hold the locks of stdout and
+//!   stderr. It also works after `run` has returned, while the runtime still
+//!   waits for blocking tasks.
+//! - A part, or another task, may cancel the token, too: this is a shutdown on
+//!   request. Only a signal counts as the first signal. The cancellation of the
+//!   token by a part, and the failure of a part, do not.
 //! - If a part fails, `run` cancels the token, waits for the other parts, and
 //!   returns 1. It also returns 1 if a part fails during shutdown. A part that
-//!   returns `Ok` before the token is cancelled has failed, too.
-//! - If `start` fails, `run` returns 1. A panic in a part is not graded.
-//! - Each SIGHUP calls `reload`, also during shutdown, and has no other effect.
-//!   If `reload` panics, the process serves on and handles all further signals.
-//! - Every other signal keeps its disposition: terminate, stop or ignore.
+//!   returns `Ok` before the token is cancelled has failed, too, even if a
+//!   signal arrives right after its end.
+//! - If `start` fails, `run` returns 1, also if the token was cancelled before.
+//!   A panic in a part is not graded.
+//! - Each SIGHUP calls `reload` at once, also while `start` runs and during
+//!   shutdown, and has no other effect. `reload` is called in the context of the
+//!   runtime in which `run` was called, so it may call `tokio::spawn`. If
+//!   `reload` panics, the process serves on and handles all further signals.
+//!   The destructor of the panic's payload may panic, too.
+//! - A signal that was ignored when the process started is still ignored: for
+//!   instance, SIGHUP under `nohup`. On Linux, the line `SigIgn:` of
+//!   `/proc/self/status` is a mask in hexadecimal, with bit *n* - 1 set if
+//!   signal *n* is ignored.
+//! - Every other signal keeps its disposition: terminate, stop or ignore. Only
+//!   SIGTERM, SIGINT, SIGQUIT and SIGHUP have a handler.
 //!
-//! The grader starts a process of two parts and tests it from outside, over
-//! sockets and with signals. You may use `crate::group`, the module of the
-//! exercise `group`. Under `cargo wb` it is the workbook's answer. tokio has a
-//! stream for each signal: `tokio::signal::unix::signal`. After the first call
-//! of this function for a signal, this signal never kills the process again.
+//! The grader starts processes and tests them from outside, over sockets and
+//! with signals. You may use `crate::group`, the module of the exercise
+//! `group`. Under `cargo wb` it is the workbook's answer. tokio has a stream for
+//! each signal: `tokio::signal::unix::signal`. After the first call of this
+//! function for a signal, this signal never kills the process again.
 
 use std::error::Error;
 use std::pin::Pin;

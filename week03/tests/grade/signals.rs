@@ -1,17 +1,19 @@
-use std::io::{BufRead, BufReader, Read, Write};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
+use std::panic::{panic_any, resume_unwind, set_hook};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
-use std::{env, fmt, fs, iter, thread};
+use std::time::{Duration, Instant};
+use std::{env, fmt, fs, iter, mem, thread};
 
 use axum::Router;
 use axum::routing::get;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use tokio::runtime::Builder;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc as tasks};
 use tokio_util::sync::CancellationToken;
 use week03::drain::Server;
 use week03::signals::{BoxError, Part, run};
@@ -26,8 +28,23 @@ const TICKS: u32 = 500;
 /// The same for the start of a process, and for every event of another program.
 const LONG_TICKS: u32 = 2000;
 
-/// The limit for a response and for a printed line.
+/// The limit for a line of a child.
+const LINE_TICKS: u32 = 600;
+
+/// The limit for the exit at the second signal.
+const EXIT_TICKS: u32 = 300;
+
+/// The limit for a response.
 const DEADLINE: Duration = Duration::from_secs(8);
+
+/// A signal that follows the first one within this time repeats it.
+const REPETITION: Duration = Duration::from_millis(100);
+
+/// From this time after the first signal on, a signal is the second one.
+const SECOND: Duration = Duration::from_millis(300);
+
+/// The signals that request a shutdown.
+const REQUESTS: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
 
 /// Checks `condition` once in each tick. Returns whether it became true.
 fn becomes_true(ticks: u32, mut condition: impl FnMut() -> bool) -> bool {
@@ -46,25 +63,23 @@ const PROGRAM: &str = "WB_PROGRAM";
 /// The address on which the process has to listen.
 const ADDRESS: &str = "ADDRESS";
 
-/// If this variable is set, this program is the child, of one of these kinds:
-/// it serves at once, its `start` waits for the cancellation, its part fails
-/// after the cancellation, its part blocks the only thread of the runtime, or a
-/// blocking task is left when `run` has returned.
+/// If this variable is set, this program is the child. It serves HTTP, or obeys
+/// a [`Script`] in a runtime with one thread, with two threads, or with one
+/// thread on which every timer of tokio expires at once.
 const CHILD: &str = "WB_SIGNALS_CHILD";
 const SERVES: &str = "serves";
-const WAITS_IN_START: &str = "waits in start";
-const FAILS_IN_SHUTDOWN: &str = "fails in shutdown";
-const BLOCKS_THE_THREAD: &str = "blocks the thread";
-const BLOCKS_AFTER_RUN: &str = "blocks after run";
+const ONE_THREAD: &str = "one thread";
+const TWO_THREADS: &str = "two threads";
+const FAST_CLOCK: &str = "fast clock";
 
-/// Lines that the child prints: `start` or the part has begun, `start` has
-/// completed, `reload` has been called, the part blocks, and `run` has
-/// returned.
-const STARTING: &str = "starting";
-const STARTED: &str = "started";
-const RELOADED: &str = "reloaded";
-const BLOCKED: &str = "blocked";
-const RETURNED: &str = "returned";
+/// Obeys a script, too. `start` begins with this signal to its own process.
+const SIGNALS_ITSELF: &str = "signals itself: ";
+
+/// Begins each line that the child prints for a script.
+const SAYS: &str = "child says: ";
+
+/// The number of the child's parts is at most this.
+const PARTS: usize = 17;
 
 /// The test that runs the child, if [`CHILD`] is set.
 const CHILD_TEST: &str =
@@ -114,6 +129,7 @@ impl Process {
     }
 
     fn spawn(command: &mut Command, address: SocketAddr) -> Self {
+        let command = &mut with_default_signals(command);
         let command = command.env(ADDRESS, address.to_string());
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = child.spawn().expect("cannot start the process");
@@ -161,37 +177,6 @@ impl Process {
         }
     }
 
-    /// Starts the grader's own child, and waits until `start` or its part runs.
-    fn start_child(kind: &str) -> Self {
-        let mut process = Self::spawn(&mut own_child(kind), free_port());
-        assert!(
-            process.prints(STARTING),
-            "expected `run` to call `start` and to run its parts; this has not \
-             happened within {DEADLINE:?}"
-        );
-        process.startup_is_over();
-        process
-    }
-
-    /// Waits until the child prints `line`. Returns false if it does not.
-    fn prints(&self, line: &str) -> bool {
-        let mut lines =
-            iter::from_fn(|| self.lines.recv_timeout(DEADLINE).ok());
-        lines.any(|printed| printed.ends_with(line))
-    }
-
-    /// Sends SIGHUP, and waits until `reload` has been called.
-    fn reload(&mut self) {
-        self.send(Signal::HUP);
-        if !self.prints(RELOADED) {
-            let seen = match self.child.try_wait().expect("a child process") {
-                Some(status) => Ended(status).to_string(),
-                None => format!("it was not called within {DEADLINE:?}"),
-            };
-            panic!("expected a call of `reload` after SIGHUP; {seen}");
-        }
-    }
-
     fn send(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         if let Err(error) = kill_process(pid, signal) {
@@ -219,10 +204,14 @@ impl Process {
         self.request(path).body("while the process serves").trim().to_owned()
     }
 
-    /// Begins a request that is in flight until [`release`](Self::release).
-    fn slow_request(&self) -> Request {
+    /// Begins requests that are in flight until [`release`](Self::release).
+    fn slow_requests(&self) -> Vec<Request> {
         // The grader cannot release a request of another program.
-        self.begin(if is_foreign() { "/slow?ms=1000" } else { "/waits" })
+        let paths = match is_foreign() {
+            true => &["/slow?ms=1500", "/slow?ms=300", "/slow?ms=1000"][..],
+            false => &["/waits"],
+        };
+        paths.iter().map(|path| self.begin(path)).collect()
     }
 
     /// Begins a request that stays in flight.
@@ -234,7 +223,7 @@ impl Process {
         let request = self.request(path);
         if is_foreign() {
             // After these responses, the earlier request has surely arrived.
-            (0..20).for_each(|_| drop(self.body("/version")));
+            (0..10).for_each(|_| drop(self.body("/version")));
         } else {
             let has_begun =
                 becomes_true(self.ticks, || self.body("/begun") == "1");
@@ -267,31 +256,46 @@ impl Process {
 
     /// Waits until the process exits.
     fn exit(&mut self, when: &str) -> Ended {
+        self.exit_within(self.ticks, when)
+    }
+
+    fn exit_within(&mut self, ticks: u32, when: &str) -> Ended {
         let mut ended = None;
-        let has_ended = becomes_true(self.ticks, || {
+        let has_ended = becomes_true(ticks, || {
             ended = self.child.try_wait().expect("a child process");
             ended.is_some()
         });
         assert!(
             has_ended,
             "expected the process to exit {when}; it still runs after {:?}",
-            self.limit()
+            TICK * ticks
         );
         Ended(ended.expect("the process has ended"))
     }
 
-    /// Returns whether Linux reports a handler for `signal`. Without `/proc` and
-    /// for another program, whose language may handle every signal, returns
-    /// `false`.
-    fn handles(&self, signal: Signal) -> bool {
-        let status = format!("/proc/{}/status", self.child.id());
-        let status = fs::read_to_string(status).unwrap_or_default();
-        let handled = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigCgt:"))
-            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        let bit = 1 << (signal.as_raw() - 1);
-        !is_foreign() && handled.is_some_and(|mask| mask & bit != 0)
+    /// Checks that the requests are answered, and that the process runs until
+    /// then.
+    #[track_caller]
+    fn answers(&mut self, requests: Vec<Request>, when: &str) {
+        for request in requests {
+            let path = request.path.clone();
+            let has_ended = || {
+                let ended = self.child.try_wait().expect("a child process");
+                ended.map(|status| Ended(status).to_string())
+            };
+            if let Err(seen) = request.response_unless(has_ended) {
+                panic!(
+                    "expected a response with status 200 to GET {path} \
+                     {when}; {seen}"
+                );
+            }
+        }
+    }
+
+    /// Returns the signals that Linux reports in a line of the process's status
+    /// in `/proc`, as a mask. Without `/proc`, returns `None`.
+    fn mask(&self, line: &str) -> Option<u64> {
+        mask(&self.child.id().to_string(), line)
     }
 
     /// Returns how a process ended that has already ended.
@@ -375,6 +379,17 @@ fn name(signal: Signal) -> &'static str {
     found.expect("a signal of these tests").1
 }
 
+/// Returns a mask of signals from a line of `/proc/PROCESS/status`.
+fn mask(process: &str, line: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let mask = status.lines().find_map(|text| text.strip_prefix(line))?;
+    u64::from_str_radix(mask.trim_start_matches(':').trim(), 16).ok()
+}
+
+fn bit(signal: Signal) -> u64 {
+    1 << (signal.as_raw() - 1)
+}
+
 struct Request {
     path: String,
     stream: TcpStream,
@@ -382,18 +397,60 @@ struct Request {
 
 impl Request {
     /// Returns the body of the response, or what was seen instead.
-    fn response(mut self) -> Result<String, String> {
-        let _ = self.stream.set_read_timeout(Some(DEADLINE));
-        let mut response = String::new();
-        self.stream
-            .read_to_string(&mut response)
-            .map_err(|error| format!("reading it failed: {error}"))?;
+    fn response(self) -> Result<String, String> {
+        self.response_unless(|| None)
+    }
+
+    /// The same. Returns an error if the process has ended before the response
+    /// has come.
+    fn response_unless(
+        mut self,
+        mut has_ended: impl FnMut() -> Option<String>,
+    ) -> Result<String, String> {
+        let _ = self.stream.set_read_timeout(Some(TICK));
+        let mut response = Vec::new();
+        let mut buffer = [0; 1024];
+        let mut ticks = 0;
+        loop {
+            // Before the read: a response that has come stays readable.
+            let ended = has_ended();
+            match self.stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => response.extend_from_slice(&buffer[..n]),
+                Err(error) => match (error.kind(), ended) {
+                    (ErrorKind::WouldBlock | ErrorKind::TimedOut, None) => {}
+                    (_, Some(ended)) => {
+                        return Err(format!("{ended} before the response"));
+                    }
+                    _ => return Err(format!("reading it failed: {error}")),
+                },
+            }
+            ticks += 1;
+            if TICK * ticks > DEADLINE {
+                return Err(format!(
+                    "the connection is still open after {DEADLINE:?}"
+                ));
+            }
+        }
+        let response = String::from_utf8_lossy(&response);
         let Some((head, body)) = response.split_once("\r\n\r\n") else {
             return Err(format!("the connection ended after {response:?}"));
         };
-        match head.starts_with("HTTP/1.1 200") {
-            true => Ok(body.to_owned()),
-            false => Err(format!("the response began with {head:?}")),
+        if !head.starts_with("HTTP/1.1 200") {
+            return Err(format!("the response began with {head:?}"));
+        }
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim())
+        });
+        match length {
+            Some(length) if length == body.len().to_string() => {
+                Ok(body.to_owned())
+            }
+            _ => Err(format!(
+                "the body has {} bytes, and the `Content-Length` is {length:?}",
+                body.len()
+            )),
         }
     }
 
@@ -416,6 +473,48 @@ fn own_child(kind: &str) -> Command {
     let mut own = Command::new(own);
     own.args(["--exact", CHILD_TEST, "--nocapture"]).env(CHILD, kind);
     own
+}
+
+/// Returns a command that runs `command` with the default dispositions of the
+/// signals that the process handles. They are inherited: the grader itself may
+/// run in the background of a script, which ignores SIGINT.
+fn with_default_signals(command: &Command) -> Command {
+    let handled = [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
+    let ignored = mask("self", "SigIgn").unwrap_or(0);
+    let mut env = match handled.iter().any(|of| ignored & bit(*of) != 0) {
+        true => {
+            let mut env = Command::new("env");
+            env.arg("--default-signal=HUP,TERM,INT,QUIT");
+            env.arg(command.get_program());
+            env
+        }
+        false => Command::new(command.get_program()),
+    };
+    env.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        env.env(name, value.expect("no variable is removed"));
+    }
+    env
+}
+
+/// Calls `work` with each item, in up to sixteen threads at a time.
+fn in_parallel<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync) {
+    let mut items = items.into_iter();
+    loop {
+        let batch: Vec<_> = items.by_ref().take(16).collect();
+        if batch.is_empty() {
+            return;
+        }
+        thread::scope(|scope| {
+            let threads: Vec<_> = batch
+                .into_iter()
+                .map(|item| scope.spawn(|| work(item)))
+                .collect();
+            for thread in threads {
+                thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            }
+        });
+    }
 }
 
 /// Returns whether another program is graded, about which less is known.
@@ -447,56 +546,377 @@ fn free_port() -> SocketAddr {
     free.next().expect("the iterator is endless")
 }
 
+/// Drives a child by commands and signals, and predicts what it does.
+///
+/// The child says what happens in `start` (number 0) and in each part (from 1
+/// on). They end only when they are told to. `reload` spawns a task that says
+/// `reloaded`.
+struct Script {
+    process: Process,
+    /// The steps so far, for messages.
+    steps: Vec<String>,
+    /// The signals that were ignored when the process started.
+    ignored: Vec<Signal>,
+    /// `start` or the parts that have not ended.
+    running: BTreeSet<usize>,
+    is_cancelled: bool,
+    has_failed: bool,
+    /// The time of the first signal.
+    first: Option<Instant>,
+    /// A blocking task keeps the process alive after `run` has returned.
+    has_blocking_task: bool,
+    is_over: bool,
+}
+
+impl Script {
+    fn start(kind: &str, ignored: &[Signal]) -> Self {
+        let mut child = own_child(kind);
+        if !ignored.is_empty() {
+            // An ignored signal is inherited.
+            let signals: Vec<_> =
+                ignored.iter().map(|of| of.as_raw().to_string()).collect();
+            let ignore = format!("trap '' {}; exec", signals.join(" "));
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", &format!("{ignore} \"$0\" \"$@\"")]);
+            shell.arg(child.get_program()).args(child.get_args());
+            shell.env(CHILD, kind);
+            child = shell;
+        }
+        let process = Process::spawn(&mut child, free_port());
+        let mut script = Self {
+            process,
+            steps: vec![format!("a start with {kind}, {ignored:?} ignored")],
+            ignored: ignored.to_vec(),
+            running: BTreeSet::from([0]),
+            is_cancelled: false,
+            has_failed: false,
+            first: None,
+            has_blocking_task: false,
+            is_over: false,
+        };
+        script.expect(["begun 0".to_owned()]);
+        script.process.startup_is_over();
+        script
+    }
+
+    /// The same, and completes `start` with so many parts.
+    fn with_parts(kind: &str, parts: usize) -> Self {
+        let mut script = Self::start(kind, &[]);
+        script.complete_start(parts);
+        script
+    }
+
+    /// Waits for these lines, in any order. No other lines may come.
+    fn expect(&mut self, lines: impl IntoIterator<Item = String>) {
+        let mut expected: BTreeSet<_> = lines.into_iter().collect();
+        while !expected.is_empty() {
+            let after = &self.steps;
+            let lines = &self.process.lines;
+            let Some(line) =
+                (0..LINE_TICKS).find_map(|_| lines.recv_timeout(TICK).ok())
+            else {
+                let status = self.process.child.try_wait();
+                let seen = match status.expect("a child process") {
+                    Some(status) => Ended(status).to_string(),
+                    None => format!("nothing after {:?}", TICK * LINE_TICKS),
+                };
+                panic!("expected {expected:?} after {after:?}; seen: {seen}");
+            };
+            let Some((_, line)) = line.split_once(SAYS) else { continue };
+            assert!(
+                expected.remove(line),
+                "expected {expected:?} after {after:?}; seen: {line:?}"
+            );
+        }
+    }
+
+    fn tell(&mut self, number: usize, command: &str) {
+        self.steps.push(format!("`{command}` in {number}"));
+        let stdin = self.process.child.stdin.as_mut().expect("stdin is open");
+        if let Err(error) = writeln!(stdin, "{number} {command}") {
+            let ended = self.process.child.try_wait();
+            let seen = ended.expect("a child process").map(Ended);
+            let seen = seen.map_or(error.to_string(), |it| it.to_string());
+            panic!("expected a process after {:?}; {seen}", self.steps);
+        }
+    }
+
+    fn send(&mut self, signal: Signal) {
+        self.steps.push(name(signal).to_owned());
+        self.process.send(signal);
+    }
+
+    /// Predicts the lines that tell of a cancellation.
+    fn cancellation(&mut self) -> Vec<String> {
+        match mem::replace(&mut self.is_cancelled, true) {
+            true => Vec::new(),
+            false => self.running.iter().map(cancelled).collect(),
+        }
+    }
+
+    fn complete_start(&mut self, parts: usize) {
+        self.tell(0, &format!("ok {parts}"));
+        self.running = (1..=parts).collect();
+        let begun = self.running.iter().map(|part| format!("begun {part}"));
+        let seen = self.running.iter().filter(|_| self.is_cancelled);
+        self.expect(begun.chain(seen.map(cancelled)).collect::<Vec<_>>());
+        self.end_if_nothing_runs();
+    }
+
+    /// Ends `start` with an error, or a part.
+    fn end(&mut self, number: usize, is_ok: bool) {
+        self.tell(number, if is_ok { "ok" } else { "fail" });
+        self.running.remove(&number);
+        if !is_ok || !self.is_cancelled {
+            self.has_failed = true;
+            let lines = self.cancellation();
+            self.expect(lines);
+        }
+        self.end_if_nothing_runs();
+    }
+
+    fn end_if_nothing_runs(&mut self) {
+        if !self.running.is_empty() {
+            return;
+        }
+        if self.has_blocking_task {
+            return self.expect(["returned".to_owned()]);
+        }
+        self.exits_with(i32::from(self.has_failed), LONG_TICKS);
+    }
+
+    #[track_caller]
+    fn exits_with(&mut self, code: i32, ticks: u32) {
+        self.is_over = true;
+        let when = format!("after {:?}", self.steps);
+        let ended = self.process.exit_within(ticks, &when);
+        assert!(
+            ended.code() == code,
+            "expected exit code {code} {when}; {ended}"
+        );
+    }
+
+    fn cancel_token(&mut self, number: usize) {
+        self.tell(number, "cancel");
+        let lines = self.cancellation();
+        self.expect(lines);
+    }
+
+    /// Sends a signal that is not the second one.
+    fn signal(&mut self, signal: Signal) {
+        self.send(signal);
+        if self.ignored.contains(&signal) {
+            return self.hang_up_thrice();
+        }
+        self.first.get_or_insert_with(Instant::now);
+        let lines = self.cancellation();
+        if lines.is_empty() {
+            self.hang_up_thrice();
+        }
+        self.expect(lines);
+    }
+
+    /// Sends signals so soon after the first one that they repeat it. Returns
+    /// `false` if this machine was too slow for that.
+    fn repeat(&mut self, signals: &[Signal]) -> bool {
+        let first = self.first.expect("a first signal was sent");
+        signals.iter().for_each(|signal| self.send(*signal));
+        let in_time = first.elapsed() < REPETITION;
+        if in_time {
+            self.hang_up_thrice();
+        }
+        in_time
+    }
+
+    /// After so many reloads, earlier signals have surely been handled, too.
+    fn hang_up_thrice(&mut self) {
+        (0..3).for_each(|_| self.hang_up());
+    }
+
+    fn hang_up(&mut self) {
+        self.send(Signal::HUP);
+        if !self.ignored.contains(&Signal::HUP) {
+            self.expect(["reloaded".to_owned()]);
+        }
+    }
+
+    /// Lets the next call of `reload` panic.
+    fn hang_up_with_a_panic(&mut self) {
+        self.tell(RELOAD, "panic");
+        self.expect(["reload will panic".to_owned()]);
+        self.send(Signal::HUP);
+        self.expect(["reload panics".to_owned()]);
+    }
+
+    /// Forces the exit by a second signal, after a first one if necessary.
+    fn force(&mut self, [first, second]: [Signal; 2]) {
+        if self.first.is_none() {
+            self.send(first);
+            // Nothing shows that it is handled.
+            self.first = Some(Instant::now() + SECOND);
+        }
+        let at = self.first.expect("sent above") + SECOND;
+        wait_until(at);
+        self.send(second);
+        self.exits_with(128 + second.as_raw(), EXIT_TICKS);
+    }
+
+    /// Takes a random step that ends neither all parts nor the process.
+    fn step(&mut self, random: &mut Random, can_fail: bool) {
+        let running: Vec<_> = self.running.iter().copied().collect();
+        let number = running[random.below(running.len())];
+        match random.below(8) {
+            0 if number == 0 => self.complete_start(2 + random.below(3)),
+            0 | 1 if running.len() > 1 && (can_fail || self.is_cancelled) => {
+                let is_ok = !can_fail || random.below(2) == 0;
+                self.end(number, is_ok);
+            }
+            2 if number != 0 || random.below(2) == 0 => {
+                self.cancel_token(number);
+            }
+            3 | 4 if self.first.is_none() => {
+                self.signal(REQUESTS[random.below(3)]);
+            }
+            _ => self.hang_up(),
+        }
+    }
+
+    /// Ends `start` and all parts, and so the process.
+    fn finish(&mut self, random: &mut Random, can_fail: bool) {
+        if self.running.contains(&0) {
+            match can_fail && random.below(4) == 0 {
+                true => self.end(0, false),
+                false => self.complete_start(1 + random.below(3)),
+            }
+        }
+        if !self.is_over && !self.is_cancelled && !can_fail {
+            self.signal(REQUESTS[random.below(3)]);
+        }
+        while let Some(number) = self.running.first().copied() {
+            let is_ok = !can_fail || random.below(2) == 0;
+            self.end(number, is_ok);
+        }
+    }
+}
+
+fn cancelled(number: &usize) -> String {
+    format!("cancelled {number}")
+}
+
+fn wait_until(time: Instant) {
+    while let Some(left) = time.checked_duration_since(Instant::now())
+        && !left.is_zero()
+    {
+        thread::park_timeout(left);
+    }
+}
+
+/// A generator of pseudo-random numbers: SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut n = self.0;
+        n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((n ^ (n >> 31)) % limit as u64).expect("below `limit`")
+    }
+}
+
+/// Returns the pairs of signals that request a shutdown.
+fn pairs() -> Vec<[Signal; 2]> {
+    let pairs = REQUESTS.map(|first| REQUESTS.map(|second| [first, second]));
+    pairs.concat()
+}
+
 mod shutdown {
     use super::*;
 
     #[test]
     fn the_first_signal_drains_requests_and_the_exit_code_is_0() {
-        for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        in_parallel(REQUESTS.to_vec(), |signal| {
             let when = format!("after {}", name(signal));
             let mut process = Process::start();
-            let slow = process.slow_request();
+            let slow = process.slow_requests();
             process.send(signal);
             process.closes_its_port(&when);
             process.release();
-            slow.body(&format!("that was in flight at {}", name(signal)));
-            process.exits_with(0, &when);
-        }
+            let when = format!("that was in flight at {}", name(signal));
+            process.answers(slow, &when);
+            process.exits_with(0, &format!("after {}", name(signal)));
+        });
     }
 
     #[test]
     fn an_idle_process_exits_with_0_at_the_first_signal() {
         run_child_if_set();
-        for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        in_parallel(REQUESTS.to_vec(), |signal| {
             let mut process = Process::start();
             process.send(signal);
             process.exits_with(0, &format!("after {}", name(signal)));
-        }
+        });
     }
 
     #[test]
-    fn a_signal_during_startup_begins_shutdown_with_exit_code_0() {
+    fn signals_during_startup_are_handled_and_startup_completes() {
         if !is_own_child("the grader cannot see when its startup begins") {
             return;
         }
-        let mut process = Process::start_child(WAITS_IN_START);
-        process.send(Signal::TERM);
-        process.exits_with(0, "after SIGTERM during `start`");
+        let parts = [Some(0), Some(1), Some(2), Some(PARTS), None, None];
+        in_parallel(parts.into_iter().enumerate().collect(), |(n, parts)| {
+            let mut script = Script::start(ONE_THREAD, &[]);
+            script.hang_up();
+            match n == 5 {
+                true => script.cancel_token(0),
+                false => script.signal(REQUESTS[n % 3]),
+            }
+            script.hang_up();
+            match parts {
+                Some(parts) => script.complete_start(parts),
+                None => script.end(0, false),
+            }
+            while let Some(part) = script.running.last().copied() {
+                script.end(part, true);
+            }
+        });
     }
 
     #[test]
-    fn startup_is_completed_even_if_a_signal_arrives_during_it() {
-        if !is_own_child("the grader cannot see whether its startup completes")
-        {
+    fn signals_are_handled_as_soon_as_start_is_called() {
+        if !is_own_child("the grader cannot see when its startup begins") {
             return;
         }
-        let mut process = Process::start_child(WAITS_IN_START);
-        process.send(Signal::TERM);
-        let ended = process.exit("after SIGTERM during `start`");
-        assert!(
-            process.prints(STARTED),
-            "expected `start` to complete after SIGTERM; {ended} before that"
-        );
+        let all = [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
+        let repeated = [all; 4].concat();
+        in_parallel(repeated, |signal| {
+            let kind = format!("{SIGNALS_ITSELF}{}", signal.as_raw());
+            let mut script = Script::start(&kind, &[]);
+            match signal == Signal::HUP {
+                true => script.expect(["reloaded".to_owned()]),
+                false => {
+                    script.first = Some(Instant::now());
+                    let lines = script.cancellation();
+                    script.expect(lines);
+                }
+            }
+            script.finish(&mut Random(1), false);
+        });
+    }
+
+    #[test]
+    fn run_waits_for_all_parts_however_long_they_take() {
+        if !is_own_child("the grader cannot make time pass faster") {
+            return;
+        }
+        in_parallel((0..6).collect(), |seed| {
+            let random = &mut Random(seed);
+            let mut script =
+                Script::with_parts(FAST_CLOCK, 1 + random.below(4));
+            script.signal(REQUESTS[random.below(3)]);
+            script.hang_up_thrice();
+            script.finish(random, false);
+        });
     }
 
     #[test]
@@ -504,11 +924,6 @@ mod shutdown {
         let mut process = Process::start();
         let ignored = [Signal::WINCH, Signal::CHILD, Signal::URG, Signal::CONT];
         for signal in ignored {
-            assert!(
-                !process.handles(signal),
-                "expected no handler for {}; /proc reports one",
-                name(signal)
-            );
             process.send(signal);
             let when = format!("after {}", name(signal));
             process.request("/version").body(&when);
@@ -518,85 +933,158 @@ mod shutdown {
     }
 
     #[test]
-    fn unhandled_signals_such_as_sigusr1_still_kill_the_process() {
-        if !is_own_child("it may handle these signals itself") {
-            return;
-        }
-        for signal in [Signal::USR1, Signal::USR2, Signal::ALARM] {
+    fn unhandled_signals_such_as_sigalrm_still_kill_the_process() {
+        let signals = match is_foreign() {
+            // The runtime of its language may use the other signals.
+            true => &[Signal::ALARM][..],
+            false => &[Signal::ALARM, Signal::USR1, Signal::USR2],
+        };
+        for &signal in signals {
             let mut process = Process::start();
             process.send(signal);
-            let signal = name(signal);
-            let ended = process.exit(&format!("after {signal}"));
+            let when = format!("after {}", name(signal));
+            let ended = process.exit(&when);
             assert!(
-                ended.0.code().is_none(),
-                "expected {signal} to kill the process; {ended}"
+                ended.code() == 128 + signal.as_raw(),
+                "expected {} to kill the process; {ended}",
+                name(signal)
             );
         }
+    }
+
+    #[test]
+    fn all_other_signals_keep_their_disposition() {
+        if !is_own_child("the runtime of its language may handle signals") {
+            return;
+        }
+        // This process has the handlers of the standard library, too.
+        let all = [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
+        let own = all.iter().map(|signal| bit(*signal));
+        let masks = |script: &Script| {
+            ["SigCgt", "SigIgn"].map(|line| script.process.mask(line))
+        };
+        let mut expected = ["SigCgt", "SigIgn"].map(|line| mask("self", line));
+        expected[0] = expected[0].map(|mask| mask | own.sum::<u64>());
+        let mut script = Script::with_parts(TWO_THREADS, 2);
+        let serving = masks(&script);
+        script.signal(Signal::TERM);
+        for (when, seen) in
+            [("after the start", serving), ("in shutdown", masks(&script))]
+        {
+            let hex = |masks: [Option<u64>; 2]| {
+                masks.map(|mask| mask.map(|mask| format!("{mask:#x}")))
+            };
+            assert_eq!(
+                hex(seen),
+                hex(expected),
+                "masks of handled and of ignored signals {when}; left: seen, \
+                 right: expected"
+            );
+        }
+        script.finish(&mut Random(1), false);
+    }
+
+    #[test]
+    fn signals_ignored_at_the_start_of_the_process_stay_ignored() {
+        if !is_own_child("it may handle a signal that was ignored") {
+            return;
+        }
+        if mask("self", "SigIgn").is_none() {
+            println!("not graded: this system does not report ignored signals");
+            return;
+        }
+        let all = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+        in_parallel((1..16).collect(), |set| {
+            let (mut ignored, mut handled) = (all.to_vec(), all.to_vec());
+            ignored.retain(|of| set >> position(&all, *of) & 1 == 1);
+            handled.retain(|of| !ignored.contains(of));
+            let random = &mut Random(set);
+            let mut script = Script::start(TWO_THREADS, &ignored);
+            script.complete_start(2);
+            for signal in [&ignored[..], &ignored[..]].concat() {
+                match signal == Signal::HUP {
+                    true => script.hang_up(),
+                    false => script.signal(signal),
+                }
+            }
+            match handled.iter().find(|signal| **signal != Signal::HUP) {
+                Some(signal) => script.signal(*signal),
+                None => script.cancel_token(1),
+            }
+            script.finish(random, false);
+        });
+    }
+
+    fn position(signals: &[Signal], signal: Signal) -> usize {
+        let found = signals.iter().position(|of| *of == signal);
+        found.expect("one of the signals")
     }
 }
 
 mod second_signal {
     use super::*;
 
-    /// Sends two signals to a process with a request in flight.
-    fn send_both(first: Signal, second: Signal) -> Ended {
-        let mut process = Process::start();
-        let _request = process.endless_request();
-        process.send(first);
-        process.closes_its_port(&format!("after {}", name(first)));
-        process.send(second);
-        process.exit(&after(first, second))
-    }
-
-    fn after(first: Signal, second: Signal) -> String {
-        format!(
-            "after {} and {}, with a request in flight",
-            name(first),
-            name(second)
-        )
-    }
-
     #[test]
-    fn a_second_signal_ends_the_process_at_once() {
-        for (first, second) in [
-            (Signal::TERM, Signal::TERM),
-            (Signal::INT, Signal::INT),
-            (Signal::QUIT, Signal::TERM),
-        ] {
-            send_both(first, second);
-        }
-    }
-
-    #[test]
-    fn the_exit_code_is_128_plus_the_number_of_the_second_signal() {
-        for (first, second) in [
-            (Signal::TERM, Signal::TERM),
-            (Signal::TERM, Signal::INT),
-            (Signal::INT, Signal::QUIT),
-        ] {
-            let ended = send_both(first, second);
+    fn a_second_signal_ends_the_process_at_once_with_code_128_plus_n() {
+        in_parallel(pairs(), |[first, second]| {
+            let when = format!(
+                "at once after {} and {}, with a request in flight",
+                name(first),
+                name(second)
+            );
+            let mut process = Process::start();
+            let _request = process.endless_request();
+            process.send(first);
+            process.closes_its_port(&format!("after {}", name(first)));
+            wait_until(Instant::now() + SECOND);
+            process.send(second);
+            let ended = process.exit_within(EXIT_TICKS, &when);
             let code = 128 + second.as_raw();
             assert!(
                 ended.code() == code,
-                "expected exit code {code} {}; {ended}",
-                after(first, second)
+                "expected exit code {code} {when}; {ended}"
             );
-        }
+        });
     }
 
     #[test]
-    fn sighup_during_shutdown_reloads_and_does_not_force_an_exit() {
-        if !is_own_child("the grader cannot see a reload during shutdown") {
+    fn a_signal_within_100_ms_of_the_first_one_has_no_effect() {
+        if !is_own_child("each signal after the first may force its exit") {
             return;
         }
-        let mut process = Process::start();
-        let _request = process.endless_request();
-        process.send(Signal::TERM);
-        process.closes_its_port("after SIGTERM");
-        process.reload();
-        process.send(Signal::INT);
-        let code = 128 + Signal::INT.as_raw();
-        process.exits_with(code, "after SIGTERM, SIGHUP and SIGINT");
+        in_parallel(pairs(), |[first, second]| {
+            let third = REQUESTS.into_iter().find(|it| *it != second);
+            let repeated = [second, third.expect("there are three")];
+            // A loaded machine may be too slow.
+            for _ in 0..5 {
+                let mut script = Script::with_parts(TWO_THREADS, 2);
+                script.signal(first);
+                if script.repeat(&repeated) {
+                    return script.finish(&mut Random(1), false);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn repeated_signals_force_the_exit_after_300_ms() {
+        if !is_own_child("it may exit at any repetition") {
+            return;
+        }
+        let mut script = Script::with_parts(TWO_THREADS, 1);
+        let pid = Pid::from_child(&script.process.child);
+        // As by a user who presses Ctrl-C again and again.
+        let has_ended = becomes_true(EXIT_TICKS, || {
+            let ended = script.process.child.try_wait();
+            let has_ended = ended.expect("a child process").is_some();
+            has_ended || kill_process(pid, Signal::INT).is_err()
+        });
+        assert!(
+            has_ended,
+            "expected the process to exit, at the latest {SECOND:?} after the \
+             first of many SIGINTs; it still runs after {:?}",
+            TICK * EXIT_TICKS
+        );
     }
 
     #[test]
@@ -604,18 +1092,20 @@ mod second_signal {
         if !is_own_child("the grader cannot make it block its threads") {
             return;
         }
-        let mut process = Process::start_child(BLOCKS_THE_THREAD);
-        process.send(Signal::TERM);
-        assert!(
-            process.prints(BLOCKED),
-            "expected SIGTERM to cancel the token of the part; it was not \
-             cancelled within {DEADLINE:?}"
-        );
-        process.send(Signal::TERM);
-        let code = 128 + Signal::TERM.as_raw();
-        let when = "after a second SIGTERM, while a part blocks the only \
-                    thread of its runtime";
-        process.exits_with(code, when);
+        in_parallel(pairs(), |pair| {
+            // `start` or a part blocks, before or after the first signal.
+            let mut script = Script::start(ONE_THREAD, &[]);
+            let [is_start, is_late] = pair.map(|it| it == Signal::INT);
+            if !is_start {
+                script.complete_start(2);
+            }
+            if is_late {
+                script.signal(pair[0]);
+            }
+            script.tell(usize::from(!is_start), "block");
+            script.expect(["blocked".to_owned()]);
+            script.force(pair);
+        });
     }
 
     #[test]
@@ -623,18 +1113,36 @@ mod second_signal {
         if !is_own_child("the grader cannot see when its parts have ended") {
             return;
         }
-        let mut process = Process::start_child(BLOCKS_AFTER_RUN);
+        in_parallel(pairs(), |pair| {
+            let mut script = Script::with_parts(TWO_THREADS, 2);
+            script.tell(1, "leave a blocking task");
+            script.expect(["left".to_owned()]);
+            script.has_blocking_task = true;
+            if pair[0] != Signal::INT {
+                script.signal(pair[0]);
+            }
+            // Without a signal, this is a failure.
+            script.end(1, true);
+            script.end(2, true);
+            script.send(Signal::HUP);
+            script.force(pair);
+        });
+    }
+
+    #[test]
+    fn sighup_during_shutdown_does_not_force_an_exit() {
+        let mut process = Process::start();
+        let slow = process.slow_requests();
         process.send(Signal::TERM);
-        assert!(
-            process.prints(RETURNED),
-            "expected `run` to return after SIGTERM, when its only part has \
-             ended; it did not within {DEADLINE:?}"
-        );
-        process.send(Signal::INT);
-        let code = 128 + Signal::INT.as_raw();
-        let when = "after SIGTERM and SIGINT, while the runtime waits for a \
-                    blocking task";
-        process.exits_with(code, when);
+        process.closes_its_port("after SIGTERM");
+        // From now on, it would count as a second signal.
+        wait_until(Instant::now() + SECOND);
+        (0..5).for_each(|_| process.send(Signal::HUP));
+        // It surely has been handled by then.
+        wait_until(Instant::now() + TICK * 20);
+        process.release();
+        process.answers(slow, "that was in flight at SIGTERM and SIGHUP");
+        process.exits_with(0, "after SIGTERM and SIGHUP");
     }
 }
 
@@ -655,55 +1163,63 @@ mod failures {
     #[test]
     fn a_failed_part_shuts_down_the_other_parts_gracefully() {
         let mut process = Process::start();
-        let slow = process.slow_request();
+        let slow = process.slow_requests();
         // A response to this request is optional.
         let _ = process.request("/crash").response();
         process.closes_its_port(AFTER_FAILURE);
         process.release();
-        slow.body("that was in flight in another part at the failure");
+        process.answers(slow, "that was in flight at the failure of a part");
         process.exits_with_a_failure(AFTER_FAILURE);
     }
 
     #[test]
-    fn a_part_that_returns_before_it_is_cancelled_counts_as_failed() {
-        if !is_own_child("no HTTP path makes one of its parts return early") {
-            return;
-        }
-        let mut process = Process::start();
-        let slow = process.slow_request();
-        let _ = process.request("/return").response();
-        process.closes_its_port("after a part has returned `Ok` early");
-        process.release();
-        slow.body("that was in flight when another part returned early");
-        process.exits_with(1, "after a part has returned `Ok` early");
-    }
-
-    #[test]
-    fn a_part_that_fails_during_shutdown_makes_the_exit_code_1() {
-        if !is_own_child("no HTTP path makes one of its parts fail in shutdown")
-        {
-            return;
-        }
-        let mut process = Process::start_child(FAILS_IN_SHUTDOWN);
-        process.send(Signal::TERM);
-        process.exits_with(1, "after a part has failed during shutdown");
-    }
-
-    #[test]
     fn the_first_signal_after_a_failure_does_not_force_an_exit() {
-        if !is_own_child("it may count the failure as the first signal") {
-            return;
-        }
         let mut process = Process::start();
-        let slow = process.slow_request();
+        let slow = process.slow_requests();
         let _ = process.request("/crash").response();
         process.closes_its_port(AFTER_FAILURE);
         process.send(Signal::TERM);
-        // After so many reloads, SIGTERM has surely been handled, too.
-        (0..50).for_each(|_| process.reload());
+        // It surely has been handled by then.
+        wait_until(Instant::now() + TICK * 20);
         process.release();
-        slow.body("that was in flight at a failure and the first SIGTERM");
-        process.exits_with(1, AFTER_FAILURE);
+        let when = "that was in flight at a failure and the first SIGTERM";
+        process.answers(slow, when);
+        process.exits_with_a_failure(AFTER_FAILURE);
+    }
+
+    #[test]
+    fn the_exit_code_is_1_if_and_only_if_start_or_a_part_has_failed() {
+        if !is_own_child("no HTTP path ends one of its parts") {
+            return;
+        }
+        in_parallel((0..32).collect(), |seed| {
+            let random = &mut Random(seed);
+            let kind = [ONE_THREAD, TWO_THREADS, FAST_CLOCK][random.below(3)];
+            let can_fail = random.below(3) != 0;
+            let mut script = Script::start(kind, &[]);
+            for _ in 0..random.below(12) {
+                script.step(random, can_fail);
+            }
+            script.finish(random, can_fail);
+        });
+    }
+
+    #[test]
+    fn a_part_that_returns_right_before_a_signal_counts_as_failed() {
+        if !is_own_child("no HTTP path makes one of its parts return early") {
+            return;
+        }
+        for _ in 0..3 {
+            // Part 2 sends SIGTERM when part 1 has returned, and waits until
+            // the token is cancelled. It blocks the only thread meanwhile.
+            let mut script = Script::with_parts(ONE_THREAD, 2);
+            script.tell(1, "signal-in-part 2");
+            script.running.remove(&1);
+            script.has_failed = true;
+            let lines = script.cancellation();
+            script.expect(lines);
+            script.end(2, true);
+        }
     }
 }
 
@@ -713,7 +1229,7 @@ mod reloads {
     #[test]
     fn each_sighup_reloads_and_no_request_is_lost() {
         let mut process = Process::start();
-        let slow = process.slow_request();
+        let slow = process.slow_requests();
         let version = || process.body("/version").parse::<u32>();
         let first = version().unwrap_or_else(|error| {
             panic!("expected a number as the body of /version: {error}")
@@ -729,7 +1245,7 @@ mod reloads {
             );
         }
         process.release();
-        slow.body("that was in flight during SIGHUP");
+        process.answers(slow, "that was in flight during SIGHUP");
         process.send(Signal::TERM);
         process.exits_with(0, "after SIGTERM");
     }
@@ -739,98 +1255,188 @@ mod reloads {
         if !is_own_child("no HTTP path makes its reload panic") {
             return;
         }
-        let mut process = Process::start();
-        let slow = process.slow_request();
-        process.body("/let_reload_panic");
-        process.send(Signal::HUP);
-        let panics = becomes_true(process.ticks, || {
-            process.body("/version") == "panicked"
+        in_parallel(REQUESTS.to_vec(), |signal| {
+            let mut script = Script::start(TWO_THREADS, &[]);
+            script.hang_up_with_a_panic();
+            script.hang_up();
+            script.complete_start(2);
+            script.hang_up_with_a_panic();
+            script.hang_up_with_a_panic();
+            script.hang_up();
+            script.signal(signal);
+            script.hang_up_with_a_panic();
+            script.hang_up();
+            script.finish(&mut Random(1), false);
         });
-        assert!(panics, "SIGHUP did not call `reload`");
-        process.send(Signal::HUP);
-        let reloads =
-            becomes_true(process.ticks, || process.body("/version") == "1");
-        assert!(
-            reloads,
-            "SIGHUP did not call `reload` again after a call that panicked"
-        );
-        process.send(Signal::TERM);
-        process.release();
-        slow.body("that was in flight at a panic in `reload`");
-        process.exits_with(0, "after a panic in `reload` and SIGTERM");
     }
+}
+
+/// In a command, stands for `reload`.
+const RELOAD: usize = PARTS + 1;
+
+/// Prints a line for a [`Script`].
+fn say(line: &str) {
+    println!("{SAYS}{line}");
 }
 
 /// Runs the child if [`CHILD`] is set, and does not return then.
 fn run_child_if_set() {
     let Ok(kind) = env::var(CHILD) else { return };
     let mut threads = match &*kind {
-        BLOCKS_THE_THREAD => Builder::new_current_thread(),
-        _ => Builder::new_multi_thread(),
+        TWO_THREADS | SERVES => Builder::new_multi_thread(),
+        _ => Builder::new_current_thread(),
     };
-    let runtime = threads.enable_all().build().expect("a runtime");
+    threads.worker_threads(2).enable_all().start_paused(kind == FAST_CLOCK);
+    let runtime = threads.build().expect("a runtime");
     let code = runtime.block_on(async {
-        let service = Arc::new(Service::new());
-        let reloaded = Arc::clone(&service);
-        let released = Arc::clone(&service);
-        thread::spawn(move || {
-            let _ = std::io::stdin().read_to_end(&mut Vec::new());
-            released.release.add_permits(1);
-        });
-        let start = async |stop: CancellationToken| match &*kind {
-            SERVES => service.start(stop).await,
-            WAITS_IN_START => {
-                println!("{STARTING}");
-                stop.cancelled().await;
-                tokio::task::yield_now().await;
-                println!("{STARTED}");
-                Ok(Vec::new())
+        match &*kind {
+            SERVES => {
+                let service = Arc::new(Service::new());
+                let reloaded = Arc::clone(&service);
+                let released = Arc::clone(&service);
+                thread::spawn(move || {
+                    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+                    released.release.add_permits(1);
+                });
+                let start = async |stop| service.start(stop).await;
+                run(start, move || reloaded.reload()).await
             }
-            FAILS_IN_SHUTDOWN => single_part(async move {
-                stop.cancelled().await;
-                Err("a part failed during shutdown".into())
-            }),
-            BLOCKS_THE_THREAD => single_part(async move {
-                stop.cancelled().await;
-                println!("{BLOCKED}");
-                block_forever()
-            }),
-            BLOCKS_AFTER_RUN => single_part(async move {
-                tokio::task::spawn_blocking(block_forever);
-                stop.cancelled().await;
-                Ok(())
-            }),
-            _ => unreachable!("no such kind of child"),
-        };
-        run(start, move || reloaded.reload()).await
+            _ => obey_script(&kind).await,
+        }
     });
-    if kind == BLOCKS_AFTER_RUN {
-        // Until the runtime shuts down, a task could still receive a signal.
-        let tasks = runtime.metrics();
-        thread::spawn(move || {
-            while tasks.num_alive_tasks() > 0 {
-                thread::park_timeout(TICK);
-            }
-            println!("{RETURNED}");
-        });
-    }
+    // Until the runtime shuts down, a task could still receive a signal.
+    let tasks = runtime.metrics();
+    thread::spawn(move || {
+        while tasks.num_alive_tasks() > 0 {
+            thread::park_timeout(TICK);
+        }
+        say("returned");
+    });
     // As at the end of an async `main`: waits for blocking tasks.
     drop(runtime);
     std::process::exit(code.into());
 }
 
-/// Returns one part, which prints [`STARTING`] when it runs.
-fn single_part<F>(part: F) -> Result<Vec<Part>, BoxError>
-where
-    F: Future<Output = Result<(), BoxError>> + Send + 'static,
-{
-    Ok(vec![Box::pin(async {
-        println!("{STARTING}");
-        part.await
-    })])
+/// Runs parts that obey the commands of a [`Script`].
+async fn obey_script(kind: &str) -> u8 {
+    let (senders, mut receivers): (Vec<_>, Vec<_>) =
+        (0..=PARTS).map(|_| tasks::channel(8)).unzip();
+    let senders = Arc::new(senders);
+    let reload_panics = Arc::new(AtomicBool::new(false));
+    let (tell, let_panic) = (Arc::clone(&senders), Arc::clone(&reload_panics));
+    thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            let (number, command) =
+                line.split_once(' ').expect("a number and a command");
+            match number.parse().expect("a number") {
+                RELOAD => {
+                    let_panic.store(true, Relaxed);
+                    say("reload will panic");
+                }
+                n => drop(tell[n].blocking_send(command.to_owned())),
+            }
+        }
+    });
+    let own_signal = kind.strip_prefix(SIGNALS_ITSELF).map(|number| {
+        // So the thread never sleeps, and calls `start` without a delay.
+        tokio::spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+        let number = number.parse::<i32>().expect("a number");
+        let all = [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
+        let signal = all.into_iter().find(|of| of.as_raw() == number);
+        signal.expect("a signal that the process handles")
+    });
+    let start = async |stop: CancellationToken| {
+        if let Some(signal) = own_signal {
+            kill_process(getpid(), signal)?;
+        }
+        let peers = Arc::clone(&senders);
+        let commands = receivers.remove(0);
+        let parts = obey(0, stop.clone(), commands, peers).await?;
+        let parts = receivers.drain(..parts).enumerate();
+        let part = |(n, commands)| -> Part {
+            let part = obey(n + 1, stop.clone(), commands, senders.clone());
+            Box::pin(async { part.await.map(drop) })
+        };
+        Ok(parts.map(part).collect())
+    };
+    let reload = move || {
+        if reload_panics.swap(false, Relaxed) {
+            // Of a panic on purpose, there is nothing to report.
+            set_hook(Box::new(|_| ()));
+            say("reload panics");
+            panic_any(Bomb);
+        }
+        tokio::spawn(async { say("reloaded") });
+    };
+    run(start, reload).await
 }
 
-fn block_forever() -> Result<(), BoxError> {
+/// The payload of a panic. Its destructor panics.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("on purpose: a payload is dropped");
+    }
+}
+
+/// The body of `start` and of each part. Returns the number in the last command.
+async fn obey(
+    number: usize,
+    stop: CancellationToken,
+    mut commands: tasks::Receiver<String>,
+    peers: Arc<Vec<tasks::Sender<String>>>,
+) -> Result<usize, BoxError> {
+    say(&format!("begun {number}"));
+    let mut is_cancelled = false;
+    loop {
+        let command = tokio::select! {
+            biased;
+            () = stop.cancelled(), if !is_cancelled => {
+                is_cancelled = true;
+                say(&cancelled(&number));
+                continue;
+            }
+            command = commands.recv() => command.expect("a sender is kept"),
+        };
+        let (verb, argument) =
+            command.split_once(' ').unwrap_or((&command, ""));
+        match verb {
+            "ok" => return Ok(argument.parse().unwrap_or(0)),
+            "fail" => return Err("a failure".into()),
+            "cancel" => stop.cancel(),
+            "block" => block_with_locks(),
+            "leave" => {
+                tokio::task::spawn_blocking(block_forever);
+                say("left");
+            }
+            "signal-in-part" => {
+                let peer = &peers[argument.parse::<usize>()?];
+                peer.try_send("signal".to_owned())?;
+                return Ok(0);
+            }
+            "signal" => {
+                kill_process(getpid(), Signal::TERM)?;
+                while !stop.is_cancelled() {
+                    thread::park_timeout(TICK);
+                }
+            }
+            _ => unreachable!("no such command: {command}"),
+        }
+    }
+}
+
+fn block_with_locks() {
+    say("blocked");
+    let _locks = (std::io::stdout().lock(), std::io::stderr().lock());
+    block_forever();
+}
+
+fn block_forever() {
     loop {
         thread::park();
     }
@@ -845,17 +1451,10 @@ struct Service {
     release: Semaphore,
     /// Makes the second part fail.
     crash: Notify,
-    /// Makes the second part return `Ok`.
-    early_return: Notify,
-    reload_panic: AtomicU32,
 }
 
 /// A drain timeout longer than any test.
 const A_DAY: Duration = Duration::from_secs(86_400);
-
-/// Values of `reload_panic`: the next call panics, or the last call panicked.
-const NEXT: u32 = 1;
-const PANICKED: u32 = 2;
 
 impl Service {
     fn new() -> Self {
@@ -864,8 +1463,6 @@ impl Service {
             begun: AtomicU32::new(0),
             release: Semaphore::new(0),
             crash: Notify::new(),
-            early_return: Notify::new(),
-            reload_panic: AtomicU32::new(0),
         }
     }
 
@@ -885,7 +1482,6 @@ impl Service {
             tokio::select! {
                 () = stop.cancelled() => Ok(()),
                 () = self.crash.notified() => Err("a part failed".into()),
-                () = self.early_return.notified() => Ok(()),
             }
         });
         Ok(vec![serve, other])
@@ -899,13 +1495,6 @@ impl Service {
         Router::new()
             .route("/version", with(Self::version))
             .route("/crash", with(|service| notify(&service.crash)))
-            .route("/return", with(|service| notify(&service.early_return)))
-            .route(
-                "/let_reload_panic",
-                with(|service| {
-                    service.reload_panic.swap(NEXT, Relaxed).to_string()
-                }),
-            )
             .route(
                 "/begun",
                 with(|service| service.begun.load(Relaxed).to_string()),
@@ -920,20 +1509,11 @@ impl Service {
     }
 
     fn version(&self) -> String {
-        match self.reload_panic.load(Relaxed) {
-            PANICKED => "panicked".to_owned(),
-            _ => self.version.load(Relaxed).to_string(),
-        }
+        self.version.load(Relaxed).to_string()
     }
 
     fn reload(&self) {
-        let next = self
-            .reload_panic
-            .compare_exchange(NEXT, PANICKED, Relaxed, Relaxed);
-        assert!(next.is_err(), "on purpose: a bug in a reload");
-        self.reload_panic.store(0, Relaxed);
         self.version.fetch_add(1, Relaxed);
-        println!("{RELOADED}");
     }
 }
 

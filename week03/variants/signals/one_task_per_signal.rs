@@ -2,12 +2,13 @@
 //! its own, in a runtime that is never shut down. A `JoinSet` joins the parts.
 
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::process::exit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -32,16 +33,21 @@ where
     }
     let mut parts = JoinSet::new();
     match start(stop.clone()).await {
-        Ok(all) => all.into_iter().for_each(|part| drop(parts.spawn(part))),
+        Ok(all) => all.into_iter().for_each(|part| {
+            let stop = stop.clone();
+            // Whether a part ends early is decided when it ends, not when it
+            // is joined: a signal may come in between.
+            parts.spawn(async move { (part.await, stop.is_cancelled()) });
+        }),
         Err(error) => return failed(&*error),
     }
     let mut code = 0;
     while let Some(ended) = parts.join_next().await {
-        let ended = ended.map_err(BoxError::from).flatten();
-        if let Err(error) = &ended {
-            code = failed(&**error);
-        } else if !stop.is_cancelled() {
-            code = 1;
+        match ended {
+            Ok((Ok(()), true)) => {}
+            Ok((Ok(()), false)) => code = 1,
+            Ok((Err(error), _)) => code = failed(&*error),
+            Err(error) => code = failed(&error),
         }
         stop.cancel();
     }
@@ -58,33 +64,49 @@ fn handle_signals(
     stop: &CancellationToken,
     mut reload: impl FnMut() + Send + 'static,
 ) -> std::io::Result<()> {
+    let parts_runtime = Handle::current();
     let runtime =
         Builder::new_multi_thread().worker_threads(1).enable_io().build()?;
     // Never dropped: it runs until the process exits.
     let runtime = Box::leak(Box::new(runtime));
     let _context = runtime.enter();
-    let has_begun = Arc::new(AtomicBool::new(false));
+    let ignored = ignored_signals();
+    let is_ignored = |kind: SignalKind| {
+        ignored.unwrap_or(0) & 1 << (kind.as_raw_value() - 1) != 0
+    };
+    let first = Arc::new(OnceLock::<Instant>::new());
     for kind in
         [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()]
     {
+        if is_ignored(kind) {
+            continue;
+        }
         let mut signals = signal(kind)?;
-        let (stop, has_begun) = (stop.clone(), Arc::clone(&has_begun));
+        let (stop, first) = (stop.clone(), Arc::clone(&first));
         runtime.spawn(async move {
             while signals.recv().await.is_some() {
-                if has_begun.swap(true, Relaxed) {
+                // At Ctrl-C, the terminal and the parent may both send it.
+                if first.get_or_init(Instant::now).elapsed()
+                    >= Duration::from_millis(150)
+                {
                     exit(128 + kind.as_raw_value());
                 }
                 stop.cancel();
             }
         });
     }
+    if is_ignored(SignalKind::hangup()) {
+        return Ok(());
+    }
     let mut hangups = signal(SignalKind::hangup())?;
     let (request, mut requests) = tokio::sync::mpsc::channel(1);
     // A panic of `reload` ends neither this thread nor the task below.
     std::thread::spawn(move || {
+        let _context = parts_runtime.enter();
         while requests.blocking_recv().is_some() {
-            let reload = std::panic::AssertUnwindSafe(&mut reload);
-            let _ = std::panic::catch_unwind(reload);
+            let called = catch_unwind(AssertUnwindSafe(&mut reload));
+            // Not dropped: the destructor of a payload may panic, too.
+            called.unwrap_or_else(std::mem::forget);
         }
     });
     runtime.spawn(async move {
@@ -93,4 +115,12 @@ fn handle_signals(
         }
     });
     Ok(())
+}
+
+/// Returns the mask of the signals that this process ignores. Returns `None` on
+/// a system without `/proc`.
+fn ignored_signals() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
 }

@@ -4,10 +4,11 @@
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::{io, process, thread};
+use std::time::{Duration, Instant};
+use std::{fs, io, mem, process, thread};
 
-use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,16 @@ where
     let stop = CancellationToken::new();
     let (registered, is_registered) = oneshot::channel();
     let token = stop.clone();
+    let parts_runtime = Handle::current();
     thread::spawn(move || {
+        // Tasks that `reload` spawns run in the runtime of the parts.
+        let reload = {
+            let mut reload = reload;
+            move || {
+                let _context = parts_runtime.enter();
+                reload();
+            }
+        };
         if let Err(error) = handle_signals(token, reload, registered) {
             failed(&error);
         }
@@ -78,27 +88,58 @@ fn handle_signals(
 ) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut quit = signal(SignalKind::quit())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = register(SignalKind::terminate())?;
+        let mut interrupt = register(SignalKind::interrupt())?;
+        let mut quit = register(SignalKind::quit())?;
+        let mut hangup = register(SignalKind::hangup())?;
         let _ = registered.send(());
-        let mut is_shutting_down = false;
+        let mut repetitions_end: Option<Instant> = None;
         loop {
             let kind = tokio::select! {
-                _ = terminate.recv() => SignalKind::terminate(),
-                _ = interrupt.recv() => SignalKind::interrupt(),
-                _ = quit.recv() => SignalKind::quit(),
-                _ = hangup.recv() => {
-                    let _ = catch_unwind(AssertUnwindSafe(&mut reload));
+                Some(()) = receive(&mut terminate), if terminate.is_some() => {
+                    SignalKind::terminate()
+                }
+                Some(()) = receive(&mut interrupt), if interrupt.is_some() => {
+                    SignalKind::interrupt()
+                }
+                Some(()) = receive(&mut quit), if quit.is_some() => {
+                    SignalKind::quit()
+                }
+                Some(()) = receive(&mut hangup), if hangup.is_some() => {
+                    let reload = AssertUnwindSafe(&mut reload);
+                    // The destructor of the payload may panic, too.
+                    catch_unwind(reload).unwrap_or_else(mem::forget);
                     continue;
                 }
+                else => return Ok(()),
             };
-            if is_shutting_down {
-                process::exit(128 + kind.as_raw_value());
+            match repetitions_end {
+                None => {
+                    let now = Instant::now();
+                    repetitions_end = Some(now + Duration::from_millis(250));
+                    stop.cancel();
+                }
+                // At Ctrl-C, the terminal and the parent may both send it.
+                Some(end) if Instant::now() < end => {}
+                Some(_) => process::exit(128 + kind.as_raw_value()),
             }
-            is_shutting_down = true;
-            stop.cancel();
         }
     })
+}
+
+/// Registers a signal, unless the process ignores it. Linux reports that.
+fn register(kind: SignalKind) -> io::Result<Option<Signal>> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.unwrap_or("0").trim();
+    let mask = u64::from_str_radix(mask, 16).unwrap_or(0);
+    match mask >> (kind.as_raw_value() - 1) & 1 {
+        0 => signal(kind).map(Some),
+        _ => Ok(None),
+    }
+}
+
+async fn receive(signal: &mut Option<Signal>) -> Option<()> {
+    signal.as_mut()?.recv().await
 }
