@@ -95,7 +95,9 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
                 let (sender, ready) = Ready::channel();
                 // No child of `stop`: shutdown cancels the parts one at a time.
                 let token = CancellationToken::new();
-                let work = start(sender, token.clone());
+                let own = token.clone();
+                // In its task: if `start` panics, the part has failed.
+                let work = Box::pin(async { start(sender, own).await });
                 undo.push(Undo::Stop(app.tasks.spawn(name, work), token));
                 tokio::select! {
                     biased;

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::signals::BoxError;
 
@@ -53,8 +54,9 @@ pub enum Entry {
     OnStop(Work),
 }
 
-/// Starts a part. The part calls [`Ready::set`] when it is ready. It runs
-/// until its own token is cancelled, and then returns.
+/// Starts a part. It is called in the task of the part. The part calls
+/// [`Ready::set`] when it is ready. It runs until its own token is cancelled,
+/// and then returns.
 pub type Start = Box<dyn FnOnce(Ready, CancellationToken) -> Work + Send>;
 
 /// A future that is spawned as a task. It does nothing before that.
@@ -159,10 +161,7 @@ impl Plan {
     ) where
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
-        // Calls `start` in the part's task: a panic of it is the part's.
-        let start: Start = Box::new(|ready, stop| {
-            Box::pin(async { start(ready, stop).await })
-        });
+        let start: Start = Box::new(|ready, stop| Box::pin(start(ready, stop)));
         self.entries.push((name, Entry::Part(start)));
     }
 
@@ -190,6 +189,54 @@ impl Plan {
     {
         let (register, deregister) = (Box::pin(register), Box::pin(deregister));
         self.registry = Some(Registry { register, deregister });
+    }
+
+    /// Sets the registry, and renews the registration after each `period`, as a
+    /// lease needs.
+    ///
+    /// The renewals begin when `register` has returned `Ok`. They end before
+    /// `deregister` is called: a later renewal would register the application
+    /// again. So no part may renew the registration, since all parts serve on in
+    /// the lame-duck period. A renewal that fails is repeated after the next
+    /// `period`. A renewal that is running when shutdown begins is completed,
+    /// within the limit of the call of `deregister`.
+    pub fn registry_with_renewal<F, R, G>(
+        &mut self,
+        register: F,
+        period: Duration,
+        mut renew: impl FnMut() -> R + Send + 'static,
+        deregister: G,
+    ) where
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+        R: Future<Output = Result<(), BoxError>> + Send + 'static,
+        G: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let renewals = async move {
+            while stopped.run_until_cancelled(sleep(period)).await.is_some() {
+                // The next renewal repeats one that fails.
+                let _ = renew().await;
+            }
+        };
+        // `deregister` owns the task of the renewals, also while it waits to be
+        // called. If `run` is dropped, the task is aborted.
+        let (owner, owned) = oneshot::channel();
+        let register = async {
+            register.await?;
+            let _ = owner.send(AbortOnDropHandle::new(tokio::spawn(renewals)));
+            Ok(())
+        };
+        let deregister = async move {
+            stop.cancel();
+            let ended = match owned.await {
+                Ok(renewals) => renewals.await,
+                Err(_) => Ok(()), // not registered, so there are no renewals
+            };
+            deregister.await?;
+            Ok(ended?)
+        };
+        self.registry(register, deregister);
     }
 }
 

@@ -33,14 +33,18 @@
 //!   entry is a part, shutdown cancels the part's own token and waits until the
 //!   part ends. If it is an `OnStop` hook, shutdown calls the hook.
 //! - If anything fails during shutdown, the remaining steps still run. A panic
-//!   is a failure like any other: `run` does not propagate it.
+//!   is a failure like any other: `run` does not propagate it. The function in
+//!   `Entry::Part` may panic, too, before it returns a future. So call it in
+//!   the task of the part.
 //! - *The limits.* A call that takes longer than `Limits::call` is aborted.
 //!   `Limits::budget` limits the whole shutdown. It starts once, when shutdown
 //!   begins, even if a call of startup is still running at that time. At the
 //!   end of the budget, all remaining parts and calls are aborted, and the
 //!   lame-duck period ends. After that, no further call is started: each
 //!   remaining call counts as aborted.
-//! - `run` returns when all tasks have ended, including aborted tasks.
+//! - `run` returns when all tasks have ended, including aborted tasks. The next
+//!   step also waits for an aborted task: a task that blocks its thread ends
+//!   later than it is aborted.
 //! - *The report* has a step for each part that was started and for each call
 //!   that was started. It also has a step for each call that was not started
 //!   because the budget had ended. The steps are in the order in which they
@@ -50,7 +54,8 @@
 //!   that.
 //!
 //! Each part and each call runs as a task. Use tokio's clock: a limit is exact
-//! to the millisecond.
+//! to the millisecond. Events of the same millisecond may come in any order. The
+//! calls of `Plan::registry_with_renewal` are like all other calls.
 //!
 //! The stub contains the state of a running application, and the code that
 //! handles cancellations and the ends of tasks. You write startup, shutdown and

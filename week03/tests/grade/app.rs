@@ -1,7 +1,7 @@
 use std::fmt::Debug;
 use std::future::pending;
 use std::panic::panic_any;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use week03::app::run;
-use week03::plan::{Ended, Limits, Plan, Ready, Report};
+use week03::plan::{Ended, Entry, Limits, Plan, Ready, Report, Work};
 use week03::signals::BoxError;
 
 const fn seconds(n: u64) -> Duration {
@@ -29,7 +29,7 @@ const LIMITS: Limits =
 const CALL_TIME: Duration = Duration::from_millis(100);
 
 /// How a part or a call ends.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum End {
     Ok,
     Error(&'static str),
@@ -293,6 +293,372 @@ fn text(ended: &Ended) -> String {
     }
 }
 
+/// A random plan, and a model of [`run`] that predicts the log and the report.
+mod model {
+    use super::*;
+
+    /// In milliseconds: later than everything else.
+    const NEVER: u64 = 1 << 40;
+
+    /// A part or a call. All times are in milliseconds.
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct Task {
+        kind: Kind,
+        name: &'static str,
+        /// The time until a part is ready, and until it exits by itself.
+        ready: u64,
+        life: u64,
+        exit: End,
+        /// The time that a call takes, or a part from its cancellation on.
+        takes: u64,
+        end: End,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Kind {
+        Part,
+        OnStart,
+        OnStop,
+    }
+
+    #[derive(Debug)]
+    pub(super) struct Random {
+        state: u64,
+        limits: Limits,
+        tasks: Vec<Task>,
+        registry: Option<[Task; 2]>,
+        pub(super) stop: u64,
+    }
+
+    impl Random {
+        pub(super) fn new(seed: u64, can_fail: bool, budget: u64) -> Self {
+            let limits = Limits { budget: millis(budget), ..LIMITS };
+            let (tasks, registry, stop) = (Vec::new(), None, 0);
+            let mut it = Self { state: seed, limits, tasks, registry, stop };
+            let [call, lame_duck] = [3000, 6000].map(|limit| it.below(limit));
+            it.limits.call = millis(1 + call);
+            it.limits.lame_duck = millis(lame_duck);
+            let more = it.below(budget);
+            it.limits.budget += millis(more);
+            let size = if seed == 0 { 130 } else { it.below(8) };
+            for _ in 0..size {
+                let task = it.task(can_fail);
+                it.tasks.push(task);
+            }
+            if it.below(4) != 0 {
+                let calls = ["register", "deregister"];
+                let task = |name| Task { name, ..it.task(can_fail) };
+                it.registry = Some(calls.map(task));
+            }
+            it.stop = 1 + it.below(if seed == 0 { 100_000 } else { 20_000 });
+            it
+        }
+
+        /// SplitMix64.
+        pub(super) fn below(&mut self, limit: u64) -> u64 {
+            self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut n = self.state;
+            n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (n ^ (n >> 31)) % limit.max(1)
+        }
+
+        fn task(&mut self, can_fail: bool) -> Task {
+            let kinds = [Kind::Part, Kind::Part, Kind::OnStart, Kind::OnStop];
+            // Two entries can have the same name, also that of a call.
+            let names = ["db", "db", "http", "queue", "register", "flush"];
+            let end = |it: &mut Self| match it.below(8) {
+                0 if can_fail => End::Error("broken"),
+                1 if can_fail => End::Panic(Bug(1)),
+                2 if can_fail => End::Never,
+                _ => End::Ok,
+            };
+            let is_late = |it: &mut Self, n| can_fail && it.below(n) == 0;
+            Task {
+                kind: kinds[self.below(4) as usize],
+                name: names[self.below(6) as usize],
+                ready: match is_late(self, 12) {
+                    true => NEVER,
+                    false => 1 + self.below(1000),
+                },
+                life: match is_late(self, 4) {
+                    true => 1 + self.below(15_000),
+                    false => NEVER,
+                },
+                exit: match end(self) {
+                    // It ends, or it would not notice its cancellation.
+                    End::Never => End::Ok,
+                    end => end,
+                },
+                takes: match is_late(self, 4) {
+                    true => 1 + self.below(5000),
+                    false => 1 + self.below(500),
+                },
+                end: end(self),
+            }
+        }
+
+        /// Builds the plan. Its log has when entries start and are cancelled.
+        pub(super) fn scenario(&self) -> Scenario {
+            let mut scenario = Scenario::new(self.limits);
+            let call = |log: Log, task: Task| async move {
+                log.add(format!("{} begins", task.name));
+                sleep(millis(task.takes)).await;
+                task.end.reach().await
+            };
+            for &task in &self.tasks {
+                let log = scenario.log.clone();
+                let plan = &mut scenario.plan;
+                match task.kind {
+                    Kind::OnStart => plan.on_start(task.name, call(log, task)),
+                    Kind::OnStop => plan.on_stop(task.name, call(log, task)),
+                    Kind::Part => {
+                        plan.part(task.name, async move |ready, stop| {
+                            task.run(log, ready, stop).await
+                        })
+                    }
+                }
+            }
+            if let Some([register, deregister]) = self.registry {
+                let log = &scenario.log;
+                let register = call(log.clone(), register);
+                let deregister = call(log.clone(), deregister);
+                scenario.plan.registry(register, deregister);
+            }
+            scenario
+        }
+
+        /// Predicts what `run` does. Returns `None` if two events happen in the
+        /// same millisecond, so that their order is not fixed.
+        pub(super) fn predict(&self) -> Option<Model> {
+            let mut model = Model {
+                limits: self.limits,
+                now: 0,
+                stop: self.stop,
+                live: Vec::new(),
+                began: None,
+                log: Vec::new(),
+                steps: Vec::new(),
+                has_tie: false,
+            };
+            model.run(self);
+            (!model.has_tie).then_some(model)
+        }
+    }
+
+    impl Task {
+        async fn run(
+            self,
+            log: Log,
+            ready: Ready,
+            stop: CancellationToken,
+        ) -> Result<(), BoxError> {
+            log.add(format!("{} starts", self.name));
+            let serve = async {
+                if self.ready < self.life {
+                    sleep(millis(self.ready)).await;
+                    ready.set();
+                    sleep(millis(self.life - self.ready)).await;
+                } else {
+                    drop(ready);
+                    sleep(millis(self.life)).await;
+                }
+            };
+            match stop.run_until_cancelled(serve).await {
+                Some(()) => self.exit.reach().await,
+                None => {
+                    log.add(format!("{} is cancelled", self.name));
+                    sleep(millis(self.takes)).await;
+                    self.end.reach().await
+                }
+            }
+        }
+    }
+
+    fn millis(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn ms(duration: Duration) -> u64 {
+        duration.as_millis().try_into().expect("less than an age")
+    }
+
+    /// A part that has not ended.
+    struct Live {
+        entry: usize,
+        task: Task,
+        start: u64,
+        cancelled: Option<u64>,
+    }
+
+    impl Live {
+        fn end(&self) -> (u64, End) {
+            let (time, end) = match self.cancelled {
+                Some(at) => (at + self.task.takes, self.task.end),
+                None => (self.start + self.task.life, self.task.exit),
+            };
+            (if let End::Never = end { NEVER } else { time }, end)
+        }
+    }
+
+    pub(super) struct Model {
+        limits: Limits,
+        now: u64,
+        stop: u64,
+        live: Vec<Live>,
+        began: Option<u64>,
+        pub(super) log: Vec<(u64, String)>,
+        /// The time of each step's end, its name, its end and what it took.
+        pub(super) steps: Vec<(u64, &'static str, String, u64)>,
+        has_tie: bool,
+    }
+
+    impl Model {
+        fn run(&mut self, plan: &Random) {
+            let mut undo = Vec::new();
+            for (entry, &task) in plan.tasks.iter().enumerate() {
+                if self.began.is_some() {
+                    break;
+                }
+                undo.push(entry);
+                match task.kind {
+                    Kind::OnStop => {}
+                    Kind::OnStart => self.call(task),
+                    Kind::Part => {
+                        let start = self.now;
+                        self.add(&task, "starts");
+                        self.live.push(Live {
+                            entry,
+                            task,
+                            start,
+                            cancelled: None,
+                        });
+                        let ready = start + task.ready;
+                        self.wait(|_| ready, |it| it.began.is_some());
+                    }
+                }
+            }
+            let registry = plan.registry.filter(|_| self.began.is_none());
+            if let Some([register, _]) = registry {
+                self.call(register);
+            }
+            self.wait(|_| NEVER, |it| it.began.is_some());
+            if let Some([_, deregister]) = registry {
+                self.call(deregister);
+                let end = self.now + ms(self.limits.lame_duck);
+                self.wait(|it| end.min(it.end()), |it| it.live.is_empty());
+            }
+            for entry in undo.into_iter().rev() {
+                let task = plan.tasks[entry];
+                match task.kind {
+                    Kind::OnStop => self.call(task),
+                    Kind::OnStart => {}
+                    Kind::Part => self.stop_part(entry),
+                }
+            }
+        }
+
+        /// The end of the budget.
+        pub(super) fn end(&self) -> u64 {
+            self.began.map_or(NEVER, |began| began + ms(self.limits.budget))
+        }
+
+        pub(super) fn took(&self) -> u64 {
+            self.now - self.began.expect("shutdown has begun")
+        }
+
+        fn add(&mut self, task: &Task, event: &str) {
+            self.log.push((self.now, format!("{} {event}", task.name)));
+        }
+
+        /// Handles events until a time, or until a condition is true.
+        fn wait(
+            &mut self,
+            until: impl Fn(&Self) -> u64,
+            is_over: impl Fn(&Self) -> bool,
+        ) {
+            while !is_over(self) {
+                let until = until(self);
+                let ends = self.live.iter().map(|it| it.end().0);
+                let stop = self.began.is_none().then_some(self.stop);
+                let mut times: Vec<_> = ends.chain(stop).collect();
+                times.sort_unstable();
+                let next = times.first().copied().unwrap_or(NEVER);
+                let is_tie = times.get(1) == Some(&next) || next == until;
+                self.has_tie |= is_tie && next < NEVER;
+                if next >= until {
+                    self.now = until;
+                    return;
+                }
+                self.now = next;
+                let ended = self.live.iter().position(|it| it.end().0 == next);
+                match ended {
+                    Some(at) => {
+                        let part = self.live.remove(at);
+                        let is_early = part.cancelled.is_none();
+                        let since = part.cancelled.unwrap_or(next);
+                        self.record(&part.task, part.end().1, is_early, since);
+                    }
+                    None => self.began = Some(next),
+                }
+            }
+        }
+
+        fn record(
+            &mut self,
+            task: &Task,
+            end: End,
+            is_early: bool,
+            since: u64,
+        ) {
+            let end = match end {
+                End::Ok if is_early => "early".to_owned(),
+                End::Ok => "ok".to_owned(),
+                End::Error(error) => format!("failed: {error}"),
+                End::Panic(_) => "panicked".to_owned(),
+                End::Never => "aborted".to_owned(),
+            };
+            if end != "ok" {
+                self.began.get_or_insert(self.now);
+            }
+            self.steps.push((self.now, task.name, end, self.now - since));
+        }
+
+        fn call(&mut self, task: Task) {
+            let begin = self.now;
+            if self.end() <= begin {
+                return self.record(&task, End::Never, false, begin);
+            }
+            self.add(&task, "begins");
+            let takes = begin + task.takes;
+            let is_endless = matches!(task.end, End::Never);
+            let finish = if is_endless { NEVER } else { takes };
+            let limit = begin + ms(self.limits.call);
+            self.wait(|it| finish.min(limit).min(it.end()), |_| false);
+            self.has_tie |= finish == limit || finish == self.end();
+            let end = if finish <= self.now { task.end } else { End::Never };
+            self.record(&task, end, false, begin);
+        }
+
+        fn stop_part(&mut self, entry: usize) {
+            let find =
+                |it: &Self| it.live.iter().position(|l| l.entry == entry);
+            let Some(at) = find(self) else { return };
+            let task = self.live[at].task;
+            let since = self.now;
+            if since < self.end() {
+                self.add(&task, "is cancelled");
+            }
+            self.live[at].cancelled = Some(since);
+            self.wait(Self::end, |it| find(it).is_none());
+            if let Some(at) = find(self) {
+                self.live.remove(at);
+                self.record(&task, End::Never, false, since);
+            }
+        }
+    }
+}
+
 mod startup {
     use super::*;
 
@@ -552,6 +918,51 @@ mod shutdown {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn renewals_of_the_registration_end_before_deregister() {
+        for is_dropped in [false, true] {
+            let mut scenario = Scenario::new(LIMITS);
+            scenario.part("http");
+            let log = scenario.log.clone();
+            let renew = move || {
+                let log = log.clone();
+                async move {
+                    log.add("renew begins".to_owned());
+                    sleep(3 * CALL_TIME).await;
+                    log.add("renew ends".to_owned());
+                    Err("no answer".into())
+                }
+            };
+            let register = scenario.call("register", End::Ok);
+            let deregister = scenario.call("deregister", End::Ok);
+            let plan = &mut scenario.plan;
+            plan.registry_with_renewal(register, seconds(1), renew, deregister);
+            let log = scenario.log.clone();
+            let during_a_renewal = Duration::from_millis(3500);
+            if is_dropped {
+                let run = scenario.run_uncancelled();
+                drop(timeout(during_a_renewal, run).await);
+                sleep(HOUR).await;
+            } else {
+                let (_, report) = scenario.cancel_after(during_a_renewal).await;
+                report.expect_failures(&[]);
+            }
+            let renewals = [(2100, "renew begins"), (2400, "renew ends")];
+            let then = match is_dropped {
+                true => &[(3500, "http is aborted")][..],
+                false => &[
+                    (3700, "renew ends"),
+                    (3700, "deregister begins"),
+                    (3800, "deregister ends"),
+                    (8800, "http is cancelled"),
+                    (9800, "http ends"),
+                ],
+            };
+            let last = &[(3400, "renew begins")];
+            log.expect_since(1101, &[&renewals[..], last, then].concat());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn dropping_run_aborts_all_parts_and_does_not_deregister() {
         let scenario = Scenario::with_two_parts(LIMITS);
         let run = run(scenario.plan, CancellationToken::new());
@@ -631,6 +1042,20 @@ mod failures {
             Some(&Bug(7)),
             "payload of the panic"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_in_the_function_that_starts_a_part_is_a_failure() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.part("db");
+        let start =
+            |_: Ready, _: CancellationToken| -> Work { panic_any(Bug(8)) };
+        scenario.plan.entries.push(("http", Entry::Part(Box::new(start))));
+        scenario.registry(End::Ok, End::Ok);
+        let (log, report) = scenario.run_uncancelled().await;
+        let then = [(1000, "db is cancelled"), (2000, "db ends")];
+        log.expect_since(1000, &[&[(1000, "db is ready")], &then[..]].concat());
+        report.expect_failures(&[("http", "panicked")]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -895,6 +1320,75 @@ mod budget {
         assert_eq!(aborted.count(), HOOKS, "hooks reported as aborted");
     }
 
+    /// Returns a task that blocks its thread until some time after the limit
+    /// of `limit` has passed, and whether it still blocks.
+    fn blocking_task(
+        limit: Duration,
+    ) -> (impl FnOnce() + Send, Arc<AtomicBool>) {
+        let is_blocked = Arc::new(AtomicBool::new(true));
+        let blocks = Arc::clone(&is_blocked);
+        let block = move || {
+            let end = std::time::Instant::now() + 3 * limit;
+            while let Some(left) =
+                end.checked_duration_since(std::time::Instant::now())
+                && !left.is_zero()
+            {
+                std::thread::park_timeout(left);
+            }
+            blocks.store(false, Relaxed);
+        };
+        (block, is_blocked)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn shutdown_waits_for_an_aborted_task_that_blocks_its_thread() {
+        let limit = Duration::from_millis(50);
+        // A call exceeds its own limit, or a part exceeds the budget.
+        for is_call in [true, false] {
+            let mut plan = Plan::new(match is_call {
+                true => Limits { call: limit, ..LIMITS },
+                false => Limits { budget: limit, ..LIMITS },
+            });
+            let (block, is_blocked) = blocking_task(limit);
+            let blocked_at_goodbye = Arc::new(AtomicBool::new(false));
+            let (seen, of) = (blocked_at_goodbye.clone(), is_blocked.clone());
+            plan.on_stop("goodbye", async move {
+                seen.store(of.load(Relaxed), Relaxed);
+                Ok(())
+            });
+            if is_call {
+                plan.on_stop("flush", async {
+                    block();
+                    Ok(pending().await)
+                });
+            } else {
+                plan.part("http", async |ready: Ready, stop| {
+                    ready.set();
+                    stop.cancelled().await;
+                    block();
+                    Ok(pending().await)
+                });
+            }
+            plan.part("db", async |ready: Ready, _stop| {
+                ready.set();
+                Err("broken".into())
+            });
+            let run = tokio::spawn(run(plan, CancellationToken::new()));
+            let report = timeout(DEADLINE, run).await;
+            let report = report.expect("`run` should return").unwrap();
+            assert!(
+                !is_blocked.load(Relaxed),
+                "expected `run` to return after the aborted task has ended; \
+                 it still runs: {report}"
+            );
+            assert!(
+                !blocked_at_goodbye.load(Relaxed),
+                "expected the next call to begin after the aborted call has \
+                 ended; it still ran: {report}"
+            );
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn all_parts_share_one_shutdown_budget() {
         let mut scenario = Scenario::new(TEN);
@@ -1003,5 +1497,95 @@ mod budget {
             Scenario::with_two_parts(Limits { lame_duck: seconds(60), ..TEN });
         let (_, report) = scenario.cancel_after(seconds(10)).await;
         report.expect_took(seconds(10));
+    }
+
+    /// Runs random plans, and compares the log and the report with the model's.
+    async fn compare_with_model(seeds: u64, can_fail: bool, budget: u64) {
+        let mut compared = 0;
+        for seed in 0..seeds {
+            let plan = model::Random::new(seed, can_fail, budget);
+            let Some(model) = plan.predict() else { continue };
+            compared += 1;
+            let scenario = plan.scenario();
+            let stop = Duration::from_millis(plan.stop);
+            let (log, CheckedReport(report)) =
+                scenario.cancel_after(stop).await;
+            let about = format!("plan {seed}: {plan:?}\n");
+            // The order of what happens at the end of the budget is not fixed.
+            let end = model.end();
+            let mut seen = log.events.lock().unwrap().clone();
+            seen.retain(|(ms, _)| *ms < end);
+            let mut log = model.log.clone();
+            log.retain(|(ms, _)| *ms < end);
+            assert_same(&format!("{about}log (ms, event)"), &seen, &log);
+            let mut seen: Vec<_> = report
+                .steps
+                .iter()
+                .map(|step| {
+                    (step.name, text(&step.ended), step.took.as_millis())
+                })
+                .collect();
+            let mut steps: Vec<_> = model
+                .steps
+                .iter()
+                .map(|(_, name, end, took)| {
+                    (*name, end.clone(), (*took).into())
+                })
+                .collect();
+            let fixed = model.steps.iter().filter(|(ms, ..)| *ms < end).count();
+            seen.get_mut(fixed..).unwrap_or_default().sort();
+            steps[fixed..].sort();
+            assert_same(&format!("{about}steps"), &seen, &steps);
+            let took = report.took.as_millis();
+            assert_eq!(took, model.took().into(), "{about}ms of shutdown");
+        }
+        assert!(compared > seeds / 2, "too many ties: {compared} of {seeds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn plans_without_failures_start_and_stop_in_order_and_in_time() {
+        compare_with_model(100, false, 1_000_000).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn plans_with_failures_stop_in_order_and_in_time() {
+        compare_with_model(400, true, 1_000_000).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn plans_with_a_small_budget_stop_in_order_and_in_time() {
+        compare_with_model(400, true, 6000).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dropping_run_at_any_time_drops_all_tasks_and_starts_none() {
+        for seed in 1..200 {
+            let mut plan = model::Random::new(seed, true, 6000);
+            let Scenario { plan: entries, log } = plan.scenario();
+            let drop_at = 1 + plan.below(25_000);
+            let token = CancellationToken::new();
+            let cancel = async {
+                sleep(Duration::from_millis(plan.stop)).await;
+                token.cancel();
+                pending::<()>().await;
+            };
+            let run = async { drop(run(entries, token.clone()).await) };
+            let both = async {
+                tokio::select! { biased; () = run => {}, () = cancel => {} }
+            };
+            drop(timeout(Duration::from_millis(drop_at), both).await);
+            let before = log.events.lock().unwrap().len();
+            sleep(HOUR).await;
+            let seen = log.events.lock().unwrap()[before..].to_vec();
+            let about =
+                format!("events after a drop at {drop_at} ms: {plan:?}");
+            assert_same(&about, &seen, &[]);
+            assert_eq!(
+                Arc::strong_count(&log.events),
+                1,
+                "users of the log after the drop, the test included: a task \
+                 or a call is left"
+            );
+        }
     }
 }

@@ -888,7 +888,7 @@ mod shutdown {
             return;
         }
         let all = [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
-        let repeated = [all; 4].concat();
+        let repeated = [all; 8].concat();
         in_parallel(repeated, |signal| {
             let kind = format!("{SIGNALS_ITSELF}{}", signal.as_raw());
             let mut script = Script::start(&kind, &[]);
@@ -914,8 +914,11 @@ mod shutdown {
             let mut script =
                 Script::with_parts(FAST_CLOCK, 1 + random.below(4));
             script.signal(REQUESTS[random.below(3)]);
-            script.hang_up_thrice();
-            script.finish(random, false);
+            while let Some(part) = script.running.first().copied() {
+                // It still runs after all timers of tokio have expired.
+                script.hang_up_thrice();
+                script.end(part, true);
+            }
         });
     }
 
@@ -1338,12 +1341,6 @@ async fn obey_script(kind: &str) -> u8 {
         }
     });
     let own_signal = kind.strip_prefix(SIGNALS_ITSELF).map(|number| {
-        // So the thread never sleeps, and calls `start` without a delay.
-        tokio::spawn(async {
-            loop {
-                tokio::task::yield_now().await;
-            }
-        });
         let number = number.parse::<i32>().expect("a number");
         let all = [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
         let signal = all.into_iter().find(|of| of.as_raw() == number);

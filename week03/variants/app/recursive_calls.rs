@@ -102,7 +102,10 @@ impl App {
                 Some((name, Entry::Part(start))) => {
                     let token = CancellationToken::new();
                     let (sender, ready) = Ready::channel();
-                    let part = self.spawn(name, start(sender, token.clone()));
+                    let own = token.clone();
+                    // In its task: if `start` panics, the part has failed.
+                    let work = Box::pin(async { start(sender, own).await });
+                    let part = self.spawn(name, work);
                     tokio::select! {
                         biased;
                         () = self.next_event() => {}

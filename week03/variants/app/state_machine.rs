@@ -76,7 +76,10 @@ pub async fn run(plan: Plan, stop: CancellationToken) -> Report {
                 Some((name, Action::Start(Entry::Part(start)))) => {
                     let token = CancellationToken::new();
                     let (sender, ready) = Ready::channel();
-                    let task = tasks.spawn(name, start(sender, token.clone()));
+                    let own = token.clone();
+                    // In its task: if `start` panics, the part has failed.
+                    let work = Box::pin(async { start(sender, own).await });
+                    let task = tasks.spawn(name, work);
                     undo.push((name, Action::Cancel(task, token)));
                     Wait::Ready(ready)
                 }
