@@ -31,7 +31,7 @@
 //!   A panic in a part is not graded.
 //! - Each SIGHUP calls `reload` at once, also while `start` runs and during
 //!   shutdown, and has no other effect. `reload` is called in the context of the
-//!   runtime in which `run` was called, so it may call `tokio::spawn`. If
+//!   runtime in which `run` was called, so its tasks run there. If
 //!   `reload` panics, the process serves on and handles all further signals.
 //!   The destructor of the panic's payload may panic, too.
 //! - A signal that was ignored when the process started is still ignored: for

@@ -1543,17 +1543,9 @@ mod budget {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn plans_without_failures_start_and_stop_in_order_and_in_time() {
+    async fn random_plans_start_and_stop_in_order_and_in_time() {
         compare_with_model(100, false, 1_000_000).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn plans_with_failures_stop_in_order_and_in_time() {
         compare_with_model(400, true, 1_000_000).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn plans_with_a_small_budget_stop_in_order_and_in_time() {
         compare_with_model(400, true, 6000).await;
     }
 
