@@ -54,8 +54,9 @@
 //!   that.
 //!
 //! Each part and each call runs as a task. Use tokio's clock: a limit is exact
-//! to the millisecond. Events of the same millisecond may come in any order. The
-//! calls of `Plan::registry_with_renewal` are like all other calls.
+//! to the millisecond. Where no rule decides, events of the same millisecond
+//! may come in any order. The calls of `Plan::registry_with_renewal` are like all
+//! other calls.
 //!
 //! The stub contains the state of a running application, and the code that
 //! handles cancellations and the ends of tasks. You write startup, shutdown and

@@ -337,7 +337,8 @@ mod model {
             let mut it = Self { state: seed, limits, tasks, registry, stop };
             let [call, lame_duck] = [3000, 6000].map(|limit| it.below(limit));
             it.limits.call = millis(1 + call);
-            it.limits.lame_duck = millis(lame_duck);
+            let is_zero = it.below(8) == 0;
+            it.limits.lame_duck = millis(if is_zero { 0 } else { lame_duck });
             let more = it.below(budget);
             it.limits.budget += millis(more);
             let size = if seed == 0 { 130 } else { it.below(8) };
@@ -374,7 +375,7 @@ mod model {
                 _ => End::Ok,
             };
             let is_late = |it: &mut Self, n| can_fail && it.below(n) == 0;
-            Task {
+            let mut task = Task {
                 kind: kinds[self.below(4) as usize],
                 name: names[self.below(6) as usize],
                 ready: match is_late(self, 12) {
@@ -395,7 +396,12 @@ mod model {
                     false => 1 + self.below(500),
                 },
                 end: end(self),
+            };
+            if is_late(self, 8) {
+                // It ends at the moment when it is ready.
+                task.life = task.ready;
             }
+            task
         }
 
         /// Builds the plan. Its log has when entries start and are cancelled.
@@ -455,10 +461,12 @@ mod model {
         ) -> Result<(), BoxError> {
             log.add(format!("{} starts", self.name));
             let serve = async {
-                if self.ready < self.life {
+                if self.ready <= self.life {
                     sleep(millis(self.ready)).await;
                     ready.set();
-                    sleep(millis(self.life - self.ready)).await;
+                    if self.ready < self.life {
+                        sleep(millis(self.life - self.ready)).await;
+                    }
                 } else {
                     drop(ready);
                     sleep(millis(self.life)).await;
@@ -533,7 +541,9 @@ mod model {
                             start,
                             cancelled: None,
                         });
-                        let ready = start + task.ready;
+                        let is_first = task.ready < task.life;
+                        let ready = if is_first { task.ready } else { NEVER };
+                        let ready = start.saturating_add(ready);
                         self.wait(|_| ready, |it| it.began.is_some());
                     }
                 }

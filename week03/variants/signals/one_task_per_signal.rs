@@ -87,7 +87,7 @@ fn handle_signals(
             while signals.recv().await.is_some() {
                 // At Ctrl-C, the terminal and the parent may both send it.
                 if first.get_or_init(Instant::now).elapsed()
-                    >= Duration::from_millis(150)
+                    >= Duration::from_millis(200)
                 {
                     exit(128 + kind.as_raw_value());
                 }
