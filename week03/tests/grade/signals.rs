@@ -32,7 +32,7 @@ const LONG_TICKS: u32 = 2000;
 const LINE_TICKS: u32 = 1000;
 
 /// The limit for the exit at the second signal.
-const EXIT_TICKS: u32 = 200;
+const EXIT_TICKS: u32 = 400;
 
 /// The limit for a response.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -383,7 +383,10 @@ fn name(signal: Signal) -> &'static str {
 fn mask(process: &str, line: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let mask = status.lines().find_map(|text| text.strip_prefix(line))?;
-    u64::from_str_radix(mask.trim_start_matches(':').trim(), 16).ok()
+    let mask = mask.trim_start_matches(':').trim();
+    let mask = u64::from_str_radix(mask, 16).ok()?;
+    // The C library uses 32 and 33 for itself.
+    Some(mask & !(0b11 << 31))
 }
 
 fn bit(signal: Signal) -> u64 {
@@ -659,7 +662,9 @@ impl Script {
         self.running = (1..=parts).collect();
         let begun = self.running.iter().map(|part| format!("begun {part}"));
         let seen = self.running.iter().filter(|_| self.is_cancelled);
-        self.expect(begun.chain(seen.map(cancelled)).collect::<Vec<_>>());
+        let ends = iter::once("ends 0".to_owned());
+        let lines = begun.chain(seen.map(cancelled)).chain(ends);
+        self.expect(lines.collect::<Vec<_>>());
         self.end_if_nothing_runs();
     }
 
@@ -667,10 +672,14 @@ impl Script {
     fn end(&mut self, number: usize, is_ok: bool) {
         self.tell(number, if is_ok { "ok" } else { "fail" });
         self.running.remove(&number);
+        let mut lines = vec![format!("ends {number}")];
         if !is_ok || !self.is_cancelled {
             self.has_failed = true;
-            let lines = self.cancellation();
-            self.expect(lines);
+            lines.extend(self.cancellation());
+        }
+        self.expect(lines);
+        if !self.running.is_empty() {
+            self.hang_up();
         }
         self.end_if_nothing_runs();
     }
@@ -754,7 +763,7 @@ impl Script {
         if self.first.is_none() {
             self.send(first);
             // Nothing shows that it is handled.
-            self.first = Some(Instant::now() + SECOND);
+            self.first = Some(Instant::now() + 2 * SECOND);
         }
         let at = self.first.expect("sent above") + SECOND;
         wait_until(at);
@@ -1423,8 +1432,13 @@ async fn obey(
         let (verb, argument) =
             command.split_once(' ').unwrap_or((&command, ""));
         match verb {
-            "ok" => return Ok(argument.parse().unwrap_or(0)),
-            "fail" => return Err("a failure".into()),
+            "ok" | "fail" => {
+                say(&format!("ends {number}"));
+                return match verb {
+                    "ok" => Ok(argument.parse().unwrap_or(0)),
+                    _ => Err("a failure".into()),
+                };
+            }
             "cancel" => stop.cancel(),
             "block" => block_with_locks(),
             "leave" => {
