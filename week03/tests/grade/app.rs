@@ -1369,14 +1369,14 @@ mod budget {
             if is_call {
                 plan.on_stop("flush", async {
                     block();
-                    Ok(pending().await)
+                    pending().await
                 });
             } else {
                 plan.part("http", async |ready: Ready, stop| {
                     ready.set();
                     stop.cancelled().await;
                     block();
-                    Ok(pending().await)
+                    pending().await
                 });
             }
             plan.part("db", async |ready: Ready, _stop| {
