@@ -119,7 +119,7 @@ impl<E: Send + 'static> Group<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let parent = CancellationToken::new();
-    /// let group = Group::<&str>::new(&parent, NonZero::MAX);
+    /// let group = Group::<&str>::new(&parent, NonZero::<usize>::MAX);
     /// assert!(group.spawner().try_spawn(async { Ok(()) }).is_ok());
     /// assert_eq!(group.wait().await, Ok(()));
     /// # }

@@ -192,8 +192,8 @@ impl Task {
         number: usize,
         spawner: Spawner<&'static str>,
         seen: Arc<Mutex<Seen>>,
-    ) -> (mpsc::UnboundedSender<Command>, Self) {
-        let (sender, mut commands) = mpsc::unbounded_channel();
+    ) -> (mpsc::Sender<Command>, Self) {
+        let (sender, mut commands) = mpsc::channel(100);
         let panics_on_drop = Arc::new(AtomicBool::new(false));
         let (log, on_drop) = (Arc::clone(&seen), Arc::clone(&panics_on_drop));
         let run = Box::pin(async move {
@@ -733,7 +733,7 @@ mod refuses {
         seen: Arc<Mutex<Seen>>,
         model: Model,
         next: usize,
-        commands: BTreeMap<usize, mpsc::UnboundedSender<Command>>,
+        commands: BTreeMap<usize, mpsc::Sender<Command>>,
         /// Calls of `spawn` that are not made by members.
         calls: BTreeMap<usize, JoinHandle<()>>,
         /// What has been done, for messages.
@@ -798,13 +798,13 @@ mod refuses {
                 false => ("spawn", Command::Spawn(task)),
             };
             self.steps.push(format!("{call} {number} by member {member}"));
-            let _ = self.commands[&member].send(command);
+            let _ = self.commands[&member].try_send(command);
             self.model.spawn(number, true, is_try);
         }
 
         fn end(&mut self, number: usize, ending: Ending) {
             self.steps.push(format!("{number} {ending:?}"));
-            let _ = self.commands[&number].send(Command::End(ending));
+            let _ = self.commands[&number].try_send(Command::End(ending));
             self.model.end(number, ending);
         }
 
