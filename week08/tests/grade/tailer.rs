@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::{Debug, Display};
+use std::mem::replace;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -21,20 +22,29 @@ mod rows {
     fn the_inserts_of_the_outbox_are_published() {
         let texts =
             || select(vec!["", "a", "a/1", "a/2", "é/'\"", "b//1", " a/1\n"]);
-        let table = select(vec!["outbox", "outbox2", "Outbox"]);
-        let table = (select(vec!["public", "audit"]), table);
-        let change = (0..8_u8, table, texts(), texts(), columns());
+        let tables = vec![
+            ("public", "outbox"),
+            ("audit", "outbox"),
+            ("public", "Outbox"),
+            ("public", "audit.outbox"),
+            ("public.audit", "outbox"),
+            ("Public", "outbox"),
+            ("public", "outbox2"),
+        ];
+        let own = select(tables[..5].to_vec());
+        let table = select(tables);
+        let change =
+            (0..8_u8, table, any::<bool>(), texts(), texts(), columns());
         let changes = vec(vec(change, 0..12), 0..4);
-        for_all(300, (0..3_u8, changes), |(own, transactions)| {
-            let mut config = config();
-            config.schema = ["public", "audit", "public"][own as usize].into();
-            config.table = ["outbox", "outbox", "Outbox"][own as usize].into();
-            let own = (&*config.schema.clone(), &*config.table.clone());
+        for_all(300, (own, changes), |(own, transactions)| {
+            let (schema, table) = (own.0.to_owned(), own.1.to_owned());
+            let config = Config { schema, table, ..config() };
             let mut session = Session::new(config, 0, 0);
             let (mut expected, mut seen) = (Vec::new(), Vec::new());
             for changes in transactions {
                 let mut given = Vec::new();
-                for (kind, table, key, value, columns) in changes {
+                for (kind, table, is_own, key, value, columns) in changes {
+                    let table = if is_own { own } else { table };
                     let row = row(table, &columns, key, &text(value));
                     if kind > 3 && table == own {
                         expected.push((key.to_owned(), value.to_owned()));
@@ -75,9 +85,12 @@ mod rows {
             .into_iter()
             .flat_map(|c| bad.clone().map(|b| (c, b)))
         {
-            for (place, table) in [(0, "outbox"), (3, "outbox"), (3, "other")] {
+            let own = ("public", "outbox");
+            let others = [("public", "other"), ("audit", "outbox")];
+            for (place, table) in
+                [(0, own), (3, own), (3, others[0]), (3, others[1])]
+            {
                 let mut session = Session::new(config(), 0, 0);
-                let table = ("public", table);
                 let mut rows = vec![insert("a/1", "1"); 5];
                 let mut new = row(table, &[], "a/1", &text("1"));
                 let index = usize::from(column == "value");
@@ -95,9 +108,12 @@ mod rows {
                 let is_publish =
                     |effect: &&Effect| matches!(effect, Effect::Publish(_));
                 let seen = seen.map(|e| e.iter().filter(is_publish).count());
-                let own = table.1 == "outbox";
-                let expected = if own { Err(BadRow(Lsn(40))) } else { Ok(1) };
-                let what = format_args!("{column} of row {place} is {bad:?}");
+                let is_own = table == own;
+                let expected =
+                    if is_own { Err(BadRow(Lsn(40))) } else { Ok(1) };
+                let what = format_args!(
+                    "{column} of row {place} is {bad:?}, in table {table:?}"
+                );
                 check(expected, seen, what);
             }
         }
@@ -110,12 +126,10 @@ mod rows {
                 session.check_published(event, effects);
             });
         });
-        // Larger than every constant.
-        for len in [17, 130, 750] {
+        // Sizes above the constants of an attempt.
+        for len in [17, 130, 1_500] {
             let mut session = Session::new(config(), 0, 0);
-            let names = |n: u8| vec![n; len];
-            let all = [names(1), (0..len).map(|n| n as u8).collect()];
-            for names in all {
+            for names in [vec![1; len.min(750)], (0..len as u16).collect()] {
                 let (event, effects) = session.insert(&names, 5);
                 session.check_published(&event, &effects);
             }
@@ -124,7 +138,8 @@ mod rows {
                 let effects = session.step(event.clone());
                 session.check_published(&event, &effects);
             }
-            check(2 * len, session.acknowledged(), "acknowledged messages");
+            let all = session.messages.len();
+            check(all, session.acknowledged(), "acknowledged messages");
         }
     }
 
@@ -135,6 +150,15 @@ mod rows {
                 session.check_published(event, effects);
             });
         });
+        // All those that are due, however many.
+        let mut session = Session::new(config(), 0, 0);
+        session.insert(&(0..1_500).collect::<Vec<_>>(), 5);
+        while let Some(event) = session.fail(0) {
+            session.step(event);
+        }
+        session.now += config().retry_ms;
+        let effects = session.step(Event::Tick);
+        session.check_published(&Event::Tick, &effects);
         // No number of failures is enough to give up.
         let mut session = Session::new(config(), 0, 0);
         session.insert(&[1, 1], 5);
@@ -155,19 +179,26 @@ mod positions {
 
     #[test]
     fn a_transaction_is_confirmed_after_its_last_message() {
-        for len in [1, 2, 3, 17, 130, 1_500] {
+        let sizes = [1, 2, 3, 17, 130, 1_500];
+        let sizes = sizes.map(|len| (if len > 200 { 1 } else { 3 }, len));
+        for (count, len) in sizes.into_iter().chain([(1_500, 1)]) {
             let mut session = Session::new(config(), 500, 0);
-            for _ in 0..if len > 200 { 1 } else { 3 } {
-                let names: Vec<_> = (0..len).map(|n| n as u8).collect();
-                session.insert(&names, 9);
-                let expected = [Lsn(session.end)];
+            let names: Vec<_> = (0..len).collect();
+            let ends: Vec<_> = (0..count)
+                .map(|_| {
+                    session.insert(&names, 9);
+                    [Lsn(session.end)]
+                })
+                .collect();
+            for (n, end) in ends.iter().enumerate() {
                 for number in 1..=len {
                     let event = session.acknowledge(0);
                     let event = event.expect("a message is in flight");
                     let effects = session.step(event);
-                    let what = format_args!("after message {number} of {len}");
-                    let expected =
-                        if number == len { &expected[..] } else { &[] };
+                    let what = format_args!(
+                        "after message {number} of {len}, transaction {n}"
+                    );
+                    let expected = if number == len { &end[..] } else { &[] };
                     check(expected, &confirms(&effects), what);
                 }
             }
@@ -198,7 +229,7 @@ mod positions {
     }
 
     #[test]
-    fn a_quiet_outbox_follows_the_log() {
+    fn the_position_follows_the_log_of_other_tables() {
         let step = (0..3_u8, 0..2_000_u64, any::<bool>());
         for_all(200, (extreme(), vec(step, 1..40)), |(start, steps)| {
             let mut session = Session::new(config(), start, 0);
@@ -210,7 +241,7 @@ mod positions {
                     let event = session.transaction(vec![insert], 3);
                     (event, "a transaction without messages")
                 } else {
-                    // Some are behind the confirmed position.
+                    // Some are less than the confirmed position.
                     let back = if kind == 2 { ahead } else { 0 };
                     let end = Lsn(session.advance(ahead).0 - back);
                     (Event::KeepAlive { end, reply_requested }, "a keepalive")
@@ -620,7 +651,7 @@ struct Schedule {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Insert(Vec<u8>, u64),
+    Insert(Vec<u16>, u64),
     KeepAlive(u64, u64, bool),
     LogEnd(u64, u64),
     Acknowledge(usize),
@@ -631,7 +662,7 @@ enum Op {
 fn schedule(has_failures: bool) -> impl Strategy<Value = Schedule> {
     let back = || prop_oneof![3 => Just(0), 1 => 0..300_u64];
     let op = prop_oneof![
-        4 => (vec(0..5_u8, 0..6), 0..50_u64).prop_map(|(n, a)| Op::Insert(n, a)),
+        4 => (vec(0..7_u16, 0..6), 0..50_u64).prop_map(|(n, a)| Op::Insert(n, a)),
         2 => (0..300_u64, back(), any::<bool>())
             .prop_map(|(ahead, back, reply)| Op::KeepAlive(ahead, back, reply)),
         1 => (0..900_u64, 0..2_000_u64).prop_map(|(a, b)| Op::LogEnd(a, b * (b % 2))),
@@ -722,7 +753,7 @@ struct Session {
     /// The end of the log.
     end: u64,
     /// The messages in the order of the log, by aggregate.
-    messages: Vec<(u8, State)>,
+    messages: Vec<(u16, State)>,
     /// Positions, and the number of messages before them.
     received: Vec<(usize, u64)>,
     in_flight: Vec<Message>,
@@ -752,7 +783,7 @@ impl Session {
         Lsn(self.end)
     }
 
-    /// Returns a transaction that is committed `gap` bytes behind the log.
+    /// Returns a transaction. Its commit is `gap` bytes after the log.
     fn transaction(&mut self, changes: Vec<Change>, gap: u64) -> Event {
         let commit_lsn = self.advance(gap);
         Event::Transaction(Transaction {
@@ -760,25 +791,41 @@ impl Session {
             commit_lsn,
             end_lsn: self.advance(48),
             commit_time: UNIX_EPOCH,
-            origin: None,
+            origin: self.end.is_multiple_of(3).then(|| "eu".to_owned()),
             changes,
         })
     }
 
     /// Inserts a message of each of the aggregates in one transaction.
-    fn insert(&mut self, names: &[u8], gap: u64) -> (Event, Vec<Effect>) {
+    fn insert(&mut self, names: &[u16], gap: u64) -> (Event, Vec<Effect>) {
         let first = self.messages.len();
         self.messages.extend(names.iter().map(|n| (*n, State::Waiting)));
-        let rows = names.iter().zip(first..).map(|(name, number)| {
-            let name = match name {
-                0..4 => ["", "a", "a/b", "é"][usize::from(*name)],
-                _ => &name.to_string(),
-            };
-            insert(&format!("{name}/{number}"), &number.to_string())
+        let rows = (first..self.messages.len()).flat_map(|number| {
+            // The other changes of the table are ignored.
+            let earlier = self.key(number - number.min(6));
+            let row =
+                row(("public", "outbox"), &[], &earlier, &Value::Unchanged);
+            let new = insert(&self.key(number), &number.to_string());
+            [change_of((number % 4) as u8, row), new]
         });
-        let event = self.transaction(rows.collect(), gap);
+        let rows = rows.collect();
+        let event = self.transaction(rows, gap);
         let effects = self.step(event.clone());
         (event, effects)
+    }
+
+    /// Returns the key of a message: `aggregate/number`, or the aggregate.
+    fn key(&self, number: usize) -> String {
+        let names = ["", "a", "a/b", "é", "A", "a/", " a"];
+        let name = match self.messages[number].0 {
+            name @ 0..7 => names[usize::from(name)],
+            // Far apart, so that hashes of few bits collide.
+            name => &(u32::from(name) * 31).to_string(),
+        };
+        if number.is_multiple_of(3) && !name.contains('/') {
+            return name.to_owned();
+        }
+        format!("{name}/{number}")
     }
 
     fn step(&mut self, event: Event) -> Vec<Effect> {
@@ -799,6 +846,7 @@ impl Session {
                 let known = self.ids.insert(message.id, number);
                 let expected = if is_new { None } else { Some(number) };
                 check(expected, known, "the message that had this id before");
+                check(&self.key(number), &message.key, "the key");
                 self.set(message, State::InFlight);
                 self.in_flight.push(message.clone());
             }
@@ -807,10 +855,12 @@ impl Session {
     }
 
     fn expected_publications(&self, event: &Event) -> Vec<usize> {
-        let mut names = BTreeSet::new();
+        let most = self.messages.iter().map(|(name, _)| usize::from(*name));
+        let mut seen = vec![false; most.max().map_or(0, |most| most + 1)];
         let left = self.messages.iter().enumerate();
         let left = left.filter(|(_, (_, s))| *s != State::Acknowledged);
-        let first = left.filter(|(_, (name, _))| names.insert(*name));
+        let first = left
+            .filter(|(_, (name, _))| !replace(&mut seen[*name as usize], true));
         let is_due = |state: State| match state {
             State::Waiting => true,
             State::Failed(at) => {
@@ -863,13 +913,13 @@ impl Session {
     }
 
     fn acknowledged(&self) -> usize {
-        let is_one = |(_, state): &&(u8, State)| *state == State::Acknowledged;
+        let is_one = |(_, state): &&(u16, State)| *state == State::Acknowledged;
         self.messages.iter().filter(is_one).count()
     }
 
     /// Returns the expected confirmed position.
     fn confirmed(&self) -> u64 {
-        let is_left = |(_, state): &(u8, State)| *state != State::Acknowledged;
+        let is_left = |(_, state): &(u16, State)| *state != State::Acknowledged;
         let first = self.messages.iter().position(is_left);
         let first = first.unwrap_or(self.messages.len());
         let ends = self.received.iter().filter(|(before, _)| *before <= first);
@@ -916,7 +966,8 @@ fn row(
     let column = |name: &&str| Column {
         is_key: *name == "seq",
         name: (*name).to_owned(),
-        type_oid: 25,
+        // Text, varchar, uuid or jsonb: all of them are sent as texts.
+        type_oid: [25, 1_043, 2_950, 3_802][key.len() % 4],
         type_modifier: -1,
     };
     let relation = Arc::new(Relation {
