@@ -7,18 +7,20 @@
 //! *Idea.* A **replication slot** keeps the log from the **confirmed position**
 //! on. The confirmed position is the end of the **acknowledged prefix**: all
 //! messages before it are acknowledged by the broker. A keepalive is a position
-//! without messages, so it waits behind the same messages as a transaction.
+//! without messages. As a transaction does, it waits for all earlier messages.
 //!
-//! *Guarantee.* A committed message is published at least once: what the server
-//! will not send again was acknowledged. One message of an aggregate is in
-//! flight at a time, and a failed one is published again first. So the *first*
-//! publications of an aggregate are in the order of the commits. On a quiet
-//! outbox, the position follows the log of the other tables.
+//! *Guarantee.* A committed message is published at least once: each message
+//! that the server will not send again was acknowledged. One message of an
+//! aggregate is in flight at a time, and after a failure it is published again
+//! before the next one. So the *first* publications of an aggregate are in the
+//! order of the commits. If the outbox is quiet, the confirmed position follows
+//! the log of the other tables.
 //!
-//! *Cost.* After a crash, everything behind the confirmed position is published
-//! again. One message that always fails holds back its aggregate and the whole
-//! log, and so does a broker that is away. The server keeps that log, and its
-//! disk fills up: hence the report. A transaction is in memory as a whole.
+//! *Cost.* After a crash, all messages after the confirmed position are
+//! published again. One message that always fails blocks its aggregate and the
+//! confirmed position. A broker that is unavailable blocks all of them. The
+//! server then keeps the log, and its disk fills up: so a large lag is reported.
+//! A whole transaction is in memory.
 //!
 //! ```
 //! use week08::pgoutput::Decoder;
@@ -71,14 +73,14 @@ pub struct Config {
     pub schema: String,
     /// The table's name. It has the columns `key` and `value`.
     pub table: String,
-    /// With so many unacknowledged messages, it wants no input.
+    /// With this number of unacknowledged messages, the tailer wants no input.
     pub max_unacknowledged: NonZero<usize>,
     /// The time after which a message that has failed is published again.
     pub retry_ms: u64,
     /// The longest time between two status updates. It is shorter than the
     /// `wal_sender_timeout` of the server.
     pub status_interval_ms: u64,
-    /// A greater lag, in bytes, is reported. The limit is much less than the
+    /// A lag of more bytes is reported. The limit is much less than the
     /// server's `max_slot_wal_keep_size`.
     pub lag_limit: u64,
 }
@@ -97,7 +99,8 @@ pub struct Tailer {
     next_id: u64,
     /// The messages that are not acknowledged, in the order of the log.
     unacknowledged: BTreeMap<u64, Message>,
-    /// Their ids by aggregate. The first of each is in flight, or has failed.
+    /// The ids of these messages, by aggregate. The first message of each
+    /// aggregate is in flight, or has failed.
     queues: BTreeMap<String, VecDeque<u64>>,
     /// When publishing failed, and the ids.
     failed: VecDeque<(u64, u64)>,
@@ -110,8 +113,8 @@ pub struct Tailer {
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Message {
-    /// The number of the message in this session. It is another one after a
-    /// restart, so consumers recognize repetitions by `key`.
+    /// The number of the message in this session. After a restart, the message
+    /// has another number, so consumers recognize repetitions by `key`.
     pub id: u64,
     /// The column `key`. Up to its last `/`, it is the aggregate.
     pub key: String,
@@ -126,7 +129,7 @@ pub enum Event {
     Transaction(Transaction),
     /// The server has sent a keepalive.
     KeepAlive {
-        /// The server has sent all transactions that were committed before.
+        /// The server has sent all transactions committed before this position.
         end: Lsn,
         /// The server ends the connection unless it gets a status update soon.
         reply_requested: bool,
@@ -136,7 +139,7 @@ pub enum Event {
     LogEnd(Lsn),
     /// The broker has stored the message durably.
     Published(u64),
-    /// The broker has not acknowledged the message. It may have it.
+    /// The broker has not acknowledged the message. It may have stored it.
     PublishFailed(u64),
     /// Some time has passed.
     Tick,
@@ -159,12 +162,12 @@ pub enum Effect {
 pub enum Lag {
     /// Greater than the limit.
     Behind(u64),
-    /// At most half the limit again.
+    /// Again at most half of the limit.
     CaughtUp(u64),
 }
 
-/// A row of the outbox in the transaction at this commit position has no text
-/// in the column `key` or `value`.
+/// A row of the outbox has no text in the column `key` or `value`. The position
+/// is the `commit_lsn` of its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a row of the outbox has no text as key or value: commit {0}")]
 pub struct BadRow(pub Lsn);
@@ -197,9 +200,9 @@ impl Tailer {
     ///
     /// # Errors
     ///
-    /// Returns an error if a transaction has a row without a message. A person
-    /// has to decide: the row cannot be published, and to skip it loses it. The
-    /// tailer must not be used any more.
+    /// Returns an error if a row of the outbox has no text as key or value. A
+    /// person has to decide: the row cannot be published, and a skipped row is
+    /// lost. After an error, the tailer must not be used any more.
     pub fn step(
         &mut self,
         event: Event,
@@ -251,7 +254,7 @@ impl Tailer {
         Ok(messages)
     }
 
-    /// Publishes a message if no earlier one of its aggregate is left.
+    /// Publishes a message if its aggregate has no earlier unacknowledged one.
     fn enqueue(&mut self, key: String, value: String) -> Option<Effect> {
         let id = self.next_id;
         self.next_id += 1;
@@ -276,7 +279,7 @@ impl Tailer {
         Some(Effect::Publish(self.unacknowledged[next].clone()))
     }
 
-    /// Publishes the messages whose pause has ended.
+    /// Publishes the failed messages that have waited for `retry_ms`.
     fn retry(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
         while let Some(&(failed_ms, id)) = self.failed.front()
             && now_ms.saturating_sub(failed_ms) >= self.config.retry_ms
@@ -286,7 +289,7 @@ impl Tailer {
         }
     }
 
-    /// Stores a position that may be confirmed after all messages so far.
+    /// Stores a position. It may be confirmed after all messages so far.
     fn receive(&mut self, end: Lsn) {
         self.log_end = self.log_end.max(end);
         match self.received.back_mut() {
@@ -316,7 +319,7 @@ impl Tailer {
         Some(Effect::Confirm(self.confirmed))
     }
 
-    /// Reports a lag when it passes the limit, and when half of it is left.
+    /// Reports a lag above the limit, and then one of at most half the limit.
     fn report(&mut self) -> Option<Effect> {
         let lag = self.log_end.0.saturating_sub(self.confirmed.0);
         let limit = self.config.lag_limit;

@@ -4,42 +4,42 @@
 //!
 //! Messages
 //!
-//! - Each `Change::Insert` into the table `schema.table` of `Config` is a message
-//!   with the texts of the columns `key` and `value`, wherever these columns are.
-//!   All other changes are ignored. If one of the two columns is missing, or its
-//!   value is not a text, `step` returns `BadRow` with the `commit_lsn` of the
+//! - Each `Change::Insert` into the table `schema.table` of `Config` is a message.
+//!   It has the texts of the columns with the names `key` and `value`. All other
+//!   changes are ignored. If one of the two columns is missing, or its value is
+//!   not a `Value::Text`, `step` returns `BadRow` with the `commit_lsn` of the
 //!   transaction. After that, the caller makes no further call.
 //! - A message is published as soon as all earlier messages of its aggregate are
-//!   acknowledged. So one message of an aggregate is in flight at a time, and
-//!   those of other aggregates do not wait for it.
+//!   acknowledged. So at most one message of an aggregate is in flight. Messages
+//!   of other aggregates do not wait for it.
 //! - A message that has failed is published again by the first `Tick` at which
-//!   `retry_ms` or more have passed since the failure. Its aggregate waits, and no
-//!   other one does.
+//!   `retry_ms` or more have passed since the failure. Until then its aggregate
+//!   waits, and other aggregates do not.
 //!
 //! The confirmed position
 //!
 //! - The tailer receives positions: the `end_lsn` of each transaction, also of
-//!   one without messages, and the `end` of each keepalive. `LogEnd` is not
-//!   received. A position may be confirmed when all messages that were received
-//!   before it are acknowledged. (The messages of a transaction are received
-//!   before its `end_lsn`.)
-//! - After each event, the confirmed position is the greatest position that may
-//!   be confirmed. It is never less than before: a keepalive can have an earlier
-//!   position. It begins with the one that `new` was given.
-//! - Effects `Confirm` have this position. `step` returns one if the position has
-//!   risen, if a keepalive has requested a reply, and at a `Tick` if
+//!   one without messages, and the `end` of each keepalive. The position of a
+//!   `LogEnd` is not received. A received position may be confirmed when all
+//!   messages that were received before it are acknowledged. (The messages of a
+//!   transaction are received before its `end_lsn`.)
+//! - At first, the confirmed position is the one that `new` was given. After each
+//!   event, it is the greatest position that may be confirmed. It never goes back,
+//!   although a keepalive can have an earlier position.
+//! - An effect `Confirm` has the confirmed position. `step` returns one if this
+//!   position has risen, if a keepalive has requested a reply, and at a `Tick` if
 //!   `status_interval_ms` or more have passed since the last `Confirm` (or since
-//!   `new`). Otherwise it returns none.
+//!   `new`). Otherwise `step` returns no `Confirm`.
 //!
 //! Overload
 //!
 //! - `wants_input` is true if and only if fewer than `max_unacknowledged` messages
-//!   are not acknowledged. If an event comes nevertheless, it is handled the same.
-//! - The lag is the greatest position that any event had (also `LogEnd`), less the
-//!   confirmed position. `Report(Behind(lag))` follows the event that makes it
-//!   greater than `lag_limit`. After that, `Report(CaughtUp(lag))` follows the
-//!   event that makes it `lag_limit / 2` or less. Then the next crossing is
-//!   reported again. There are no other reports.
+//!   are not acknowledged. If it is false, `step` handles all events as usual.
+//! - The lag is the greatest position of all events (also of `LogEnd`), minus the
+//!   confirmed position. The event that makes the lag greater than `lag_limit` has
+//!   the effect `Report(Behind(lag))`. After that, the event that makes the lag
+//!   `lag_limit / 2` or less has the effect `Report(CaughtUp(lag))`. Then the next
+//!   crossing is reported again. There are no other reports.
 //!
 //! All together
 //!
@@ -48,10 +48,11 @@
 //!
 //! Help: `poller::aggregate` returns the aggregate of a key. Effects may be in any
 //! order. Each `Publish` is followed by one `Published` or `PublishFailed` with its
-//! id, at any time. A message has an id of its own, and the same one when it is
-//! published again. After a restart, the server sends all transactions again whose
-//! `commit_lsn` is not before the confirmed position. Keepalives come between
-//! transactions and, for a large one, before its `commit_lsn`.
+//! id, at any time. A message has an id of its own, and keeps it when it is
+//! published again. After a restart, the server sends again each transaction whose
+//! `commit_lsn` is at or after the confirmed position. Keepalives come between
+//! transactions. While a large transaction is sent, their positions are before its
+//! `commit_lsn`.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -67,14 +68,14 @@ pub struct Config {
     pub schema: String,
     /// The table's name. It has the columns `key` and `value`.
     pub table: String,
-    /// With so many unacknowledged messages, it wants no input.
+    /// With this number of unacknowledged messages, the tailer wants no input.
     pub max_unacknowledged: NonZero<usize>,
     /// The time after which a message that has failed is published again.
     pub retry_ms: u64,
     /// The longest time between two status updates. It is shorter than the
     /// `wal_sender_timeout` of the server.
     pub status_interval_ms: u64,
-    /// A greater lag, in bytes, is reported. The limit is much less than the
+    /// A lag of more bytes is reported. The limit is much less than the
     /// server's `max_slot_wal_keep_size`.
     pub lag_limit: u64,
 }
@@ -96,8 +97,8 @@ pub struct Tailer {
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Message {
-    /// The number of the message in this session. It is another one after a
-    /// restart, so consumers recognize repetitions by `key`.
+    /// The number of the message in this session. After a restart, the message
+    /// has another number, so consumers recognize repetitions by `key`.
     pub id: u64,
     /// The column `key`. Up to its last `/`, it is the aggregate.
     pub key: String,
@@ -112,7 +113,7 @@ pub enum Event {
     Transaction(Transaction),
     /// The server has sent a keepalive.
     KeepAlive {
-        /// The server has sent all transactions that were committed before.
+        /// The server has sent all transactions committed before this position.
         end: Lsn,
         /// The server ends the connection unless it gets a status update soon.
         reply_requested: bool,
@@ -122,7 +123,7 @@ pub enum Event {
     LogEnd(Lsn),
     /// The broker has stored the message durably.
     Published(u64),
-    /// The broker has not acknowledged the message. It may have it.
+    /// The broker has not acknowledged the message. It may have stored it.
     PublishFailed(u64),
     /// Some time has passed.
     Tick,
@@ -145,12 +146,12 @@ pub enum Effect {
 pub enum Lag {
     /// Greater than the limit.
     Behind(u64),
-    /// At most half the limit again.
+    /// Again at most half of the limit.
     CaughtUp(u64),
 }
 
-/// A row of the outbox in the transaction at this commit position has no text
-/// in the column `key` or `value`.
+/// A row of the outbox has no text in the column `key` or `value`. The position
+/// is the `commit_lsn` of its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a row of the outbox has no text as key or value: commit {0}")]
 pub struct BadRow(pub Lsn);
@@ -178,9 +179,9 @@ impl Tailer {
     ///
     /// # Errors
     ///
-    /// Returns an error if a transaction has a row without a message. A person
-    /// has to decide: the row cannot be published, and to skip it loses it. The
-    /// tailer must not be used any more.
+    /// Returns an error if a row of the outbox has no text as key or value. A
+    /// person has to decide: the row cannot be published, and a skipped row is
+    /// lost. After an error, the tailer must not be used any more.
     pub fn step(
         &mut self,
         event: Event,
@@ -217,7 +218,7 @@ impl Tailer {
         todo!("which changes are messages, and which of them are bad?")
     }
 
-    /// Publishes a message if no earlier one of its aggregate is left.
+    /// Publishes a message if its aggregate has no earlier unacknowledged one.
     fn enqueue(&mut self, key: String, value: String) -> Option<Effect> {
         let id = self.next_id;
         self.next_id += 1;
@@ -232,7 +233,7 @@ impl Tailer {
         todo!("which one follows {message:?}?")
     }
 
-    /// Stores a position that may be confirmed after all messages so far.
+    /// Stores a position. It may be confirmed after all messages so far.
     fn receive(&mut self, end: Lsn) {
         todo!("which messages are before {end}?")
     }
@@ -242,7 +243,7 @@ impl Tailer {
         None // for the first rung. Later: which position may be confirmed?
     }
 
-    /// Reports a lag when it passes the limit, and when half of it is left.
+    /// Reports a lag above the limit, and then one of at most half the limit.
     fn report(&mut self) -> Option<Effect> {
         None // for the first rungs. Later: was it reported before?
     }

@@ -1,9 +1,9 @@
 //! A variant: transactions count their messages, and aggregates have a state.
 //!
-//! Each received position has the number of its messages that are left. A message
-//! knows its position by its id. A position without messages is added to the one
-//! before it. The state of an aggregate says whether its first message is in
-//! flight, or when it failed.
+//! Each received position has the number of its unacknowledged messages. The id of
+//! a message leads to its position. A position without messages is merged with the
+//! position before it. The state of an aggregate says whether its first message is
+//! in flight, or when it failed.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZero;
@@ -20,14 +20,14 @@ pub struct Config {
     pub schema: String,
     /// The table's name. It has the columns `key` and `value`.
     pub table: String,
-    /// With so many unacknowledged messages, it wants no input.
+    /// With this number of unacknowledged messages, the tailer wants no input.
     pub max_unacknowledged: NonZero<usize>,
     /// The time after which a message that has failed is published again.
     pub retry_ms: u64,
     /// The longest time between two status updates. It is shorter than the
     /// `wal_sender_timeout` of the server.
     pub status_interval_ms: u64,
-    /// A greater lag, in bytes, is reported. The limit is much less than the
+    /// A lag of more bytes is reported. The limit is much less than the
     /// server's `max_slot_wal_keep_size`.
     pub lag_limit: u64,
 }
@@ -72,8 +72,8 @@ enum State {
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Message {
-    /// The number of the message in this session. It is another one after a
-    /// restart, so consumers recognize repetitions by `key`.
+    /// The number of the message in this session. After a restart, the message
+    /// has another number, so consumers recognize repetitions by `key`.
     pub id: u64,
     /// The column `key`. Up to its last `/`, it is the aggregate.
     pub key: String,
@@ -88,7 +88,7 @@ pub enum Event {
     Transaction(Transaction),
     /// The server has sent a keepalive.
     KeepAlive {
-        /// The server has sent all transactions that were committed before.
+        /// The server has sent all transactions committed before this position.
         end: Lsn,
         /// The server ends the connection unless it gets a status update soon.
         reply_requested: bool,
@@ -98,7 +98,7 @@ pub enum Event {
     LogEnd(Lsn),
     /// The broker has stored the message durably.
     Published(u64),
-    /// The broker has not acknowledged the message. It may have it.
+    /// The broker has not acknowledged the message. It may have stored it.
     PublishFailed(u64),
     /// Some time has passed.
     Tick,
@@ -121,12 +121,12 @@ pub enum Effect {
 pub enum Lag {
     /// Greater than the limit.
     Behind(u64),
-    /// At most half the limit again.
+    /// Again at most half of the limit.
     CaughtUp(u64),
 }
 
-/// A row of the outbox in the transaction at this commit position has no text
-/// in the column `key` or `value`.
+/// A row of the outbox has no text in the column `key` or `value`. The position
+/// is the `commit_lsn` of its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a row of the outbox has no text as key or value: commit {0}")]
 pub struct BadRow(pub Lsn);
@@ -165,7 +165,7 @@ impl Tailer {
     ///
     /// # Errors
     ///
-    /// Returns an error if a transaction has a row without a message.
+    /// Returns an error if a row of the outbox has no text as key or value.
     pub fn step(
         &mut self,
         event: Event,
