@@ -91,6 +91,22 @@ impl TailError {
     }
 }
 
+/// Creates the publication and the slot if they are missing, as [`run`] does.
+///
+/// The slot has the log from its creation on. If each row is deleted in the
+/// transaction that inserts it, create the slot before the first row: an earlier
+/// one is never published.
+///
+/// # Errors
+///
+/// Returns an error if the database does not answer, or refuses a statement.
+pub async fn create(config: &Config) -> sqlx::Result<()> {
+    let options = PgConnectOptions::from_str(&config.url)?;
+    let mut database = PgConnection::connect_with(&options).await?;
+    prepare(&mut database, config).await?;
+    database.close().await
+}
+
 /// Publishes the messages of the outbox until `shutdown` is cancelled. Creates
 /// the publication and the slot if they are missing.
 ///

@@ -39,6 +39,12 @@ fn no_cent_is_lost_with_an_outbox_while_processes_are_killed() {
 
 #[test]
 #[ignore = "needs postgres"]
+fn no_cent_is_lost_with_log_tailing_while_processes_are_killed() {
+    no_cent_is_lost("tail");
+}
+
+#[test]
+#[ignore = "needs postgres"]
 fn no_cent_is_lost_with_half_messages_while_processes_are_killed() {
     no_cent_is_lost("half");
 }

@@ -94,16 +94,20 @@ impl Auditor {
         let mut transfers = BTreeMap::new();
         for ((table, key), value) in rows {
             let transfer = match (self.pattern, is_debit, &table[..]) {
-                (Pattern::Outbox, true, "transfers") => value.parse()?,
+                (Pattern::Outbox | Pattern::Tail, true, "transfers") => {
+                    value.parse()?
+                }
                 (Pattern::Half, true, "transfers") => {
                     match value.strip_prefix("committed ") {
                         Some(transfer) => transfer.parse()?,
                         None => continue,
                     }
                 }
-                (Pattern::Outbox | Pattern::Half, false, "inbox") => {
-                    value.parse::<Message>()?.transfer
-                }
+                (
+                    Pattern::Outbox | Pattern::Tail | Pattern::Half,
+                    false,
+                    "inbox",
+                ) => value.parse::<Message>()?.transfer,
                 (Pattern::Tcc, _, "fence") => {
                     // The money leaves with the try, and arrives with the
                     // confirm.
@@ -129,7 +133,8 @@ impl Auditor {
         ((table, _), value): (&(String, String), &String),
     ) -> bool {
         match (self.pattern, &table[..]) {
-            (Pattern::Outbox | Pattern::Half, "outbox") => true,
+            // With a tailer, no row is left after its transaction.
+            (Pattern::Outbox | Pattern::Tail | Pattern::Half, "outbox") => true,
             (Pattern::Tcc, "transfers") => {
                 let phase = value.split(' ').next();
                 !matches!(phase, Some("confirmed" | "cancelled"))

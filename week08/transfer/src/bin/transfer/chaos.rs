@@ -21,7 +21,7 @@ use crate::ledger::Ledger;
 use crate::pattern::{Pattern, Role};
 use crate::report::Mode;
 use crate::wire::Caller;
-use crate::world::{BALANCE, FROM, TO, World};
+use crate::world::{BALANCE, FROM, SETTINGS, TO, World};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -38,7 +38,8 @@ pub(crate) struct Options {
     #[arg(long, default_value = "6")]
     crashes: u32,
     /// An empty database of a Postgres server, which is used as a template. By
-    /// default, a server is started.
+    /// default, a server is started. The pattern `tail` needs `wal_level =
+    /// logical`.
     #[arg(long, value_name = "URL")]
     postgres: Option<String>,
 }
@@ -60,7 +61,10 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) async fn run(options: &Options) -> Result<()> {
     let server = match &options.postgres {
         Some(_) => None,
-        None => Some(Postgres::start().context("Postgres does not start")?),
+        None => {
+            let server = Postgres::start_with(&SETTINGS);
+            Some(server.context("Postgres does not start")?)
+        }
     };
     let url = options.postgres.clone();
     let url = url.or(server.as_ref().map(Postgres::url)).unwrap_or_default();

@@ -7,9 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use week08_transfer::sql::Ledger;
 
+use crate::outbox::Rows;
 use crate::pattern::{Pattern, Role, name};
 use crate::report::{Mode, Reports};
-use crate::{bare, half, outbox, tcc};
+use crate::{bare, half, outbox, tailer, tcc};
 
 /// What the parent tells a process.
 #[derive(Debug, Clone, clap::Args)]
@@ -58,9 +59,15 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let ledger = Ledger::connect(&url).await?;
     let context = Context { ledger, dir, reports };
     match (role, pattern) {
-        (Role::Payment, Pattern::Outbox) => outbox::payment(context).await,
+        (Role::Payment, Pattern::Outbox) => {
+            outbox::payment(context, Rows::Stay).await
+        }
+        (Role::Payment, Pattern::Tail) => {
+            outbox::payment(context, Rows::AreDeleted).await
+        }
         (Role::Relay, _) => outbox::relay(context, &kafka).await,
-        (Role::Savings, Pattern::Outbox) => {
+        (Role::Tailer, _) => tailer::tail(context, &url, &kafka).await,
+        (Role::Savings, Pattern::Outbox | Pattern::Tail) => {
             outbox::savings(context, &kafka).await
         }
         (Role::Payment, Pattern::Half) => half::payment(context).await,

@@ -33,6 +33,7 @@ mod measure;
 mod outbox;
 mod pattern;
 mod report;
+mod tailer;
 mod tcc;
 mod wire;
 mod world;

@@ -22,7 +22,7 @@ use crate::fleet::{Fleet, Note, Receiver};
 use crate::pattern::{Pattern, Role, name};
 use crate::report::Mode;
 use crate::wire::Caller;
-use crate::world::{FROM, TO, World};
+use crate::world::{FROM, SETTINGS, TO, World};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -42,8 +42,13 @@ pub(crate) struct Options {
 }
 
 /// The patterns, and first the limit that they are compared with.
-const PATTERNS: [Pattern; 4] =
-    [Pattern::Bare, Pattern::Outbox, Pattern::Half, Pattern::Tcc];
+const PATTERNS: [Pattern; 5] = [
+    Pattern::Bare,
+    Pattern::Outbox,
+    Pattern::Tail,
+    Pattern::Half,
+    Pattern::Tcc,
+];
 
 /// The processes run for so long before the measurement.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -51,8 +56,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// A transfer that takes longer is a fault.
 const LIMIT: Duration = Duration::from_secs(20);
 
-const SYNC: [&str; 3] =
-    ["fsync=on", "synchronous_commit=on", "full_page_writes=on"];
+const SYNC: [&str; 2] = ["fsync=on", "full_page_writes=on"];
 
 struct Run {
     per_second: f64,
@@ -72,9 +76,7 @@ struct Clients {
 }
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
-    let settings: &[&str] = if options.sync { &SYNC } else { &[] };
-    let server = Postgres::start_with(settings);
-    let server = server.context("Postgres does not start")?;
+    let server = server(options.sync)?;
     let mut runs: Vec<Vec<Run>> = PATTERNS.map(|_| Vec::new()).into();
     for round in 0..options.rounds {
         for i in 0..PATTERNS.len() {
@@ -122,6 +124,14 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Starts a server. If `sync` is true, each commit waits for the disk.
+pub(crate) fn server(sync: bool) -> Result<Postgres> {
+    let mut settings = SETTINGS.to_vec();
+    settings.extend(SYNC.iter().filter(|_| sync));
+    let server = Postgres::start_with(&settings);
+    server.context("Postgres does not start")
 }
 
 async fn measure(world: &World, options: &Options) -> Result<Run> {

@@ -1,15 +1,21 @@
 //! The processes of the outbox: the API, the relay, and the consumer.
+//!
+//! The relay deletes a row after it is published. A tailer reads the log, which
+//! keeps the row, so there the API deletes it in the transaction that inserts
+//! it. The table stays empty, and needs no clean-up. The price: if the slot is
+//! lost, no row is left to publish again.
 
 use std::num::NonZero;
 use std::slice;
 use std::time::Duration;
 
 use anyhow::Result;
+use rdkafka::producer::FutureProducer;
 use tokio::time::sleep;
 use week08::inbox::{self, Consumer};
-use week08::money::Message;
+use week08::money::{Message, Table, Tx as _};
 use week08::outbox::{Api, Command, Effect, Event, Outcome, Relay, transact};
-use week08_transfer::sql::Ledger;
+use week08_transfer::sql::{Ledger, SqlTx};
 
 use crate::child::{Context, drive, now_s};
 use crate::pattern::Role;
@@ -24,8 +30,17 @@ const POLL: Duration = Duration::from_millis(10);
 /// How long a consumer waits before it tries a message again.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// The rows of the outbox after the transaction that inserts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// The relay deletes them.
+    Stay,
+    /// They are in the log alone.
+    AreDeleted,
+}
+
 /// Handles the requests of clients. Each is the text of a transfer.
-pub(crate) async fn payment(context: Context) -> Result<()> {
+pub(crate) async fn payment(context: Context, rows: Rows) -> Result<()> {
     let Context { ledger, dir, reports } = context;
     wire::serve(&dir, Role::Payment, async move |line| {
         let transfer = line.parse().ok()?;
@@ -33,7 +48,7 @@ pub(crate) async fn payment(context: Context) -> Result<()> {
         let event = Event::Requested { transfer, now_s: now_s() };
         let perform = async |effect| match effect {
             Effect::Transact(command) => {
-                let event = run(&ledger, &command).await;
+                let event = run(&ledger, &command, rows).await;
                 if let Event::Committed(Outcome::Debit(reply)) = event {
                     let id = transfer.id;
                     reports.report(&format!("commits {id}: {reply:?}")).await;
@@ -57,38 +72,70 @@ pub(crate) async fn payment(context: Context) -> Result<()> {
 pub(crate) async fn relay(context: Context, brokers: &str) -> Result<()> {
     let Context { ledger, reports, .. } = context;
     let producer = kafka::producer(brokers)?;
+    let publish = async |text: &str| {
+        let id = publish(&producer, text).await?;
+        reports.report(&format!("has published {id}")).await;
+        Some(id)
+    };
+    let deleted = async |rows: usize| {
+        reports.report(&format!("deletes {rows} rows")).await;
+    };
+    poll(&ledger, POLL, publish, deleted).await
+}
+
+/// Publishes the rows of the outbox, and waits for `pause` after it has found
+/// none. `publish` returns none if the message is not acknowledged, and `deleted`
+/// is called with the number of rows after their deletion.
+pub(crate) async fn poll(
+    ledger: &Ledger,
+    pause: Duration,
+    publish: impl AsyncFn(&str) -> Option<u64>,
+    deleted: impl AsyncFn(usize),
+) -> ! {
     let mut relay = Relay::new(BATCH);
     loop {
         let perform = async |effect| match effect {
             Effect::Transact(command) => {
-                let event = run(&ledger, &command).await;
+                let event = run(ledger, &command, Rows::Stay).await;
                 if let (Command::Delete(keys), Event::Committed(_)) =
                     (&command, &event)
                 {
-                    let text = format!("deletes {} rows", keys.len());
-                    reports.report(&text).await;
+                    deleted(keys.len()).await;
                 }
                 Some(event)
             }
-            Effect::Publish(text) => {
-                let message: Result<Message, _> = text.parse();
-                let transfer = message.expect("a debit wrote it").transfer;
-                let key = transfer.from.to_string();
-                if !kafka::publish(&producer, &key, &text).await {
-                    return Some(Event::PublishFailed);
-                }
-                reports.report(&format!("has published {}", transfer.id)).await;
-                Some(Event::Published)
-            }
+            Effect::Publish(text) => Some(match publish(&text).await {
+                Some(_) => Event::Published,
+                None => Event::PublishFailed,
+            }),
             Effect::Reply(_) => unreachable!("the API replies"),
         };
         drive(|event| relay.step(event), Event::Wake, perform).await;
-        sleep(POLL).await;
+        sleep(pause).await;
     }
 }
 
-async fn run(ledger: &Ledger, command: &Command) -> Event {
-    let body = async |tx: &mut _| transact(tx, command).await;
+/// Publishes a message of the outbox with the account as its key. Returns the id
+/// of the transfer if Kafka has acknowledged the message.
+pub(crate) async fn publish(
+    producer: &FutureProducer,
+    text: &str,
+) -> Option<u64> {
+    let message: Result<Message, _> = text.parse();
+    let transfer = message.expect("a debit wrote it").transfer;
+    let key = transfer.from.to_string();
+    kafka::publish(producer, &key, text).await.then_some(transfer.id)
+}
+
+async fn run(ledger: &Ledger, command: &Command, rows: Rows) -> Event {
+    let body = async |tx: &mut SqlTx| {
+        let outcome = transact(tx, command).await?;
+        if let (Command::Debit(message), Rows::AreDeleted) = (command, rows) {
+            let key = message.transfer.id.to_string();
+            tx.delete(Table::Outbox, &key).await?;
+        }
+        Ok(outcome)
+    };
     match ledger.transaction(body).await {
         Ok(outcome) => Event::Committed(outcome),
         Err(_) => Event::RolledBack,

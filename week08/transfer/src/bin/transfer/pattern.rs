@@ -9,6 +9,8 @@ use clap::ValueEnum;
 pub(crate) enum Pattern {
     /// An outbox, a relay, Kafka, and an inbox.
     Outbox,
+    /// An outbox that is published from the log of Postgres.
+    Tail,
     /// Half messages in a broker, with check-backs, and an inbox.
     Half,
     /// Try, confirm, cancel.
@@ -27,6 +29,8 @@ pub(crate) enum Role {
     Savings,
     /// Publishes the outbox of the payment service.
     Relay,
+    /// Publishes the outbox from the log of Postgres.
+    Tailer,
     /// Stores two-phase messages.
     Broker,
     /// Decides about the branches of TCC.
@@ -38,6 +42,7 @@ impl Pattern {
     pub(crate) fn roles(self) -> &'static [Role] {
         match self {
             Self::Outbox => &[Role::Payment, Role::Relay, Role::Savings],
+            Self::Tail => &[Role::Payment, Role::Tailer, Role::Savings],
             Self::Half => &[Role::Payment, Role::Broker, Role::Savings],
             Self::Tcc => &[Role::Payment, Role::Coordinator, Role::Savings],
             Self::Bare => &[Role::Payment, Role::Savings],
@@ -47,7 +52,9 @@ impl Pattern {
     /// Returns the process that a client sends its request to.
     pub(crate) fn entry(self) -> Role {
         match self {
-            Self::Outbox | Self::Half | Self::Bare => Role::Payment,
+            Self::Outbox | Self::Tail | Self::Half | Self::Bare => {
+                Role::Payment
+            }
             Self::Tcc => Role::Coordinator,
         }
     }
@@ -55,13 +62,13 @@ impl Pattern {
     /// Returns the processes that are called.
     pub(crate) fn servers(self) -> &'static [Role] {
         match self {
-            Self::Outbox => &[Role::Payment],
+            Self::Outbox | Self::Tail => &[Role::Payment],
             Self::Half | Self::Tcc | Self::Bare => self.roles(),
         }
     }
 
     pub(crate) fn uses_kafka(self) -> bool {
-        self == Self::Outbox
+        matches!(self, Self::Outbox | Self::Tail)
     }
 }
 
@@ -69,7 +76,7 @@ impl Role {
     /// Returns the name of the database that the process uses.
     pub(crate) fn database(self) -> &'static str {
         match self {
-            Self::Payment | Self::Relay => "payment",
+            Self::Payment | Self::Relay | Self::Tailer => "payment",
             Self::Savings => "savings",
             Self::Broker => "broker",
             Self::Coordinator => "coordinator",

@@ -8,13 +8,15 @@ use anyhow::{Context as _, Result};
 use sqlx::any::install_default_drivers;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _};
 use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
 use week06_service::broker::{MockBroker, Setup};
 use week08_transfer::sql::Ledger;
+use week08_transfer::tail;
 
 use crate::child::Options;
-use crate::kafka;
 use crate::pattern::{Pattern, Role};
 use crate::report::Mode;
+use crate::{kafka, tailer};
 
 /// The databases of a run, its folder of sockets, and its Kafka.
 pub(crate) struct World {
@@ -37,6 +39,17 @@ pub(crate) const BALANCE: i64 = 100_000_000;
 
 /// A consumer that is killed keeps its partitions for so long.
 const SESSION: Duration = Duration::from_millis(500);
+
+/// The settings of a server whose log is tailed. Without the second one, a
+/// commit is written to the log's file up to 0.6 s later, and only then sent to
+/// a tailer.
+pub(crate) const SETTINGS: [&str; 2] =
+    ["wal_level=logical", "synchronous_commit=on"];
+
+/// The longest time until a server has noticed that a tailer is dead.
+const RELEASE: Duration = Duration::from_secs(20);
+
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl World {
     /// Creates the databases on a server. The database of the URL is their
@@ -67,10 +80,17 @@ impl World {
             let (accounts, balance) = match role {
                 Role::Payment => (FROM, BALANCE),
                 Role::Savings => (TO, 0),
-                Role::Relay | Role::Broker | Role::Coordinator => (0..0, 0),
+                Role::Relay
+                | Role::Tailer
+                | Role::Broker
+                | Role::Coordinator => (0..0, 0),
             };
             for account in accounts {
                 ledger.open_account(account, balance).await?;
+            }
+            if role == Role::Tailer {
+                // Before the first debit.
+                tail::create(&tailer::config(&world.url(role)?)?).await?;
             }
         }
         Ok(world)
@@ -80,14 +100,30 @@ impl World {
     pub(crate) async fn delete(self) -> Result<()> {
         for database in self.databases() {
             let name = self.name(database);
+            if self.pattern.roles().contains(&Role::Tailer) {
+                let dropping = timeout(RELEASE, self.drop_slot(&name));
+                dropping.await.context("the slot has a reader")?;
+            }
             self.execute(format!("DROP DATABASE {name} WITH (FORCE)")).await?;
         }
         Ok(())
     }
 
+    /// Drops the slot of a database, if there is one. It waits until the server
+    /// has noticed that the tailer has ended.
+    async fn drop_slot(&self, database: &str) {
+        let drop = format!(
+            "SELECT pg_drop_replication_slot(slot_name)
+            FROM pg_replication_slots WHERE slot_name = '{database}'"
+        );
+        while self.execute(drop.clone()).await.is_err() {
+            sleep(PAUSE).await;
+        }
+    }
+
     /// Returns what a process is told.
     pub(crate) fn options(&self, role: Role, mode: Mode) -> Result<Options> {
-        let kafka = self.kafka.as_ref().map_or("", MockBroker::bootstrap);
+        let kafka = self.kafka();
         Ok(Options {
             role,
             pattern: self.pattern,
@@ -96,6 +132,11 @@ impl World {
             url: self.url(role)?,
             kafka: kafka.to_owned(),
         })
+    }
+
+    /// Returns the bootstrap servers, or nothing without Kafka.
+    pub(crate) fn kafka(&self) -> &str {
+        self.kafka.as_ref().map_or("", MockBroker::bootstrap)
     }
 
     /// Returns the URL of the database that a process uses.

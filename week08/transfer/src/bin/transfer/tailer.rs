@@ -1,0 +1,85 @@
+//! The process that publishes the outbox from the log of Postgres.
+//!
+//! The slot exists before the first debit. The process may be killed between
+//! the acknowledgment of a message and the confirmation of its position: then
+//! its successor publishes the message again, and the inbox drops it.
+
+use std::num::NonZero;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rdkafka::producer::FutureProducer;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use week08::tailer::{self, Message};
+use week08_transfer::tail::{self, Config, Publisher};
+
+use crate::child::Context;
+use crate::report::Reports;
+use crate::{kafka, outbox};
+
+/// The messages in flight, as many as a relay reads at a time.
+const IN_FLIGHT: NonZero<usize> = NonZero::new(100).expect("it is positive");
+
+/// How long the process waits if the server has not noticed yet that its
+/// predecessor is dead.
+const IN_USE: Duration = Duration::from_millis(10);
+
+/// Kafka, and the parent that is told about each acknowledgment.
+struct Reported {
+    producer: FutureProducer,
+    reports: Reports,
+}
+
+/// Publishes the outbox until the process is killed.
+pub(crate) async fn tail(
+    context: Context,
+    url: &str,
+    brokers: &str,
+) -> Result<()> {
+    let producer = kafka::producer(brokers)?;
+    let publisher = Reported { producer, reports: context.reports };
+    let config = config(url)?;
+    loop {
+        let never = CancellationToken::new();
+        match tail::run(config.clone(), &publisher, never).await {
+            Err(error) if error.is_slot_in_use() => sleep(IN_USE).await,
+            ended => return Ok(ended?),
+        }
+    }
+}
+
+impl Publisher for Reported {
+    async fn publish(&self, message: Message) -> bool {
+        let published = outbox::publish(&self.producer, &message.value).await;
+        let Some(id) = published else { return false };
+        self.reports.report(&format!("has published {id}")).await;
+        true
+    }
+}
+
+/// Returns the settings for a database. All databases of a server share the
+/// names of its slots, so a slot has the name of its database.
+pub(crate) fn config(url: &str) -> Result<Config> {
+    let options = PgConnectOptions::from_str(url)?;
+    let slot = options.get_database().context("the URL names no database")?;
+    let (reports, _) = watch::channel(None);
+    Ok(Config {
+        url: url.to_owned(),
+        slot: slot.to_owned(),
+        tailer: tailer::Config {
+            schema: "public".to_owned(),
+            table: "outbox".to_owned(),
+            max_unacknowledged: IN_FLIGHT,
+            retry_ms: 50,
+            status_interval_ms: 1_000,
+            lag_limit: 1 << 30,
+        },
+        tick: Duration::from_millis(50),
+        probe: Duration::from_secs(1),
+        reports,
+    })
+}
