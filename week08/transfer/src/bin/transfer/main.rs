@@ -4,6 +4,7 @@
 //! $ cargo run -p week08-transfer -- --pattern outbox --chaos 7
 //! $ cargo run -p week08-transfer -- --pattern tcc --transfers 100 --crashes 20
 //! $ cargo run --release -p week08-transfer -- measure
+//! $ cargo run --release -p week08-transfer -- publishers
 //! ```
 //!
 //! The services are child processes, each with a database of its own in a real
@@ -32,6 +33,7 @@ mod ledger;
 mod measure;
 mod outbox;
 mod pattern;
+mod publishers;
 mod report;
 mod tailer;
 mod tcc;
@@ -51,6 +53,8 @@ struct Arguments {
 enum Command {
     /// Measures each pattern without chaos.
     Measure(measure::Options),
+    /// Compares polling an outbox with tailing the log.
+    Publishers(publishers::Options),
     /// Becomes one of the processes.
     #[command(hide = true)]
     Child(child::Options),
@@ -66,6 +70,9 @@ fn main() -> Result<()> {
         }
         Some(Command::Measure(options)) => {
             Runtime::new()?.block_on(measure::run(&options))
+        }
+        Some(Command::Publishers(options)) => {
+            Runtime::new()?.block_on(publishers::run(&options))
         }
         None => Runtime::new()?.block_on(chaos::run(&chaos)),
     }
