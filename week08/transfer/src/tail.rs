@@ -13,7 +13,8 @@
 //!
 //! *Cost.* Messages that were acknowledged shortly before the end may be
 //! published again. The server may need a moment to see that a connection has
-//! ended, and refuses the next one: see [`TailError::is_slot_in_use`].
+//! ended, and refuses the next one: see [`TailError::is_slot_in_use`]. A message
+//! may be published before its transaction is visible in the database.
 
 pub mod kafka;
 

@@ -1,6 +1,7 @@
 //! Transaction log tailing on a real server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::mocking::MockCluster;
 use rdkafka::{Offset, TopicPartitionList};
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -83,7 +86,10 @@ impl Setup {
             "synchronous_commit=on",
             "wal_sender_timeout=1s",
         ]);
-        let server = server.expect("it starts");
+        Self::with(server.expect("it starts")).await
+    }
+
+    async fn with(server: Postgres) -> Self {
         let ledger = Ledger::connect(&server.url()).await.unwrap();
         server.psql("CREATE TABLE other (value TEXT)").unwrap();
         Self { server, ledger, broker: Memory::new() }
@@ -255,6 +261,42 @@ async fn a_tailer_that_stops_or_dies_resumes_without_loss() {
         let of_name: Vec<_> = of_name.cloned().collect();
         assert_eq!(keys_of(&first, name), of_name, "first publications");
     }
+    tailing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs postgres"]
+async fn a_message_may_be_published_before_its_row_is_visible() {
+    let server = Postgres::start_with(&[
+        "wal_level=logical",
+        "synchronous_standby_names=nobody",
+    ]);
+    let server = server.expect("it starts");
+    // The others do not wait for a standby that does not exist.
+    let local = "SET synchronous_commit = local;
+        ALTER ROLE postgres SET synchronous_commit = local;
+        CHECKPOINT";
+    server.psql(local).unwrap();
+    let setup = Setup::with(server).await;
+    let (tailing, _reports) = setup.tail();
+    setup.wait_until_connected().await;
+    let options = PgConnectOptions::from_str(&setup.server.url()).unwrap();
+    let options = options.options([("synchronous_commit", "on")]);
+    let inserting = tokio::spawn(async move {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        let insert = "INSERT INTO outbox (key, value) VALUES ('a/1', '')";
+        sqlx::raw_sql(insert).execute(&mut connection).await
+    });
+    setup.broker.wait_for(1).await;
+    // The commit is in the log, and waits.
+    let waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    setup.wait_until(&format!("SELECT count(*) = 1 {waiting}")).await;
+    let rows = || setup.server.psql("SELECT count(*) FROM outbox").unwrap();
+    assert_eq!(rows().trim(), "0", "rows that others see");
+    let cancel = format!("SELECT pg_cancel_backend(pid) {waiting}");
+    setup.server.psql(&cancel).unwrap();
+    inserting.await.unwrap().expect("it is committed");
+    assert_eq!(rows().trim(), "1");
     tailing.stop().await;
 }
 

@@ -4,11 +4,17 @@
 //! first the savings service, and then the payment service. A transfer is
 //! debited before it is credited. So each transfer that was seen credited is
 //! seen debited, whatever happens between both moments.
+//!
+//! A tailer is an exception: Postgres writes a commit to its log before it makes
+//! the transaction visible. So a transfer may be credited before its debit can
+//! be seen, and the auditor reads the payment service again for a while.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use sqlx::{AnyPool, AssertSqlSafe, Row as _};
+use tokio::time::{Instant, sleep};
 use week08::money::{Message, Transfer};
 
 use crate::pattern::Pattern;
@@ -39,6 +45,11 @@ pub(crate) struct Books {
     pub(crate) open: usize,
 }
 
+/// After so long, a transaction whose commit is in the log is visible.
+const VISIBLE: Duration = Duration::from_secs(5);
+
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// The rows of a database, by table and key.
 type Rows = BTreeMap<(String, String), String>;
 
@@ -68,13 +79,25 @@ impl Auditor {
     /// Returns what is wrong with the money, or the error of a database.
     pub(crate) async fn read(&self) -> Result<Books> {
         let savings = read(&self.savings).await?;
-        let payment = read(&self.payment).await?;
+        let credited = self.transfers(&savings, false)?;
+        let begin = Instant::now();
+        let (payment, debited) = loop {
+            let payment = read(&self.payment).await?;
+            let debited = self.transfers(&payment, true)?;
+            let is_seen = credited.keys().all(|id| debited.contains_key(id));
+            let may_be_late =
+                self.pattern == Pattern::Tail && begin.elapsed() < VISIBLE;
+            if is_seen || !may_be_late {
+                break (payment, debited);
+            }
+            sleep(PAUSE).await;
+        };
         let third = read(&self.third).await?;
         let books = Books {
             payment: balance(&payment)?,
             savings: balance(&savings)?,
-            debited: self.transfers(&payment, true)?,
-            credited: self.transfers(&savings, false)?,
+            debited,
+            credited,
             open: third.iter().filter(|row| self.is_open(*row)).count(),
         };
         let parked = [&payment, &savings].into_iter().flatten();
