@@ -13,7 +13,7 @@ use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 use lab::ratio::Ratio;
 use lab::servers::Postgres;
@@ -103,6 +103,8 @@ struct Timed {
 }
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
+    let rounds = options.rounds;
+    ensure!(rounds >= 6, "expected at least six rounds, got {rounds}");
     let server = measure::server(options.sync)?;
     let all: Vec<_> =
         RATES.iter().flat_map(|rate| KINDS.map(|kind| (*rate, kind))).collect();
