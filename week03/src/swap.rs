@@ -324,6 +324,13 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
+impl<T> Drop for Guard<'_, T> {
+    /// Does nothing: the reader keeps its announcement. This `drop` only makes
+    /// the end of a guard visible to the compiler, which then keeps the reader
+    /// borrowed until there.
+    fn drop(&mut self) {}
+}
+
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
         let slot = &self.shared.slots[self.slot];
