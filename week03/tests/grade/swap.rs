@@ -179,18 +179,17 @@ mod protects {
             1,
             "`load` before any store: seen (left), given to `new` (right)"
         );
-        assert!(
-            !Probe::<Guard<'_, u8>>::IS_SEND,
-            "`Guard` is `Send`: expected that a task which may move to another \
-             thread cannot keep it"
-        );
-        assert!(
-            Probe::<Swap<u8>>::IS_SEND && Probe::<&Swap<u8>>::IS_SEND,
-            "`Swap` is not `Send` or not `Sync`: expected both"
-        );
-        assert!(
+        let is_send = [
+            Probe::<Guard<'_, u8>>::IS_SEND,
             Probe::<Reader<u8>>::IS_SEND,
-            "`Reader` is not `Send`: expected that it is"
+            Probe::<Swap<u8>>::IS_SEND,
+            Probe::<&Swap<u8>>::IS_SEND,
+        ];
+        assert_eq!(
+            is_send,
+            [false, true, true, true],
+            "whether `Guard`, `Reader`, `Swap` and `&Swap` are `Send`: seen \
+             (left), expected (right)"
         );
     }
 
