@@ -7,7 +7,9 @@
 //! ```
 //!
 //! The services run the code of the exercises on simulated databases and queues.
-//! A number chooses the order of all effects, and the faults.
+//! A number chooses the order of all effects, and the faults. `cargo run -p
+//! week08-transfer` runs them as processes on Postgres and the mock Kafka, and
+//! kills them. It also has the pattern `tail`.
 
 #[path = "../../tests/grade/tcc/cluster.rs"]
 mod cluster;
