@@ -736,7 +736,7 @@ mod refuses {
         commands: BTreeMap<usize, mpsc::Sender<Command>>,
         /// Calls of `spawn` that are not made by members.
         calls: BTreeMap<usize, JoinHandle<()>>,
-        /// What has been done, for messages.
+        /// The calls so far. Messages show them.
         steps: Vec<String>,
     }
 

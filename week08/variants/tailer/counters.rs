@@ -38,7 +38,8 @@ pub struct Tailer {
     config: Config,
     confirmed: Lsn,
     log_end: Lsn,
-    /// What is received and not confirmed. Each one has messages that are left.
+    /// The transactions that are received and not confirmed. Each has messages
+    /// that are not acknowledged.
     pending: VecDeque<Pending>,
     next_id: u64,
     aggregates: HashMap<String, Aggregate>,

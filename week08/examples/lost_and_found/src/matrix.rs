@@ -30,7 +30,7 @@ struct Settled {
     actions: usize,
 }
 
-/// What is tried more often than in a run without a crash.
+/// The steps that are tried more often than in a run without a crash.
 #[derive(Debug, Clone, Copy, Default)]
 struct Repeated {
     debits: usize,

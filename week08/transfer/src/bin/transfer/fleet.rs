@@ -31,7 +31,7 @@ pub(crate) struct Kill {
     pub(crate) is_inside: bool,
 }
 
-/// What has happened.
+/// An event of a run, for the trace.
 #[derive(Debug)]
 pub(crate) enum Note {
     /// A process has reported an effect.
