@@ -22,8 +22,9 @@
 //! reset. If a request has arrived but is not read yet, it is lost with its
 //! connection. So load balancers have to stop sending before the shutdown. Each
 //! connection is a task. A client that disconnects looks like a client that has
-//! closed its sending half: its handler runs on. `serve` does not wait for
-//! upgraded connections, such as WebSockets.
+//! closed its sending half: its handler runs on, unless
+//! [`half_close`](Server::half_close) is off. `serve` does not wait for upgraded
+//! connections, such as WebSockets.
 //!
 //! ```
 //! use std::net::Ipv4Addr;
@@ -85,6 +86,7 @@ pub struct Server {
     listener: TcpListener,
     router: Router,
     drain: Duration,
+    half_close: bool,
 }
 
 /// The result of a shutdown.
@@ -108,7 +110,16 @@ impl Server {
         drain: Duration,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
-        Ok(Self { listener, router, drain })
+        Ok(Self { listener, router, drain, half_close: true })
+    }
+
+    /// Sets whether a client may close its sending half and wait for its
+    /// response. By default, it may. Without this, the handler of a client that
+    /// disconnects is dropped, and so are its queries and calls.
+    #[must_use]
+    pub fn half_close(mut self, allowed: bool) -> Self {
+        self.half_close = allowed;
+        self
     }
 
     /// Returns the address of the listener. After a bind to port 0, this is the
@@ -127,7 +138,7 @@ impl Server {
     ///
     /// Dropping the future closes the port and aborts every connection at once.
     pub async fn serve(self, stop: CancellationToken) -> Stopped {
-        let Self { mut listener, router, drain } = self;
+        let Self { mut listener, router, drain, half_close } = self;
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -139,7 +150,9 @@ impl Server {
                 // Never fails: it waits if the process has too many open files.
                 (stream, _) = Listener::accept(&mut listener) => {
                     let stop = stop.clone();
-                    connections.spawn(connection(stream, router.clone(), stop));
+                    let router = router.clone();
+                    connections
+                        .spawn(connection(stream, router, half_close, stop));
                 }
             }
         }
@@ -160,6 +173,7 @@ impl Server {
 async fn connection(
     stream: TcpStream,
     router: Router,
+    half_close: bool,
     stop: CancellationToken,
 ) {
     // Whatever drops the stream (an abort, a panic, an error) now resets the
@@ -177,8 +191,7 @@ async fn connection(
         // Switches on hyper's limit of 30 s for a client to send a whole
         // header.
         .timer(TokioTimer::new())
-        // A client may close its sending half and wait for the response.
-        .half_close(true)
+        .half_close(half_close)
         .serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = &mut served => ended,

@@ -110,6 +110,8 @@ impl Application {
             let address = options.http.address;
             let contract = layers(contract);
             let http = drain::Server::bind(address, contract, drain).await?;
+            // A client that disconnects ends its query.
+            let http = http.half_close(false);
             let address = options.grpc.address;
             let grpc = grpc::Server::bind(address, routes, drain).await?;
             Ok::<_, BoxError>((http, grpc, health))

@@ -215,6 +215,8 @@ impl Service {
         let router = http::router(Arc::clone(&api));
         let server =
             Server::bind(address, router, DRAIN).await.map_err(bind)?;
+        // A client that disconnects ends its query.
+        let server = server.half_close(false);
         let address = server.local_addr().map_err(bind)?;
         let server = tokio::spawn(server.serve(stop.clone()));
         Ok(Self {

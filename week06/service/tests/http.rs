@@ -5,7 +5,7 @@ mod reading;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::servers::{Postgres, Redis};
 use serde_json::json;
@@ -245,10 +245,14 @@ async fn a_client_that_disconnects_leaves_no_query() {
         })
         .await;
         drop(stream);
+        let dropped_at = Instant::now();
         until("the query has ended", async || {
             app.service.api().reads.queries() == 0
         })
         .await;
+        let took = dropped_at.elapsed();
+        let limit = Duration::from_secs(4);
+        assert!(took < limit, "the query ran for {took:?}: the timeout is 5 s");
     }
     app.database.open.send_replace(true);
     assert_eq!(app.page("").await.0, [0_u64; 0]);
