@@ -319,8 +319,6 @@ fn with_tests<'a>(
 /// tests: it has all that the foil adds to the answer, or nothing that the foil
 /// removes. If only one test fails, both are required, because many different
 /// mistakes fail the same test.
-///
-/// The rule was chosen by measuring it on 181 wrong attempts by others.
 fn is_like(subject: &str, foil: &str, answer: &str, failing: usize) -> bool {
     let [subject, foil, answer] = [subject, foil, answer].map(fragments);
     let mut added = foil.difference(&answer);
