@@ -26,7 +26,7 @@ const SERVER: &str = "BENCH_STOP_SERVER";
 const CONNECTIONS: [usize; 3] = [0, 100, 1000];
 
 /// The number of processes of each kind.
-const ROUNDS: usize = 21;
+const ROUNDS: usize = 101;
 
 fn main() -> ExitCode {
     raise_file_limit();

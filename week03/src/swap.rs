@@ -156,7 +156,7 @@ impl<T: Send + Sync> Swap<T> {
     /// Replaces the value. Never waits for another thread.
     pub fn store(&self, value: T) {
         let Shared { current, retired, .. } = &*self.shared;
-        // Release pairs with the Acquire in `load`: a reader of the new node
+        // Release pairs with the Acquire in `announce`: a reader of the new node
         // sees its value. Acquire pairs with the Release of the store that
         // published the old node: another thread may have written its value.
         let mut node = current.swap(Node::boxed(value), AcqRel);
@@ -192,9 +192,9 @@ impl<T> Reader<T> {
     /// Returns a guard of the current value. Never waits for another thread,
     /// and retries each time that a store replaces the value in between.
     pub fn load(&mut self) -> Guard<'_, T> {
-        // Acquire pairs with the Release in `store`: the node's value is
-        // visible.
-        let mut node = self.shared.current.load(Acquire);
+        // Relaxed: if this is the announced node, its value has been visible
+        // since the `announce` that returned it.
+        let mut node = self.shared.current.load(Relaxed);
         // An announced node is not freed, so no other node has its address.
         while node.addr() != self.announced {
             node = self.announce(node);
@@ -216,7 +216,8 @@ impl<T> Reader<T> {
         slot.sync.synchronize();
         // This returns the second pointer, also if both have the same address:
         // the first one may be the pointer to an earlier node, which has been
-        // freed. Acquire, for the same reason as in `load`.
+        // freed. Acquire pairs with the Release in `store`: the node's value is
+        // visible.
         self.shared.current.load(Acquire)
     }
 }
