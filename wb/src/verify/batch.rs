@@ -276,12 +276,15 @@ fn member(attempts: &Table, name: &str, library: &str) -> Table {
     manifest
 }
 
-/// Disables debug information, which a panic message does not need.
+/// Disables debug information, which a panic message does not need. It would be
+/// half of each binary, most of it from the dependencies.
 fn without_debug_info(manifest: &mut Table, packages: &[String]) {
     let profile = entry(entry(manifest, "profile"), "dev");
     let overrides = entry(profile, "package");
     for package in packages {
-        entry(overrides, package).insert("debug".to_owned(), false.into());
+        let package = entry(overrides, package);
+        package.insert("debug".to_owned(), false.into());
+        package.insert("strip".to_owned(), "debuginfo".into());
     }
 }
 
