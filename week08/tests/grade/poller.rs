@@ -258,6 +258,31 @@ mod leases {
     }
 
     #[test]
+    fn three_hundred_leases_of_a_bucket_have_increasing_numbers() {
+        let mut database = Database::default();
+        insert(&mut database, "1/1");
+        let command = Command::Claim {
+            buckets: NonZero::new(1).unwrap(),
+            batch: NonZero::new(1).unwrap(),
+            lease_ms: 1,
+            blocked: BTreeSet::new(),
+        };
+        let mut last = 0;
+        for n in 0..300 {
+            let outcome = run(&mut database, &command, AHEAD + n);
+            let Outcome::Claimed(lease, _) = outcome else {
+                panic!("claim {n}: expected a lease, seen {outcome:?}");
+            };
+            let number = lease.number;
+            assert!(
+                number > last,
+                "claim {n}: expected a number above {last}, seen {number}"
+            );
+            last = number;
+        }
+    }
+
+    #[test]
     fn an_error_of_any_statement_is_returned_at_once() {
         for (database, command) in [false, true].map(commands).concat() {
             for number in 1.. {
