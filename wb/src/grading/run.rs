@@ -213,6 +213,7 @@ fn evaluate(
 }
 
 struct Panic {
+    thread: String,
     message: String,
     at: String,
 }
@@ -229,45 +230,67 @@ impl Panic {
             // Later output may follow in the same message.
             || self.message.lines().next() == Some("Box<dyn Any>")
     }
+
+    /// Returns whether proptest has found an input that fails, and has tried
+    /// smaller ones.
+    fn is_of_proptest(&self) -> bool {
+        self.message
+            .starts_with("called `Result::unwrap()` on an `Err` value: Fail(")
+    }
 }
 
 /// Returns the panic that explains the failure: the first one of any thread that
-/// is not on purpose, or else the first one.
+/// is not on purpose, or else the first one. In a property test, it is that of
+/// the smallest input, which proptest has tried last.
 fn cause(stderr: &str) -> Option<Panic> {
     let mut panics = panics(stderr);
-    let cause = panics.iter().position(|panic| !panic.is_on_purpose());
-    (!panics.is_empty()).then(|| panics.swap_remove(cause.unwrap_or(0)))
+    let is_of_attempt = |panic: &Panic| !panic.is_on_purpose();
+    let mut cause = panics.iter().position(is_of_attempt).unwrap_or(0);
+    if let [cases @ .., last] = &*panics
+        && last.is_of_proptest()
+        && let Some(first) = cases.get(cause)
+    {
+        let is_alone = cases.iter().all(|panic| panic.thread == last.thread);
+        // If other threads panic, too, this is the first panic of its case.
+        let smallest = cases.iter().rposition(|panic| {
+            is_of_attempt(panic) && (is_alone || panic.at == first.at)
+        });
+        cause = smallest.unwrap_or(cause);
+    }
+    (!panics.is_empty()).then(|| panics.swap_remove(cause))
 }
 
 /// Returns all panics, in order.
 fn panics(stderr: &str) -> Vec<Panic> {
     let mut lines = stderr.lines().peekable();
     let mut panics = Vec::new();
-    while let Some(at) = lines.find_map(panic_location) {
+    while let Some((thread, at)) = lines.find_map(panicked) {
         let mut message = Vec::new();
         while let Some(line) = lines.next_if(|line| {
             !line.starts_with("note: run with `RUST_BACKTRACE")
-                && panic_location(line).is_none()
+                && panicked(line).is_none()
         }) {
             message.push(line);
         }
         let message = message.join("\n").trim().to_owned();
-        panics.push(Panic { message, at: at.to_owned() });
+        let (thread, at) = (thread.to_owned(), at.to_owned());
+        panics.push(Panic { thread, message, at });
     }
     panics
 }
 
-/// Returns `src/lib.rs:4` of `thread 'name' (123) panicked at src/lib.rs:4:5:`.
-fn panic_location(line: &str) -> Option<&str> {
+/// Returns `name' (123)` and `src/lib.rs:4` of the line
+/// `thread 'name' (123) panicked at src/lib.rs:4:5:`.
+fn panicked(line: &str) -> Option<(&str, &str)> {
     let line = line.strip_prefix("thread '")?;
-    let (_, at) = line.split_once(" panicked at ")?;
+    let (thread, at) = line.split_once(" panicked at ")?;
     let at = at.strip_suffix(':')?;
-    Some(at.rsplit_once(':').map_or(at, |(at, _column)| at))
+    Some((thread, at.rsplit_once(':').map_or(at, |(at, _column)| at)))
 }
 
 /// Returns the message of a panic, for a reader who has not read the grader.
 fn explained(panic: &Panic) -> String {
-    let Panic { message, at } = panic;
+    let Panic { message, at, .. } = panic;
     if at.contains("/tests/") {
         return with_named_sides(message);
     }
@@ -338,7 +361,7 @@ fn printed(test: &str, output: &Output) -> String {
     let stdout = output.stdout.lines();
     let stdout = stdout.map(|line| line.strip_prefix(&*name).unwrap_or(line));
     let stderr =
-        output.stderr.lines().take_while(|line| panic_location(line).is_none());
+        output.stderr.lines().take_while(|line| panicked(line).is_none());
     let lines: Vec<_> = stdout.filter(is_of_attempt).chain(stderr).collect();
     lines.join("\n").trim_end().to_owned()
 }
@@ -419,7 +442,8 @@ joined
             "/home/a/.cargo/registry/src/b/loom-0.7.2/src/rt/location.rs:1";
         let message =
             "Causality violation: Concurrent read and write accesses.";
-        let panic = Panic { message: message.to_owned(), at: at.to_owned() };
+        let (message, at) = (message.to_owned(), at.to_owned());
+        let panic = Panic { thread: String::new(), message, at };
         assert!(explained(&panic).contains("crate::model_checked"));
     }
 
@@ -427,8 +451,9 @@ joined
     fn an_assertion_of_the_attempt_keeps_its_message() {
         let message = "assertion `left == right` failed\n  left: 4\n right: 5";
         let at = "attempts/week01/backoff.rs:3".to_owned();
-        let panic = Panic { message: message.to_owned(), at };
-        assert_eq!(explained(&panic), message);
+        let message = message.to_owned();
+        let panic = Panic { thread: String::new(), message, at };
+        assert_eq!(explained(&panic), panic.message);
     }
 
     #[test]
@@ -452,6 +477,33 @@ on purpose: the second of two
         assert_eq!(panic.message, "on purpose: the second of two");
         let panic = cause(&format!("{any}{on_purpose}")).unwrap();
         assert_eq!(panic.message, "Box<dyn Any>");
+    }
+
+    #[test]
+    fn the_panic_for_the_smallest_input_is_the_cause() {
+        let panic = |thread: &str, line: u8, message: &str| {
+            format!(
+                "thread '{thread}' panicked at week01/tests/x.rs:{line}:9:\n\
+                 {message}\n\n"
+            )
+        };
+        let end = panic(
+            "main",
+            9,
+            "called `Result::unwrap()` on an `Err` value: Fail(a, b)",
+        );
+        let message = |cases: &[String]| {
+            let cause = cause(&(cases.concat() + &end)).unwrap();
+            cause.message
+        };
+        let case = |line, message| panic("main", line, message);
+        let cases = [case(1, "large"), case(2, "small"), case(3, "on purpose")];
+        assert_eq!(message(&cases), "small");
+        // In each case, the main thread panics after another thread.
+        let [large, small] = ["large", "small"].map(|it| panic("t", 1, it));
+        let cases = [large, case(2, "joined"), small, case(2, "joined")];
+        assert_eq!(message(&cases), "small");
+        assert!(message(&[]).ends_with("Fail(a, b)"));
     }
 
     #[test]
