@@ -27,9 +27,6 @@
 //!   once every task has ended. `wait` does this even if another task failed,
 //!   before or after the panic. If several tasks panic, `wait` raises one of
 //!   these panics. A panic in the destructor of a task is a panic of the task.
-//! - A payload may be a value whose destructor panics. `wait` still waits for
-//!   every task, and raises a panic of a task. `crate::payload::Payload` drops
-//!   a payload safely.
 //! - When the group or the future of `wait` is dropped, each task ends at its
 //!   next `.await`.
 //! - A group that has ended leaves no task in the runtime.

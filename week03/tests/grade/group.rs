@@ -54,20 +54,7 @@ impl Drop for End {
 }
 
 /// A panic payload that is no string. `wait` must raise this very value.
-#[derive(Debug, PartialEq)]
-struct Bug {
-    number: usize,
-    panics_on_drop: bool,
-}
-
-impl Drop for Bug {
-    fn drop(&mut self) {
-        // A second panic while a failed assertion unwinds would abort.
-        if self.panics_on_drop && !thread::panicking() {
-            panic!("on purpose: in the destructor of a payload");
-        }
-    }
-}
+struct Bug(usize);
 
 /// How `wait` ends.
 #[derive(Debug, PartialEq)]
@@ -84,10 +71,7 @@ async fn outcome(group: Group<&'static str>) -> Outcome {
         Ok(Ok(returned)) => Outcome::Returned(returned),
         Ok(Err(_elapsed)) => Outcome::Never,
         Err(payload) => {
-            Outcome::Raised(payload.downcast().ok().map(|mut bug: Box<Bug>| {
-                bug.panics_on_drop = false;
-                bug.number
-            }))
+            Outcome::Raised(payload.downcast().ok().map(|bug: Box<Bug>| bug.0))
         }
     }
 }
@@ -260,7 +244,7 @@ async fn compare_with_model(endings: &[Ending], sizes: &[usize], runs: usize) {
                 let number = task.number;
                 match task.ending {
                     Fails => Err(error(number)),
-                    Panics => panic_any(Bug { number, panics_on_drop: false }),
+                    Panics => panic_any(Bug(number)),
                     _ => Ok(()),
                 }
             };
@@ -347,7 +331,7 @@ impl<F> Drop for Work<F> {
         if let Some(number) = self.on_drop
             && !thread::panicking()
         {
-            panic_any(Bug { number, panics_on_drop: false });
+            panic_any(Bug(number));
         }
     }
 }
@@ -731,15 +715,10 @@ mod errors {
 mod panics {
     use super::*;
 
-    /// Returns a payload.
-    fn bug(number: usize) -> Bug {
-        Bug { number, panics_on_drop: false }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn wait_raises_a_panic_again_with_the_same_payload() {
         let mut group = group();
-        group.spawn(async { panic_any(bug(7)) });
+        group.spawn(async { panic_any(Bug(7)) });
         assert_eq!(outcome(group).await, Outcome::Raised(Some(7)));
     }
 
@@ -749,7 +728,7 @@ mod panics {
         let token = group.token();
         group.spawn(async {
             sleep(seconds(1)).await;
-            panic_any(bug(1))
+            panic_any(Bug(1))
         });
         group.spawn(pending());
         // `wait` is not called.
@@ -775,7 +754,7 @@ mod panics {
             sleep(seconds(4)).await; // ignores the token
             Ok(())
         });
-        group.spawn(async { panic_any(bug(1)) });
+        group.spawn(async { panic_any(Bug(1)) });
         assert_eq!(outcome(group).await, Outcome::Raised(Some(1)));
         assert_eq!(
             ends.count(),
@@ -799,35 +778,6 @@ mod panics {
     async fn a_panic_in_the_destructor_of_a_task_is_a_panic_of_the_task() {
         let endings = [ReturnsOk, PanicsOnDrop];
         compare_with_model(&endings, &[1, 2, 3, 4, 17], 10).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_payload_that_panics_on_drop_does_not_end_wait_early() {
-        let (mut group, ends, start) =
-            (group(), Ends::default(), Instant::now());
-        for number in 1..4 {
-            group.spawn(async move {
-                sleep(seconds(number)).await;
-                panic_any(Bug { number: number as usize, panics_on_drop: true })
-            });
-        }
-        let end = ends.one();
-        group.spawn(async move {
-            let _end = end;
-            sleep(seconds(9)).await; // ignores the token
-            Ok(())
-        });
-        let ended = outcome(group).await;
-        assert!(
-            matches!(ended, Outcome::Raised(Some(1..=3))),
-            "expected one of the three panics of tasks, saw {ended:?}"
-        );
-        assert_eq!(
-            (ends.count(), start.elapsed()),
-            (1, seconds(9)),
-            "other tasks that had ended when `wait` finished, and the time: \
-             the other task takes 9 s to end"
-        );
     }
 }
 
