@@ -26,7 +26,7 @@
 //! - If a task panics, `wait` raises the panic again with the same payload,
 //!   once every task has ended. `wait` does this even if another task failed,
 //!   before or after the panic. If several tasks panic, `wait` raises one of
-//!   these panics. A panic in the destructor of a task is a panic of the task.
+//!   these panics.
 //! - When the group or the future of `wait` is dropped, each task ends at its
 //!   next `.await`.
 //! - A group that has ended leaves no task in the runtime.

@@ -84,8 +84,6 @@ enum Ending {
     ReturnsOk,
     Fails,
     Panics,
-    /// Returns `Ok`, and its destructor panics.
-    PanicsOnDrop,
 }
 use Ending::*;
 
@@ -176,7 +174,7 @@ impl Run {
         Some(Expected {
             error: numbers.clone().find(|(e, _)| *e == Fails).map(|(_, n)| n),
             panics: numbers
-                .filter(|(e, _)| matches!(e, Panics | PanicsOnDrop))
+                .filter(|(e, _)| *e == Panics)
                 .map(|(_, n)| n)
                 .collect(),
             cancelled_at: cancelled_at.unwrap_or(ended_at).min(ended_at),
@@ -214,7 +212,9 @@ async fn compare_with_model(endings: &[Ending], sizes: &[usize], runs: usize) {
         for task in &run.tasks {
             sleep_until(at(task.spawned_at)).await;
             let (task, token) = (task.clone(), group.token());
+            let end = ends.one();
             let work = async move {
+                let _end = end;
                 if task.is_cooperative {
                     token.cancelled().await;
                     sleep(Duration::from_millis(task.lasts)).await;
@@ -225,14 +225,10 @@ async fn compare_with_model(endings: &[Ending], sizes: &[usize], runs: usize) {
                 match task.ending {
                     Fails => Err(error(number)),
                     Panics => panic_any(Bug(number)),
-                    _ => Ok(()),
+                    ReturnsOk => Ok(()),
                 }
             };
-            group.spawn(Work {
-                poll: Box::pin(work),
-                on_drop: (task.ending == PanicsOnDrop).then_some(task.number),
-                _end: ends.one(),
-            });
+            group.spawn(work);
         }
         sleep_until(at(run.wait_called_at)).await;
         let token = group.token();
@@ -293,35 +289,6 @@ fn alive_tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
-/// A task with a destructor.
-struct Work<F> {
-    poll: Pin<Box<F>>,
-    /// The number of the `Bug` that the destructor panics with.
-    on_drop: Option<usize>,
-    _end: End,
-}
-
-impl<F: Future> Future for Work<F> {
-    type Output = F::Output;
-
-    fn poll(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<F::Output> {
-        self.poll.as_mut().poll(context)
-    }
-}
-
-impl<F> Drop for Work<F> {
-    fn drop(&mut self) {
-        if let Some(number) = self.on_drop
-            && !thread::panicking()
-        {
-            panic_any(Bug(number));
-        }
-    }
-}
-
 mod joins {
     use std::cell::RefCell;
 
@@ -366,7 +333,7 @@ mod joins {
             match self.ending {
                 Fails => Poll::Ready(Err("broken")),
                 Panics => panic!("on purpose"),
-                _ => Poll::Ready(Ok(())),
+                ReturnsOk => Poll::Ready(Ok(())),
             }
         }
     }
@@ -647,12 +614,6 @@ mod panics {
     async fn wait_raises_one_of_the_panics_even_if_other_tasks_failed() {
         let endings = [ReturnsOk, Fails, Panics];
         compare_with_model(&endings, &[1, 2, 3, 4, 17], 40).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_panic_in_the_destructor_of_a_task_is_a_panic_of_the_task() {
-        let endings = [ReturnsOk, PanicsOnDrop];
-        compare_with_model(&endings, &[1, 2, 3, 4, 17], 10).await;
     }
 }
 
