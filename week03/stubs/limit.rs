@@ -26,9 +26,9 @@
 //! - As in `group`: `wait` returns the first error in time, and a task records
 //!   its error before it cancels the group. A panic cancels the group, too, and
 //!   `wait` raises one of the panics again, with the same payload, even if
-//!   another task failed before or after it. This is also true of a panic in the
-//!   destructor of a task, and of a panic after a cancellation. Dropping the
-//!   group drops its tasks. The group never cancels its parent.
+//!   another task failed before or after it. This is also true of a panic after
+//!   a cancellation. Dropping the group drops its tasks. The group never cancels
+//!   its parent.
 //! - These rules hold in every interleaving of the tasks: the last group of
 //!   tests (rung) runs your file under shuttle. So import the following items
 //!   from `crate::model_checked::shuttle_tasks`: `Semaphore` and its permits,

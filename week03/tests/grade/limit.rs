@@ -119,8 +119,6 @@ enum Ending {
     ReturnsOk,
     Fails,
     Panics,
-    /// Returns `Ok`, and its destructor panics.
-    PanicsOnDrop,
 }
 
 /// What the test tells a running task to do.
@@ -170,7 +168,6 @@ struct Task {
     number: usize,
     seen: Arc<Mutex<Seen>>,
     run: Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>>,
-    panics_on_drop: Arc<AtomicBool>,
 }
 
 impl Task {
@@ -180,15 +177,13 @@ impl Task {
         seen: Arc<Mutex<Seen>>,
     ) -> (mpsc::Sender<Command>, Self) {
         let (sender, mut commands) = mpsc::channel(100);
-        let panics_on_drop = Arc::new(AtomicBool::new(false));
-        let (log, on_drop) = (Arc::clone(&seen), Arc::clone(&panics_on_drop));
+        let log = Arc::clone(&seen);
         let run = Box::pin(async move {
             loop {
                 let (number, answer) = match commands.recv().await {
                     Some(Command::End(ending)) => {
-                        on_drop.store(ending == PanicsOnDrop, Relaxed);
                         return match ending {
-                            ReturnsOk | PanicsOnDrop => Ok(()),
+                            ReturnsOk => Ok(()),
                             Fails => Err(error(number)),
                             Panics => panic_any(Bug(number)),
                         };
@@ -204,7 +199,7 @@ impl Task {
                 record(&log, number, answer);
             }
         });
-        (sender, Self { number, seen, run, panics_on_drop })
+        (sender, Self { number, seen, run })
     }
 }
 
@@ -224,9 +219,6 @@ impl Future for Task {
 impl Drop for Task {
     fn drop(&mut self) {
         self.seen.lock().unwrap().running.remove(&self.number);
-        if self.panics_on_drop.load(Relaxed) && !thread::panicking() {
-            panic_any(Bug(self.number));
-        }
     }
 }
 
@@ -283,7 +275,7 @@ impl Model {
                 self.error.get_or_insert(error(number));
                 self.cancel();
             }
-            _ => {
+            Panics => {
                 self.panics.push(number);
                 self.cancel();
             }
@@ -512,7 +504,7 @@ mod releases {
             match self.ending {
                 ReturnsOk => Poll::Ready(Ok(())),
                 Fails => Poll::Ready(Err("failed")),
-                _ => panic!("on purpose"),
+                Panics => panic!("on purpose"),
             }
         }
     }
@@ -884,7 +876,7 @@ mod refuses {
         for seed in 0..150 {
             let mut run = Run::new(seed, [1, 1, 2, 3, 17][seed as usize % 5]);
             let ends_by_drop = seed % 4 == 0;
-            let endings = &[Fails, Panics, PanicsOnDrop];
+            let endings = &[Fails, Panics];
             for _ in 0..run.random.below(60) {
                 run.step(endings);
                 settle().await;
