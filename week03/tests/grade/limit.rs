@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::runtime::Builder;
-use tokio::sync::{Barrier, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use week03::limit::{Group, Refused, Spawner};
+
+use crate::common::Random;
 
 /// The longest wait for an event that must happen. The clock is paused: when no
 /// task can run, the deadline passes at once.
@@ -238,6 +240,7 @@ struct Model {
     waiting: VecDeque<usize>,
     answers: BTreeMap<usize, Answer>,
     is_cancelled: bool,
+    cancelled_by_parent: bool,
     has_ended: bool,
     error: Option<&'static str>,
     panics: Vec<usize>,
@@ -286,53 +289,8 @@ impl Model {
     }
 }
 
-/// A generator of numbers (SplitMix64) with a fixed seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-
-    fn pick<T: Copy>(&mut self, from: impl IntoIterator<Item = T>) -> T {
-        let from = Vec::from_iter(from);
-        from[self.below(from.len())]
-    }
-}
-
 mod bounds {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn wait_returns_only_after_all_tasks_have_ended() {
-        let (group, work) = (group(3), Work::default());
-        let spawner = group.spawner();
-        let tasks = [work.task(), work.task()];
-        let tasks = tasks.map(|(finish, task)| {
-            (finish, spawn_in_background(&spawner, task))
-        });
-        settle().await;
-        assert_eq!(
-            work.running(),
-            2,
-            "running tasks, of the two that were spawned"
-        );
-        let mut wait = tokio::spawn(group.wait());
-        settle().await;
-        assert!(!wait.is_finished(), "`wait` has returned while two tasks run");
-        for (finish, spawned) in tasks {
-            let spawned = spawned.await.unwrap();
-            assert!(
-                spawned.is_ok(),
-                "expected `Ok` with a free slot, saw {spawned:?}"
-            );
-            finish.send(()).unwrap();
-        }
-        assert_eq!(with_deadline("`wait`", &mut wait).await.unwrap(), Ok(()));
-    }
 
     #[tokio::test(start_paused = true)]
     async fn the_number_of_running_tasks_never_exceeds_the_limit() {
@@ -409,83 +367,38 @@ mod bounds {
             "order of the starts"
         );
     }
-
-    #[tokio::test(start_paused = true)]
-    async fn try_spawn_at_the_limit_fails_as_full_and_gives_the_task_back() {
-        let (group, work) = (group(1), Work::default());
-        let spawner = group.spawner();
-        let (_finish, task) = work.task();
-        let spawned = spawner.try_spawn(task);
-        assert!(
-            spawned.is_ok(),
-            "expected `Ok` with a free slot, saw {spawned:?}"
-        );
-        match spawner.try_spawn(async { Err("ran") }) {
-            Err(Refused::Full(task)) => {
-                assert_eq!(
-                    task.await,
-                    Err("ran"),
-                    "output of the refused task"
-                );
-            }
-            other => panic!("expected `Full` with no free slot, saw {other:?}"),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_error_cancels_the_group_and_is_returned_by_wait() {
-        let parent = CancellationToken::new();
-        let two = NonZero::new(2).unwrap();
-        let group = Group::<&str>::new(&parent, two);
-        let (spawner, token) = (group.spawner(), group.token());
-        spawn_accepted(&spawner, {
-            let token = group.token();
-            async move {
-                token.cancelled().await;
-                Err("cancelled")
-            }
-        })
-        .await;
-        assert!(!token.is_cancelled(), "cancelled before a task has failed");
-        spawn_accepted(&spawner, ready(Err("first"))).await;
-        with_deadline("the cancellation after an error", token.cancelled())
-            .await;
-        assert_eq!(with_deadline("`wait`", group.wait()).await, Err("first"));
-        assert!(
-            !parent.is_cancelled(),
-            "a failed task has cancelled the parent"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn wait_also_waits_for_tasks_that_members_spawn() {
-        let (group, work) = (group(2), Work::default());
-        let spawner = group.spawner();
-        let (finish, task) = work.task();
-        let (start, started) = oneshot::channel::<()>();
-        spawn_accepted(&group.spawner(), async move {
-            started.await.unwrap();
-            let spawned = spawner.spawn(task).await;
-            assert!(
-                spawned.is_ok(),
-                "expected `Ok` with a free slot, saw {spawned:?}"
-            );
-            Ok(())
-        })
-        .await;
-        let mut wait = tokio::spawn(group.wait());
-        settle().await;
-        start.send(()).unwrap();
-        settle().await;
-        assert_eq!(work.running(), 1, "running tasks that the member spawned");
-        assert!(!wait.is_finished(), "`wait` has returned while a task runs");
-        finish.send(()).unwrap();
-        assert_eq!(with_deadline("`wait`", &mut wait).await.unwrap(), Ok(()));
-    }
 }
 
 mod releases {
     use super::*;
+
+    fn end(ending: Ending) -> Result<(), &'static str> {
+        match ending {
+            ReturnsOk => Ok(()),
+            Fails => Err("failed"),
+            Panics => panic!("on purpose"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_returns_fails_or_panics_releases_its_slot() {
+        for ending in [ReturnsOk, Fails, Panics] {
+            let group = group(1);
+            let spawner = group.spawner();
+            spawn_accepted(&spawner, async move { end(ending) }).await;
+            settle().await;
+            // `try_spawn` gets the slot even if the group is cancelled.
+            for _ in 0..3 {
+                let spawned = spawner.try_spawn(ready(Ok(())));
+                assert!(
+                    spawned.is_ok(),
+                    "expected `Ok` with a free slot, saw {spawned:?}; the \
+                     earlier task: {ending:?}"
+                );
+                settle().await;
+            }
+        }
+    }
 
     /// A task whose destructor calls `try_spawn`.
     struct SpawnsOnDrop {
@@ -501,11 +414,7 @@ mod releases {
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Self::Output> {
-            match self.ending {
-                ReturnsOk => Poll::Ready(Ok(())),
-                Fails => Poll::Ready(Err("failed")),
-                Panics => panic!("on purpose"),
-            }
+            Poll::Ready(end(self.ending))
         }
     }
 
@@ -556,101 +465,6 @@ mod releases {
         });
     }
 
-    /// Runs `task` in the only slot of `group`. Then checks that `try_spawn`
-    /// gets the slot three times, even if `task` has cancelled the group.
-    async fn assert_releases_its_slot<F>(group: &Group<&'static str>, task: F)
-    where
-        F: Future<Output = Result<(), &'static str>> + Send + 'static,
-    {
-        let spawner = group.spawner();
-        spawn_accepted(&spawner, task).await;
-        settle().await;
-        for _ in 0..3 {
-            let spawned = spawner.try_spawn(ready(Ok(())));
-            assert!(
-                spawned.is_ok(),
-                "expected `Ok` with a free slot, saw {spawned:?}"
-            );
-            settle().await;
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_task_that_returns_ok_releases_its_slot() {
-        let group = group(1);
-        assert_releases_its_slot(&group, ready(Ok(()))).await;
-        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_task_that_fails_releases_its_slot() {
-        let group = group(1);
-        assert_releases_its_slot(&group, ready(Err("failed"))).await;
-        assert_eq!(with_deadline("`wait`", group.wait()).await, Err("failed"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_cancels_the_group_and_releases_its_slot() {
-        let group = group(1);
-        assert_releases_its_slot(&group, async { panic!("on purpose") }).await;
-        let token = group.token();
-        assert!(
-            token.is_cancelled(),
-            "the token is not cancelled after a panic"
-        );
-        let wait = AssertUnwindSafe(group.wait()).catch_unwind();
-        let raised = with_deadline("`wait`", wait)
-            .await
-            .expect_err("expected `wait` to panic");
-        assert_eq!(
-            raised.downcast_ref(),
-            Some(&"on purpose"),
-            "payload of the panic"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn wait_raises_the_panic_of_a_task_even_if_other_tasks_failed() {
-        let group = group(2);
-        let spawner = group.spawner();
-        spawn_accepted(&spawner, ready(Err("failed"))).await;
-        settle().await;
-        let spawned = spawner.try_spawn(async { panic!("on purpose") });
-        assert!(
-            spawned.is_ok(),
-            "expected `Ok` with a free slot, saw {spawned:?}"
-        );
-        let wait = AssertUnwindSafe(group.wait()).catch_unwind();
-        let raised = with_deadline("`wait`", wait)
-            .await
-            .expect_err("expected `wait` to panic");
-        assert_eq!(
-            raised.downcast_ref(),
-            Some(&"on purpose"),
-            "payload of the panic"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_spawn_dropped_while_it_waits_leaks_no_slot() {
-        let (group, work) = (group(1), Work::default());
-        let spawner = group.spawner();
-        let (finish, task) = work.task();
-        spawn_accepted(&spawner, task).await;
-        let dropped = spawn_in_background(&spawner, pending());
-        let waiting = spawn_in_background(&spawner, ready(Ok(())));
-        settle().await;
-        dropped.abort();
-        settle().await;
-        finish.send(()).unwrap();
-        let spawned =
-            with_deadline("the next waiting `spawn`", waiting).await.unwrap();
-        assert!(
-            spawned.is_ok(),
-            "expected `Ok` with a free slot, saw {spawned:?}"
-        );
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_spawn_dropped_after_a_slot_was_assigned_leaks_no_slot() {
         let (group, work) = (group(1), Work::default());
@@ -671,27 +485,6 @@ mod releases {
             // polled again.
         }
         spawn_accepted(&spawner, ready(Ok(()))).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn dropping_the_group_drops_its_tasks() {
-        let (group, work) = (group(2), Work::default());
-        let (spawner, token) = (group.spawner(), group.token());
-        let (_finish, task) = work.task();
-        spawn_accepted(&spawner, task).await;
-        settle().await;
-        assert_eq!(work.running(), 1, "running tasks before the drop");
-        drop(group);
-        settle().await;
-        assert_eq!(
-            work.running(),
-            0,
-            "running tasks after the drop of the group"
-        );
-        assert!(
-            token.is_cancelled(),
-            "the token is not cancelled after the drop"
-        );
     }
 }
 
@@ -787,22 +580,25 @@ mod refuses {
         fn cancel(&mut self) {
             self.steps.push("cancel".to_owned());
             match self.random.below(2) {
-                0 => self.parent.cancel(),
+                0 => {
+                    self.parent.cancel();
+                    self.model.cancelled_by_parent = true;
+                }
                 _ => self.token.cancel(),
             }
             self.model.cancel();
         }
 
         fn step(&mut self, endings: &[Ending]) {
-            let member = (!self.model.running.is_empty())
-                .then(|| self.random.pick(self.model.running.clone()));
+            let member =
+                (!self.model.running.is_empty()).then(|| self.pick_running());
             match (self.random.below(20), member) {
                 (0..6, _) => self.spawn(),
                 (6..8, _) => self.try_spawn(),
                 (8..11, Some(member)) => self.spawn_by_member(member),
                 (11..17, Some(member)) => {
                     let ending = match self.random.below(3) {
-                        0 => self.random.pick(endings.iter().copied()),
+                        0 => *self.random.pick(endings),
                         _ => ReturnsOk,
                     };
                     self.end(member, ending);
@@ -822,28 +618,44 @@ mod refuses {
             }
         }
 
+        fn pick_running(&mut self) -> usize {
+            let running = Vec::from_iter(self.model.running.iter().copied());
+            *self.random.pick(&running)
+        }
+
         /// Compares the group with its model.
         fn check(&self) {
             let (seen, model) = (self.seen.lock().unwrap(), &self.model);
-            let steps = self.steps.join(", ");
+            let steps = || self.steps.join(", ");
             assert_eq!(
-                seen.running, model.running,
-                "running tasks, seen and expected, after: {steps}"
+                seen.running,
+                model.running,
+                "running tasks, seen and expected, after: {}",
+                steps()
             );
             assert_eq!(
-                seen.answers, model.answers,
-                "answers to calls, seen and expected, after: {steps}"
+                seen.answers,
+                model.answers,
+                "answers to calls, seen and expected, after: {}",
+                steps()
             );
             assert_eq!(
                 self.token.is_cancelled(),
                 model.is_cancelled,
-                "the token is cancelled: seen and expected, after: {steps}"
+                "the token is cancelled: seen and expected, after: {}",
+                steps()
+            );
+            assert!(
+                !self.parent.is_cancelled() || model.cancelled_by_parent,
+                "the group has cancelled its parent, after: {}",
+                steps()
             );
             if let Some(wait) = &self.wait {
                 assert_eq!(
                     wait.is_finished(),
                     model.has_ended,
-                    "`wait` has finished: seen and expected, after: {steps}"
+                    "`wait` has finished: seen and expected, after: {}",
+                    steps()
                 );
             }
         }
@@ -980,26 +792,6 @@ mod refuses {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_nested_spawn_at_the_limit_fails_as_full_also_after_an_await() {
-        let group = group(2);
-        let barrier = Arc::new(Barrier::new(2));
-        for _ in 0..2 {
-            let (spawner, barrier) = (group.spawner(), Arc::clone(&barrier));
-            spawn_accepted(&group.spawner(), async move {
-                barrier.wait().await;
-                let spawned = spawner.spawn(ready(Ok(()))).await;
-                barrier.wait().await;
-                match spawned {
-                    Err(Refused::Full(_)) => Ok(()),
-                    _ => Err("expected `Full`"),
-                }
-            })
-            .await;
-        }
-        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn spawn_called_in_a_task_of_another_group_waits_for_a_slot() {
         let (outer, inner) = (group(1), group(1));
         let work = Work::default();
@@ -1017,66 +809,6 @@ mod refuses {
         finish.send(()).unwrap();
         assert_eq!(with_deadline("`wait`", outer.wait()).await, Ok(()));
         assert_eq!(with_deadline("`wait`", inner.wait()).await, Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waiting_and_later_spawns_are_refused_after_a_cancellation() {
-        let parent = CancellationToken::new();
-        let one = NonZero::new(1).unwrap();
-        let group = Group::<&str>::new(&parent, one);
-        let spawner = group.spawner();
-        spawn_accepted(&spawner, pending()).await;
-        let waiting =
-            spawn_in_background(&spawner, async { Err("run by the caller") });
-        settle().await;
-        parent.cancel();
-        match with_deadline("a waiting `spawn` after the cancellation", waiting)
-            .await
-            .unwrap()
-        {
-            Err(Refused::Cancelled(task)) => {
-                assert_eq!(
-                    task.await,
-                    Err("run by the caller"),
-                    "output of the refused task"
-                );
-            }
-            other => panic!("expected `Cancelled`, saw {other:?}"),
-        }
-        let late =
-            with_deadline("a later `spawn`", spawner.spawn(ready(Ok(()))))
-                .await;
-        assert!(
-            matches!(late, Err(Refused::Cancelled(_))),
-            "expected `Cancelled`, saw {late:?}"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waiting_spawns_are_refused_when_a_task_fails() {
-        let group = group(2);
-        let spawner = group.spawner();
-        let (fail, failed) = oneshot::channel::<()>();
-        spawn_accepted(&spawner, pending()).await;
-        spawn_accepted(&spawner, async move {
-            let _ = failed.await;
-            // The group is cancelled while this task still holds its slot.
-            Err("failed")
-        })
-        .await;
-        let waiting =
-            [(); 3].map(|()| spawn_in_background(&spawner, pending()));
-        settle().await;
-        fail.send(()).unwrap();
-        for waiting in waiting {
-            // The first one, too, although a slot is free for it.
-            let answer =
-                with_deadline("a waiting `spawn`", waiting).await.unwrap();
-            assert!(
-                matches!(answer, Err(Refused::Cancelled(_))),
-                "expected `Cancelled`, saw {answer:?}"
-            );
-        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -1098,38 +830,6 @@ mod refuses {
         assert_eq!(
             with_deadline("`wait`", group.wait()).await,
             Err("the cleanup ran")
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn spawn_by_a_member_of_a_cancelled_group_is_refused() {
-        let group = group(2);
-        let (spawner, token) = (group.spawner(), group.token());
-        spawn_accepted(&group.spawner(), async move {
-            token.cancel();
-            match spawner.spawn(ready(Ok(()))).await {
-                Err(Refused::Cancelled(_)) => Ok(()),
-                _ => Err("expected `Cancelled`"),
-            }
-        })
-        .await;
-        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn spawn_and_try_spawn_are_refused_after_wait_has_returned() {
-        let group = group(1);
-        let spawner = group.spawner();
-        assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
-        let late = with_deadline("`spawn`", spawner.spawn(ready(Ok(())))).await;
-        assert!(
-            matches!(late, Err(Refused::Cancelled(_))),
-            "expected `Cancelled`, saw {late:?}"
-        );
-        let late = spawner.try_spawn(ready(Ok(())));
-        assert!(
-            matches!(late, Err(Refused::Cancelled(_))),
-            "expected `Cancelled`, saw {late:?}"
         );
     }
 

@@ -113,30 +113,6 @@ fn concurrent_spawns_keep_to_the_limit() {
     });
 }
 
-#[test]
-fn a_slot_is_held_until_all_variables_of_its_task_are_dropped() {
-    shuffle(async || {
-        let (group, count) = (group(1), Count::default());
-        let spawner = group.spawner();
-        for _ in 0..3 {
-            // The slot is held until `held` is dropped, after the last line of
-            // the task.
-            let held = Held(count.clone());
-            let work = yield_once(count.clone());
-            let task = async move {
-                let _held = held;
-                work.await
-            };
-            assert!(
-                spawner.spawn(task).await.is_ok(),
-                "`spawn` refused a task, although a slot is released"
-            );
-        }
-        assert_eq!(group.wait().await, Ok(()));
-        count.assert_limit(1);
-    });
-}
-
 /// A future that completes at its first poll, and whose destructor yields.
 struct SlowDrop(Count);
 
@@ -156,22 +132,28 @@ impl Drop for SlowDrop {
 }
 
 #[test]
-fn a_slot_is_held_until_the_completed_future_is_dropped() {
+fn a_slot_is_held_until_its_task_and_all_variables_are_dropped() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
         let spawner = group.spawner();
-        for _ in 0..3 {
-            let task = SlowDrop(count.clone());
-            assert!(
-                spawner.spawn(task).await.is_ok(),
-                "`spawn` refused a task, although a slot is released"
-            );
+        let refused = "`spawn` refused a task, although a slot is released";
+        for _ in 0..2 {
+            let future = SlowDrop(count.clone());
+            assert!(spawner.spawn(future).await.is_ok(), "{refused}");
+            // `held` is dropped after the last line of the task.
+            let (held, work) =
+                (SlowDrop(count.clone()), yield_once(count.clone()));
+            let task = async move {
+                let _held = held;
+                work.await
+            };
+            assert!(spawner.spawn(task).await.is_ok(), "{refused}");
         }
         assert_eq!(group.wait().await, Ok(()));
         assert_eq!(
             count.ended(),
-            3,
-            "futures dropped when `wait` returned, of 3 accepted"
+            2 * 3,
+            "tasks and values dropped when `wait` returned"
         );
         count.assert_limit(1);
     });
@@ -255,16 +237,6 @@ fn a_nested_spawn_does_not_get_the_slot_of_a_failed_task() {
         assert!(spawned.is_ok(), "`try_spawn` refused a task with a free slot");
         reported.await.unwrap()
     });
-}
-
-/// A value whose destructor yields, and counts as running with a limit of 1.
-struct Held(Count);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _running = self.0.begin();
-        shuttle::thread::yield_now();
-    }
 }
 
 #[test]
