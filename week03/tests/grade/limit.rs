@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
@@ -22,6 +23,9 @@ use crate::common::Random;
 /// The longest wait for an event that must happen. The clock is paused: when no
 /// task can run, the deadline passes at once.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The type of nearly all tasks: few types make this file compile faster.
+type Boxed = BoxFuture<'static, Result<(), &'static str>>;
 
 fn group(limit: usize) -> Group<&'static str> {
     let limit = NonZero::new(limit).expect("a limit is not 0");
@@ -69,12 +73,7 @@ impl Work {
     }
 
     /// Returns a task that runs until the sender is used or dropped.
-    fn task(
-        &self,
-    ) -> (
-        oneshot::Sender<()>,
-        impl Future<Output = Result<(), &'static str>> + use<>,
-    ) {
+    fn task(&self) -> (oneshot::Sender<()>, Boxed) {
         let (finish, finished) = oneshot::channel();
         let work = self.clone();
         let task = async move {
@@ -82,7 +81,7 @@ impl Work {
             let _ = finished.await;
             Ok(())
         };
-        (finish, task)
+        (finish, task.boxed())
     }
 
     fn running(&self) -> usize {
@@ -91,22 +90,16 @@ impl Work {
 }
 
 /// Calls `spawn` on a task of its own, whose handle returns the result.
-fn spawn_in_background<F>(
+fn spawn_in_background(
     spawner: &Spawner<&'static str>,
-    task: F,
-) -> JoinHandle<Result<(), Refused<F>>>
-where
-    F: Future<Output = Result<(), &'static str>> + Send + 'static,
-{
+    task: Boxed,
+) -> JoinHandle<Result<(), Refused<Boxed>>> {
     let spawner = spawner.clone();
     tokio::spawn(async move { spawner.spawn(task).await })
 }
 
 /// Spawns `task`, and fails if the group refuses it.
-async fn spawn_accepted<F>(spawner: &Spawner<&'static str>, task: F)
-where
-    F: Future<Output = Result<(), &'static str>> + Send + 'static,
-{
+async fn spawn_accepted(spawner: &Spawner<&'static str>, task: Boxed) {
     let spawned =
         with_deadline("`spawn` with a free slot", spawner.spawn(task)).await;
     assert!(spawned.is_ok(), "expected `Ok` with a free slot, saw {spawned:?}");
@@ -304,12 +297,7 @@ mod bounds {
                     sleep(Duration::from_secs(1)).await;
                     Ok(())
                 };
-                let spawned =
-                    with_deadline("`spawn`", spawner.spawn(task)).await;
-                assert!(
-                    spawned.is_ok(),
-                    "expected `Ok` with a slot, saw {spawned:?}"
-                );
+                spawn_accepted(&spawner, task.boxed()).await;
             }
             assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
             let most = work.most.load(Relaxed);
@@ -351,10 +339,11 @@ mod bounds {
         let order = Arc::new(std::sync::Mutex::new(Vec::new()));
         for number in 0..150 {
             let order = Arc::clone(&order);
-            spawn_in_background(&spawner, async move {
+            let task = async move {
                 order.lock().unwrap().push(number);
                 Ok(())
-            });
+            };
+            spawn_in_background(&spawner, task.boxed());
             yield_now().await;
         }
         finish.send(()).unwrap();
@@ -385,11 +374,12 @@ mod releases {
         for ending in [ReturnsOk, Fails, Panics] {
             let group = group(1);
             let spawner = group.spawner();
-            spawn_accepted(&spawner, async move { end(ending) }).await;
+            let task = async move { end(ending) };
+            spawn_accepted(&spawner, task.boxed()).await;
             settle().await;
             // `try_spawn` gets the slot even if the group is cancelled.
             for _ in 0..3 {
-                let spawned = spawner.try_spawn(ready(Ok(())));
+                let spawned = spawner.try_spawn(ready(Ok(())).boxed());
                 assert!(
                     spawned.is_ok(),
                     "expected `Ok` with a free slot, saw {spawned:?}; the \
@@ -420,7 +410,7 @@ mod releases {
 
     impl Drop for SpawnsOnDrop {
         fn drop(&mut self) {
-            let spawn = || self.spawner.try_spawn(ready(Ok(())));
+            let spawn = || self.spawner.try_spawn(ready(Ok(())).boxed());
             let answer = catch_unwind(AssertUnwindSafe(spawn));
             let is_full = matches!(answer, Ok(Err(Refused::Full(_))));
             self.is_full.store(is_full, Relaxed);
@@ -437,7 +427,7 @@ mod releases {
                 ending,
                 is_full: Arc::clone(&is_full),
             };
-            spawn_accepted(&spawner, task).await;
+            spawn_accepted(&spawner, task.boxed()).await;
             settle().await;
             assert!(
                 is_full.load(Relaxed),
@@ -453,14 +443,14 @@ mod releases {
         let (group, first) = (group(1), runtime().unwrap());
         let spawner = group.spawner();
         let spawned = first.block_on(async {
-            let spawned = spawner.try_spawn(pending());
+            let spawned = spawner.try_spawn(pending().boxed());
             settle().await;
             spawned.is_ok()
         });
         assert!(spawned, "`try_spawn` refused a task with a free slot");
         drop(first);
         runtime().unwrap().block_on(async {
-            spawn_accepted(&spawner, ready(Ok(()))).await;
+            spawn_accepted(&spawner, ready(Ok(())).boxed()).await;
             let _ = with_deadline("`wait`", group.wait()).await;
         });
     }
@@ -472,7 +462,7 @@ mod releases {
         let (finish, task) = work.task();
         spawn_accepted(&spawner, task).await;
         {
-            let mut waiting = Box::pin(spawner.spawn(pending()));
+            let mut waiting = Box::pin(spawner.spawn(pending().boxed()));
             let mut context = std::task::Context::from_waker(Waker::noop());
             let polled = waiting.as_mut().poll(&mut context);
             assert!(
@@ -484,7 +474,7 @@ mod releases {
             // The slot is assigned to `waiting`, which is dropped before it is
             // polled again.
         }
-        spawn_accepted(&spawner, ready(Ok(()))).await;
+        spawn_accepted(&spawner, ready(Ok(())).boxed()).await;
     }
 }
 
@@ -737,16 +727,16 @@ mod refuses {
             (group.spawner(), Arc::new(Mutex::new(Vec::new())));
         let (give, given) = oneshot::channel::<Group<&'static str>>();
         let seen = Arc::clone(&answers);
-        spawn_accepted(&group.spawner(), async move {
+        let member = async move {
             drop(given.await);
             // This member holds the only slot.
-            let spawned = spawner.try_spawn(ready(Ok(())));
+            let spawned = spawner.try_spawn(ready(Ok(())).boxed());
             seen.lock().unwrap().push(format!("{spawned:?}"));
-            let spawned = spawner.spawn(ready(Ok(()))).await;
+            let spawned = spawner.spawn(ready(Ok(())).boxed()).await;
             seen.lock().unwrap().push(format!("{spawned:?}"));
             Ok(())
-        })
-        .await;
+        };
+        spawn_accepted(&group.spawner(), member.boxed()).await;
         let _ = give.send(group);
         settle().await;
         let answers = answers.lock().unwrap();
@@ -764,9 +754,9 @@ mod refuses {
         let group = group(1);
         let (spawner, (report, reported)) =
             (group.spawner(), oneshot::channel());
-        spawn_accepted(&group.spawner(), async move {
-            let refused =
-                spawner.spawn(async { Err("run by the caller") }).await;
+        let member = async move {
+            let task = ready(Err("run by the caller")).boxed();
+            let refused = spawner.spawn(task).await;
             let is_full = match refused {
                 Err(Refused::Full(task)) => {
                     assert_eq!(
@@ -780,8 +770,8 @@ mod refuses {
             };
             report.send(is_full).unwrap();
             Ok(())
-        })
-        .await;
+        };
+        spawn_accepted(&group.spawner(), member.boxed()).await;
         let is_full =
             with_deadline("`spawn` by a member", reported).await.unwrap();
         assert!(
@@ -798,13 +788,13 @@ mod refuses {
         let (finish, task) = work.task();
         spawn_accepted(&inner.spawner(), task).await;
         let spawner = inner.spawner();
-        spawn_accepted(&outer.spawner(), async move {
-            match spawner.spawn(ready(Ok(()))).await {
+        let member = async move {
+            match spawner.spawn(ready(Ok(())).boxed()).await {
                 Ok(()) => Ok(()),
                 Err(_) => Err("expected `Ok` after a wait"),
             }
-        })
-        .await;
+        };
+        spawn_accepted(&outer.spawner(), member.boxed()).await;
         settle().await;
         finish.send(()).unwrap();
         assert_eq!(with_deadline("`wait`", outer.wait()).await, Ok(()));
@@ -817,12 +807,13 @@ mod refuses {
         let spawner = group.spawner();
         group.token().cancel();
         let refused =
-            with_deadline("`spawn`", spawner.spawn(ready(Ok(())))).await;
+            with_deadline("`spawn`", spawner.spawn(ready(Ok(())).boxed()))
+                .await;
         assert!(
             matches!(refused, Err(Refused::Cancelled(_))),
             "expected `Cancelled`, saw {refused:?}"
         );
-        let cleanup = spawner.try_spawn(ready(Err("the cleanup ran")));
+        let cleanup = spawner.try_spawn(ready(Err("the cleanup ran")).boxed());
         assert!(
             cleanup.is_ok(),
             "expected `Ok` with a free slot, saw {cleanup:?}"
@@ -837,12 +828,12 @@ mod refuses {
     async fn dropping_the_group_refuses_waiting_and_later_spawns() {
         let group = group(1);
         let spawner = group.spawner();
-        spawn_accepted(&spawner, pending()).await;
-        let waiting = spawn_in_background(&spawner, ready(Ok(())));
+        spawn_accepted(&spawner, pending().boxed()).await;
+        let waiting = spawn_in_background(&spawner, ready(Ok(())).boxed());
         settle().await;
         drop(group);
         // The task has not been dropped yet, and still holds the slot.
-        let late = spawner.try_spawn(ready(Ok(())));
+        let late = spawner.try_spawn(ready(Ok(())).boxed());
         assert!(
             matches!(late, Err(Refused::Cancelled(_))),
             "expected `Cancelled`, saw {late:?}"
@@ -853,7 +844,7 @@ mod refuses {
             matches!(refused, Err(Refused::Cancelled(_))),
             "expected `Cancelled`, saw {refused:?}"
         );
-        let late = spawner.try_spawn(ready(Ok(())));
+        let late = spawner.try_spawn(ready(Ok(())).boxed());
         assert!(
             matches!(late, Err(Refused::Cancelled(_))),
             "expected `Cancelled`, saw {late:?}"

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use shuttle_tokio_impl::task::yield_now;
 
 use crate::common::shuffle;
@@ -17,6 +19,9 @@ use crate::model_checked::shuttle_tasks::{
 };
 
 type Failed = &'static str;
+
+/// The type of all tasks: few types make this file compile faster.
+type Boxed = BoxFuture<'static, Result<(), Failed>>;
 
 fn group(limit: usize) -> Group<Failed> {
     let limit = NonZero::new(limit).expect("a limit is not 0");
@@ -67,18 +72,21 @@ impl Drop for Running {
 }
 
 /// A task that yields once.
-async fn yield_once(count: Count) -> Result<(), Failed> {
-    let _running = count.begin();
-    yield_now().await;
-    Ok(())
+fn yield_once(count: Count) -> Boxed {
+    let task = async move {
+        let _running = count.begin();
+        yield_now().await;
+        Ok(())
+    };
+    task.boxed()
 }
 
 /// Calls `spawn` on a task of its own, which returns whether `task` was
 /// accepted.
-fn spawn_in_background<F>(spawner: Spawner<Failed>, task: F) -> JoinHandle<bool>
-where
-    F: Future<Output = Result<(), Failed>> + Send + 'static,
-{
+fn spawn_in_background(
+    spawner: Spawner<Failed>,
+    task: Boxed,
+) -> JoinHandle<bool> {
     spawn(async move { spawner.spawn(task).await.is_ok() })
 }
 
@@ -138,7 +146,7 @@ fn a_slot_is_held_until_its_task_and_all_variables_are_dropped() {
         let spawner = group.spawner();
         let refused = "`spawn` refused a task, although a slot is released";
         for _ in 0..2 {
-            let future = SlowDrop(count.clone());
+            let future = SlowDrop(count.clone()).boxed();
             assert!(spawner.spawn(future).await.is_ok(), "{refused}");
             // `held` is dropped after the last line of the task.
             let (held, work) =
@@ -147,7 +155,8 @@ fn a_slot_is_held_until_its_task_and_all_variables_are_dropped() {
                 let _held = held;
                 work.await
             };
-            assert!(spawner.spawn(task).await.is_ok(), "{refused}");
+            let spawned = spawner.spawn(task.boxed()).await;
+            assert!(spawned.is_ok(), "{refused}");
         }
         assert_eq!(group.wait().await, Ok(()));
         assert_eq!(
@@ -168,18 +177,18 @@ enum Cause {
 }
 
 /// Yields once and returns, after it has cancelled its group.
-async fn cancels(
-    cause: Cause,
-    parent: CancellationToken,
-) -> Result<(), Failed> {
-    yield_now().await;
-    match cause {
-        Cause::Error => Err("broken"),
-        Cause::Parent => {
-            parent.cancel();
-            Ok(())
+fn cancels(cause: Cause, parent: CancellationToken) -> Boxed {
+    let task = async move {
+        yield_now().await;
+        match cause {
+            Cause::Error => Err("broken"),
+            Cause::Parent => {
+                parent.cancel();
+                Ok(())
+            }
         }
-    }
+    };
+    task.boxed()
 }
 
 /// Runs `call` with a group of `limit` slots, one of which is released right
@@ -228,12 +237,12 @@ fn a_nested_spawn_does_not_get_the_slot_of_a_failed_task() {
         let member = {
             let spawner = spawner.clone();
             async move {
-                let spawned = spawner.spawn(ready(Ok(()))).await;
+                let spawned = spawner.spawn(ready(Ok(())).boxed()).await;
                 let _ = report.send(spawned.is_ok());
                 Ok(())
             }
         };
-        let spawned = spawner.try_spawn(member);
+        let spawned = spawner.try_spawn(member.boxed());
         assert!(spawned.is_ok(), "`try_spawn` refused a task with a free slot");
         reported.await.unwrap()
     });
@@ -289,12 +298,13 @@ fn wait_returns_the_error_that_cancelled_the_group() {
     shuffle(async || {
         let group = group(2);
         let token = group.token();
-        let follows = spawn_in_background(group.spawner(), async move {
+        let follower = async move {
             token.cancelled().await;
             Err("cancelled")
-        });
-        let fails =
-            spawn_in_background(group.spawner(), ready(Err("the cause")));
+        };
+        let follows = spawn_in_background(group.spawner(), follower.boxed());
+        let cause = ready(Err("the cause")).boxed();
+        let fails = spawn_in_background(group.spawner(), cause);
         // `follows` may be refused, if `fails` has already failed.
         follows.await.unwrap();
         assert!(
