@@ -213,7 +213,11 @@ impl Future for Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.seen.lock().unwrap().running.remove(&self.number);
+        // The lock is poisoned if a check has failed: a second panic would
+        // abort the process.
+        if let Ok(mut seen) = self.seen.lock() {
+            seen.running.remove(&self.number);
+        }
     }
 }
 
