@@ -47,6 +47,10 @@ const SECOND: Duration = Duration::from_millis(300);
 /// The signals that request a shutdown.
 const REQUESTS: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
 
+/// The signals that the process handles.
+const HANDLED: [Signal; 4] =
+    [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
+
 /// Checks `condition` once in each tick. Returns whether it became true.
 fn becomes_true(ticks: u32, mut condition: impl FnMut() -> bool) -> bool {
     (0..ticks).any(|_| {
@@ -281,23 +285,35 @@ impl Process {
         );
     }
 
-    /// Waits until the process exits.
-    fn exit(&mut self, when: &str) -> Ended {
-        self.exit_within(self.ticks, when)
+    #[track_caller]
+    fn exits_with(&mut self, code: i32, when: &str) {
+        self.exits_within(self.ticks, Some(code), when);
     }
 
-    fn exit_within(&mut self, ticks: u32, when: &str) -> Ended {
-        let mut ended = None;
-        let has_ended = becomes_true(ticks, || {
-            ended = self.child.try_wait().expect("a child process");
-            ended.is_some()
-        });
+    /// Checks for exit code 1, or for any code but 0 of another program.
+    #[track_caller]
+    fn exits_with_a_failure(&mut self, when: &str) {
+        let code = (!is_foreign()).then_some(1);
+        self.exits_within(self.ticks, code, when);
+    }
+
+    /// Waits until the process exits, and checks its exit code. `None` stands
+    /// for any code but 0.
+    #[track_caller]
+    fn exits_within(&mut self, ticks: u32, code: Option<i32>, when: &str) {
+        let has_ended = becomes_true(ticks, || !self.runs());
         assert!(
             has_ended,
             "expected the process to exit {when}; it still runs after {:?}",
             TICK * ticks
         );
-        Ended(ended.expect("the process has ended"))
+        let ended = self.end();
+        let expected =
+            code.map_or("other than 0".to_owned(), |code| code.to_string());
+        assert!(
+            code.map_or(ended.code() > 0, |code| ended.code() == code),
+            "expected exit code {expected} {when}; {ended}"
+        );
     }
 
     /// Checks that the requests are answered, and that the process runs until
@@ -332,29 +348,6 @@ impl Process {
     /// Returns how a process ended that has already ended.
     fn end(&mut self) -> Ended {
         Ended(self.child.wait().expect("a child process"))
-    }
-
-    #[track_caller]
-    fn exits_with(&mut self, code: i32, when: &str) {
-        let ended = self.exit(when);
-        assert!(
-            ended.code() == code,
-            "expected exit code {code} {when}; {ended}"
-        );
-    }
-
-    /// Checks for exit code 1, or for any code but 0 of another program.
-    #[track_caller]
-    fn exits_with_a_failure(&mut self, when: &str) {
-        if is_foreign() {
-            let ended = self.exit(when);
-            assert!(
-                ended.code() > 0,
-                "expected an exit code other than 0 {when}; {ended}"
-            );
-        } else {
-            self.exits_with(1, when);
-        }
     }
 }
 
@@ -513,9 +506,8 @@ fn own_child(kind: &str) -> Command {
 /// signals that the process handles. They are inherited: the grader itself may
 /// run in the background of a script, which ignores SIGINT.
 fn with_default_signals(command: &Command) -> Command {
-    let handled = [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
     let ignored = mask("self", "SigIgn").unwrap_or(0);
-    let mut env = match handled.iter().any(|of| ignored & bit(*of) != 0) {
+    let mut env = match HANDLED.iter().any(|of| ignored & bit(*of) != 0) {
         true => {
             let mut env = Command::new("env");
             env.arg("--default-signal=HUP,TERM,INT,QUIT");
@@ -559,13 +551,14 @@ fn is_foreign() -> bool {
     env::var_os(PROGRAM).is_some()
 }
 
-/// Returns whether the grader's own child is graded. Otherwise prints why the
-/// test cannot be asked of another program.
-fn is_own_child(why_not: &str) -> bool {
-    if is_foreign() {
-        println!("not asked of a program: {why_not}");
-    }
-    !is_foreign()
+/// Ends a test that cannot be asked of another program.
+macro_rules! own_child_only {
+    ($why_not:literal) => {
+        if is_foreign() {
+            println!("not asked of a program: {}", $why_not);
+            return;
+        }
+    };
 }
 
 /// Returns a port below the range that the system gives to clients. In that
@@ -731,11 +724,7 @@ impl Script {
     fn exits_with(&mut self, code: i32, ticks: u32) {
         self.is_over = true;
         let when = format!("after {:?}", self.steps);
-        let ended = self.process.exit_within(ticks, &when);
-        assert!(
-            ended.code() == code,
-            "expected exit code {code} {when}; {ended}"
-        );
+        self.process.exits_within(ticks, Some(code), &when);
     }
 
     fn cancel_token(&mut self, number: usize) {
@@ -881,9 +870,7 @@ mod shutdown {
 
     #[test]
     fn signals_during_startup_are_handled_and_startup_completes() {
-        if !is_own_child("the grader cannot see when its startup begins") {
-            return;
-        }
+        own_child_only!("the grader cannot see when its startup begins");
         let parts = [Some(0), Some(1), Some(2), Some(PARTS), None, None];
         in_parallel(parts.into_iter().enumerate(), |(n, parts)| {
             let mut script = Script::start(ONE_THREAD, &[]);
@@ -905,11 +892,8 @@ mod shutdown {
 
     #[test]
     fn signals_are_handled_as_soon_as_start_is_called() {
-        if !is_own_child("the grader cannot see when its startup begins") {
-            return;
-        }
-        let all = [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
-        in_parallel([all; 8].concat(), |signal| {
+        own_child_only!("the grader cannot see when its startup begins");
+        in_parallel([HANDLED; 8].concat(), |signal| {
             let kind = format!("{SIGNALS_ITSELF}{}", signal.as_raw());
             let mut script = Script::start(&kind, &[]);
             match signal == Signal::HUP {
@@ -925,9 +909,7 @@ mod shutdown {
 
     #[test]
     fn run_waits_for_all_parts_however_long_they_take() {
-        if !is_own_child("the grader cannot make time pass faster") {
-            return;
-        }
+        own_child_only!("the grader cannot make time pass faster");
         in_parallel(0..6, |seed| {
             let random = &mut Random(seed);
             let mut script =
@@ -981,8 +963,7 @@ mod shutdown {
     /// Checks which signals the child handles and ignores.
     fn keeps_the_masks() {
         // This process has the handlers of the standard library, too.
-        let all = [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
-        let own = all.iter().map(|signal| bit(*signal)).sum::<u64>();
+        let own = HANDLED.iter().map(|signal| bit(*signal)).sum::<u64>();
         let expected = [
             mask("self", "SigCgt").map(|mask| mask | own),
             mask("self", "SigIgn").map(|mask| mask & !own),
@@ -1007,17 +988,16 @@ mod shutdown {
 
     #[test]
     fn signals_ignored_at_the_start_of_the_process_stay_ignored() {
-        if !is_own_child("it may handle a signal that was ignored") {
-            return;
-        }
+        own_child_only!("it may handle a signal that was ignored");
         if mask("self", "SigIgn").is_none() {
             println!("not graded: this system does not report ignored signals");
             return;
         }
-        let all = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
         in_parallel(1..16, |set| {
-            let (mut ignored, mut handled) = (all.to_vec(), all.to_vec());
-            ignored.retain(|of| set >> position(&all, *of) & 1 == 1);
+            let (mut ignored, mut handled) =
+                (HANDLED.to_vec(), HANDLED.to_vec());
+            let mut bits = (0..4).map(|bit| set >> bit & 1 == 1);
+            ignored.retain(|_| bits.next() == Some(true));
             handled.retain(|of| !ignored.contains(of));
             let random = &mut Random(set);
             let mut script = Script::start(TWO_THREADS, &ignored);
@@ -1034,11 +1014,6 @@ mod shutdown {
             }
             script.finish(random, false);
         });
-    }
-
-    fn position(signals: &[Signal], signal: Signal) -> usize {
-        let found = signals.iter().position(|of| *of == signal);
-        found.expect("one of the signals")
     }
 }
 
@@ -1059,20 +1034,14 @@ mod second_signal {
             process.closes_its_port(&format!("after {}", name(first)));
             wait_until(Instant::now() + SECOND);
             process.send(second);
-            let ended = process.exit_within(EXIT_TICKS, &when);
             let code = 128 + second.as_raw();
-            assert!(
-                ended.code() == code,
-                "expected exit code {code} {when}; {ended}"
-            );
+            process.exits_within(EXIT_TICKS, Some(code), &when);
         });
     }
 
     #[test]
     fn a_signal_within_100_ms_of_the_first_one_has_no_effect() {
-        if !is_own_child("each signal after the first may force its exit") {
-            return;
-        }
+        own_child_only!("each signal after the first may force its exit");
         in_parallel(pairs(), |[first, second]| {
             let third = REQUESTS.into_iter().find(|it| *it != second);
             let repeated = [second, third.expect("there are three")];
@@ -1102,9 +1071,7 @@ mod second_signal {
 
     #[test]
     fn repeated_signals_force_the_exit_after_300_ms() {
-        if !is_own_child("it may exit at any repetition") {
-            return;
-        }
+        own_child_only!("it may exit at any repetition");
         let mut script = Script::with_parts(TWO_THREADS, 1);
         let pid = Pid::from_child(&script.process.child);
         // As by a user who presses Ctrl-C again and again.
@@ -1121,9 +1088,7 @@ mod second_signal {
 
     #[test]
     fn a_second_signal_ends_the_process_while_all_runtime_threads_block() {
-        if !is_own_child("the grader cannot make it block its threads") {
-            return;
-        }
+        own_child_only!("the grader cannot make it block its threads");
         in_parallel(pairs(), |pair| {
             // `start` or a part blocks, before or after the first signal.
             let mut script = Script::start(ONE_THREAD, &[]);
@@ -1142,9 +1107,7 @@ mod second_signal {
 
     #[test]
     fn a_second_signal_ends_the_process_after_run_has_returned() {
-        if !is_own_child("the grader cannot see when its parts have ended") {
-            return;
-        }
+        own_child_only!("the grader cannot see when its parts have ended");
         in_parallel(pairs(), |pair| {
             let mut script = Script::with_parts(TWO_THREADS, 2);
             script.tell(1, "leave a blocking task");
@@ -1214,9 +1177,7 @@ mod failures {
 
     #[test]
     fn the_exit_code_is_1_if_and_only_if_start_or_a_part_has_failed() {
-        if !is_own_child("no HTTP path ends one of its parts") {
-            return;
-        }
+        own_child_only!("no HTTP path ends one of its parts");
         in_parallel(0..32, |seed| {
             let random = &mut Random(seed);
             let kind = [ONE_THREAD, TWO_THREADS, FAST_CLOCK][random.below(3)];
@@ -1231,9 +1192,7 @@ mod failures {
 
     #[test]
     fn a_part_that_returns_right_before_a_signal_counts_as_failed() {
-        if !is_own_child("no HTTP path makes one of its parts return early") {
-            return;
-        }
+        own_child_only!("no HTTP path makes one of its parts return early");
         for _ in 0..3 {
             // Part 2 sends SIGTERM when part 1 has returned, and waits until
             // the token is cancelled. It blocks the only thread meanwhile.
@@ -1277,9 +1236,7 @@ mod reloads {
 
     #[test]
     fn signals_are_still_handled_after_a_panic_in_reload() {
-        if !is_own_child("no HTTP path makes its reload panic") {
-            return;
-        }
+        own_child_only!("no HTTP path makes its reload panic");
         in_parallel(REQUESTS, |signal| {
             let mut script = Script::start(TWO_THREADS, &[]);
             script.hang_up_with_a_panic();
@@ -1360,8 +1317,7 @@ fn scripted(kind: &str) -> Arguments {
     });
     let own_signal = kind.strip_prefix(SIGNALS_ITSELF).map(|number| {
         let number = number.parse::<i32>().expect("a number");
-        let all = [Signal::HUP, Signal::TERM, Signal::INT, Signal::QUIT];
-        let signal = all.into_iter().find(|of| of.as_raw() == number);
+        let signal = HANDLED.into_iter().find(|of| of.as_raw() == number);
         signal.expect("a signal that the process handles")
     });
     let mut start = async move |stop: CancellationToken| {
