@@ -143,8 +143,8 @@ impl Handlers {
         Body::from_stream(once(part).chain(rest))
     }
 
-    /// Responds to `/quick`, `/big` and `/panics` at once. The others wait for a
-    /// permit of `release`.
+    /// Responds to `/quick`, `/big` and `/panics` at once. The others wait for
+    /// a permit of `release`.
     async fn respond(self, uri: Uri, body: Body) -> Answer {
         let path: Vec<_> = uri.path().split('/').skip(1).collect();
         match *path {
