@@ -892,8 +892,8 @@ mod aborts {
 
     #[tokio::test]
     async fn the_drain_deadline_does_not_restart_when_a_connection_ends() {
-        const STEP: Duration = Duration::from_millis(60);
-        let server = TestServer::start(4 * STEP).await;
+        const STEP: Duration = Duration::from_millis(80);
+        let server = TestServer::start(3 * STEP).await;
         let mut clients = Vec::new();
         for _ in 0..8 {
             clients.push(server.waiting_client().await);
@@ -912,7 +912,7 @@ mod aborts {
         steps.abort();
         assert!(
             aborted > 0,
-            "expected aborted connections: the deadline was after 4 steps, and \
+            "expected aborted connections: the deadline was after 3 steps, and \
              the 8 requests take 7; seen: {aborted}"
         );
     }
