@@ -1267,6 +1267,28 @@ mod failures {
         );
         report.expect_took(seconds(2));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lame_duck_period_continues_when_one_of_several_parts_ends() {
+        let mut scenario = Scenario::new(LIMITS);
+        scenario.part("db");
+        for (name, exits) in [("http", 11), ("metrics", 12)] {
+            scenario.exiting_part(name, seconds(exits), End::Error("broken"));
+        }
+        scenario.registry(End::Ok, End::Ok);
+        let (log, _) = scenario.run_uncancelled().await;
+        log.expect_since(
+            13_000,
+            &[
+                (13_000, "http exits early"),
+                (13_000, "deregister begins"),
+                (13_100, "deregister ends"),
+                (15_000, "metrics exits early"),
+                (18_100, "db is cancelled"),
+                (19_100, "db ends"),
+            ],
+        );
+    }
 }
 
 mod budget {
@@ -1555,7 +1577,7 @@ mod budget {
     #[tokio::test(start_paused = true)]
     async fn random_plans_start_and_stop_in_order_and_in_time() {
         compare_with_model(100, false, 1_000_000).await;
-        compare_with_model(400, true, 1_000_000).await;
+        compare_with_model(1000, true, 1_000_000).await;
         compare_with_model(400, true, 6000).await;
     }
 
