@@ -1,6 +1,7 @@
 //! The graders of week 8: each test checks one rule of an exercise.
 
 mod callback;
+mod common;
 mod half_message;
 mod inbox;
 mod lease;

@@ -1,5 +1,3 @@
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
@@ -18,6 +16,8 @@ use week08::replication::{
     Change, Column, Event, LogicalMessage, Lsn, Message, Relation,
     ReplicaIdentity as Identity, Row, StreamError, Transaction, Tuple, Value,
 };
+
+use crate::common::ALLOCATED;
 
 static Y2000: LazyLock<SystemTime> =
     LazyLock::new(|| UNIX_EPOCH + Duration::from_secs(946_684_800));
@@ -500,31 +500,6 @@ mod postgres {
             rows.sort();
             (messages.lines().map(from_hex).collect(), rows)
         });
-    }
-}
-
-thread_local! {
-    /// How many bytes this thread has ever allocated.
-    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-struct Counting;
-
-// SAFETY: `System` does all the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // No panic: an allocator may not unwind.
-        ALLOCATED.set(ALLOCATED.get().wrapping_add(layout.size()));
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
     }
 }
 
