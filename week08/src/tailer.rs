@@ -102,8 +102,8 @@ pub struct Tailer {
     /// The ids of these messages, by aggregate. The first message of each
     /// aggregate is in flight, or has failed.
     queues: BTreeMap<String, VecDeque<u64>>,
-    /// When publishing failed, and the ids.
-    failed: VecDeque<(u64, u64)>,
+    /// The failed messages, and when they failed.
+    failed: BTreeMap<u64, u64>,
     /// When the last status update was sent.
     sent_ms: u64,
     /// Whether [`Lag::Behind`] was the last report.
@@ -137,7 +137,8 @@ pub enum Event {
     /// The end of the log, from `SELECT pg_current_wal_lsn()` on a second
     /// connection. The tailer may not have received the log up to there.
     LogEnd(Lsn),
-    /// The broker has stored the message durably.
+    /// The broker has stored the message durably. The event may also come after
+    /// [`Event::PublishFailed`], until the message is published again.
     Published(u64),
     /// The broker has not acknowledged the message. It may have stored it.
     PublishFailed(u64),
@@ -184,7 +185,7 @@ impl Tailer {
             next_id: 0,
             unacknowledged: BTreeMap::new(),
             queues: BTreeMap::new(),
-            failed: VecDeque::new(),
+            failed: BTreeMap::new(),
             sent_ms: now_ms,
             is_behind: false,
         }
@@ -223,7 +224,9 @@ impl Tailer {
             }
             Event::LogEnd(end) => self.log_end = self.log_end.max(end),
             Event::Published(id) => effects.extend(self.acknowledge(id)),
-            Event::PublishFailed(id) => self.failed.push_back((now_ms, id)),
+            Event::PublishFailed(id) => {
+                self.failed.insert(id, now_ms);
+            }
             Event::Tick => {
                 let waited = now_ms.saturating_sub(self.sent_ms);
                 is_due = waited >= self.config.status_interval_ms;
@@ -266,9 +269,10 @@ impl Tailer {
         is_first.then_some(Effect::Publish(message))
     }
 
-    /// Publishes the next message of the aggregate.
+    /// Forgets the message, and publishes the next one of its aggregate.
     fn acknowledge(&mut self, id: u64) -> Option<Effect> {
         let message = self.unacknowledged.remove(&id)?;
+        self.failed.remove(&id);
         let aggregate = aggregate(&message.key);
         let queue = self.queues.get_mut(aggregate)?;
         queue.pop_front();
@@ -281,10 +285,10 @@ impl Tailer {
 
     /// Publishes the failed messages that have waited for `retry_ms`.
     fn retry(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
-        while let Some(&(failed_ms, id)) = self.failed.front()
-            && now_ms.saturating_sub(failed_ms) >= self.config.retry_ms
-        {
-            self.failed.pop_front();
+        let is_due = |_: &_, failed_ms: &mut u64| {
+            now_ms.saturating_sub(*failed_ms) >= self.config.retry_ms
+        };
+        for (id, _) in self.failed.extract_if(.., is_due) {
             effects.push(Effect::Publish(self.unacknowledged[&id].clone()));
         }
     }

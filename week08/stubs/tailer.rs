@@ -15,6 +15,9 @@
 //! - A message that has failed is published again by the first `Tick` at which
 //!   `retry_ms` or more have passed since the failure. Until then its aggregate
 //!   waits, and other aggregates do not.
+//! - A failed message can be acknowledged late: its `Published` comes after its
+//!   `PublishFailed`, and before it is published again. Then it is acknowledged as
+//!   any other message, and is not published again.
 //!
 //! The confirmed position
 //!
@@ -48,7 +51,7 @@
 //!
 //! Help: `poller::aggregate` returns the aggregate of a key. Effects may be in any
 //! order. Each `Publish` is followed by one `Published` or `PublishFailed` with its
-//! id, at any time. A message has an id of its own, and keeps it when it is
+//! id, at any time, and a `PublishFailed` perhaps by a late `Published`. A message has an id of its own, and keeps it when it is
 //! published again. After a restart, the server sends again each transaction whose
 //! `commit_lsn` is at or after the confirmed position. Keepalives come between
 //! transactions. While a large transaction is sent, their positions are before its
@@ -121,7 +124,8 @@ pub enum Event {
     /// The end of the log, from `SELECT pg_current_wal_lsn()` on a second
     /// connection. The tailer may not have received the log up to there.
     LogEnd(Lsn),
-    /// The broker has stored the message durably.
+    /// The broker has stored the message durably. The event may also come after
+    /// [`Event::PublishFailed`], until the message is published again.
     Published(u64),
     /// The broker has not acknowledged the message. It may have stored it.
     PublishFailed(u64),
@@ -227,7 +231,7 @@ impl Tailer {
         todo!("is {message:?} the first of its aggregate?")
     }
 
-    /// Publishes the next message of the aggregate.
+    /// Forgets the message, and publishes the next one of its aggregate.
     fn acknowledge(&mut self, id: u64) -> Option<Effect> {
         let message = self.unacknowledged.remove(&id)?;
         todo!("which one follows {message:?}?")
