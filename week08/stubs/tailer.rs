@@ -38,6 +38,8 @@
 //!
 //! - `wants_input` is true if and only if fewer than `max_unacknowledged` messages
 //!   are not acknowledged. If it is false, `step` handles all events as usual.
+//! - When all messages are acknowledged, the tailer keeps nothing about them, their
+//!   aggregates and positions. So its memory does not grow during a long session.
 //! - The lag is the greatest position of all events (also of `LogEnd`), minus the
 //!   confirmed position. The event that makes the lag greater than `lag_limit` has
 //!   the effect `Report(Behind(lag))`. After that, the event that makes the lag

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt::{Debug, Display};
+use std::fmt::{self, Debug, Display};
 use std::mem::replace;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -8,12 +9,14 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
-use week08::poller::aggregate;
+use week08::poller::{self, aggregate};
 use week08::replication::{
     Change, Column, LogicalMessage, Lsn, Relation, ReplicaIdentity, Row,
     Transaction, Value,
 };
 use week08::tailer::{BadRow, Config, Effect, Event, Lag, Message, Tailer};
+
+use crate::common::{ALLOCATED, FREED};
 
 mod rows {
     use super::*;
@@ -56,6 +59,12 @@ mod rows {
                 let mut left = VecDeque::from(effects.expect("good rows"));
                 while let Some(effect) = left.pop_front() {
                     let Effect::Publish(m) = effect else { continue };
+                    assert!(
+                        seen.len() < expected.len(),
+                        "expected {} publications, seen one more, of {:?}",
+                        expected.len(),
+                        m.key
+                    );
                     let done = Event::Published(m.id);
                     left.extend(session.tailer.step(done, 0).unwrap());
                     seen.push((m.key, m.value));
@@ -76,11 +85,13 @@ mod rows {
     #[test]
     fn a_row_without_a_text_is_an_error() {
         let bad = [
-            None,
-            Some(Value::Null),
-            Some(Value::Unchanged),
-            Some(Value::Binary(b"a/1".into())),
+            Bad::NoColumn,
+            Bad::Value(None),
+            Bad::Value(Some(Value::Null)),
+            Bad::Value(Some(Value::Unchanged)),
+            Bad::Value(Some(Value::Binary(b"a/1".into()))),
         ];
+        let mut gap = 0;
         for (column, bad) in ["key", "value"]
             .into_iter()
             .flat_map(|c| bad.clone().map(|b| (c, b)))
@@ -94,8 +105,8 @@ mod rows {
                 let mut rows = vec![insert("a/1", "1"); 5];
                 let mut new = row(table, &[], "a/1", &text("1"));
                 let index = usize::from(column == "value");
-                if let Some(value) = &bad {
-                    new.values[index] = Some(value.clone());
+                if let Bad::Value(value) = &bad {
+                    new.values[index].clone_from(value);
                 } else {
                     new.values.remove(index);
                     let mut relation = Relation::clone(&new.relation);
@@ -103,14 +114,12 @@ mod rows {
                     new.relation = Arc::new(relation);
                 }
                 rows.insert(place, Change::Insert { new });
-                let event = session.transaction(rows, 40);
-                let seen = session.tailer.step(event, 0);
-                let is_publish =
-                    |effect: &&Effect| matches!(effect, Effect::Publish(_));
-                let seen = seen.map(|e| e.iter().filter(is_publish).count());
-                let is_own = table == own;
-                let expected =
-                    if is_own { Err(BadRow(Lsn(40))) } else { Ok(1) };
+                gap += 1;
+                let event = session.transaction(rows, gap);
+                // The other tests count the publications.
+                let seen = session.tailer.step(event, 0).map(|_| ());
+                let bad_row = Err(BadRow(Lsn(gap)));
+                let expected = if table == own { bad_row } else { Ok(()) };
                 let what = format_args!(
                     "{column} of row {place} is {bad:?}, in table {table:?}"
                 );
@@ -119,9 +128,15 @@ mod rows {
         }
     }
 
+    #[derive(Debug, Clone)]
+    enum Bad {
+        NoColumn,
+        Value(Option<Value<'static>>),
+    }
+
     #[test]
     fn one_message_of_an_aggregate_is_in_flight_at_a_time() {
-        for_all(200, schedule(false), |schedule| {
+        for_all(200, schedule(Broker::Stores), |schedule| {
             schedule.run(|session, event, effects| {
                 session.check_published(event, effects);
             });
@@ -139,13 +154,14 @@ mod rows {
                 session.check_published(&event, &effects);
             }
             let all = session.messages.len();
-            check(all, session.acknowledged(), "acknowledged messages");
+            let acknowledged = all - session.unacknowledged();
+            check(all, acknowledged, "acknowledged messages");
         }
     }
 
     #[test]
     fn a_failed_message_is_published_again_before_later_ones() {
-        for_all(400, schedule(true), |schedule| {
+        for_all(300, schedule(Broker::Fails), |schedule| {
             schedule.run(|session, event, effects| {
                 session.check_published(event, effects);
             });
@@ -172,6 +188,21 @@ mod rows {
         }
         check(1, session.in_flight.len(), "messages in flight at the end");
     }
+
+    #[test]
+    fn a_late_acknowledgment_of_a_failed_message_counts() {
+        for_all(150, schedule(Broker::IsLate), |schedule| {
+            let most = schedule.config.max_unacknowledged.get();
+            schedule.run(|session, event, effects| {
+                session.check_published(event, effects);
+                let left = session.unacknowledged();
+                let what = format_args!(
+                    "wants input, with {left} of {most} messages left"
+                );
+                check(left < most, session.tailer.wants_input(), what);
+            });
+        });
+    }
 }
 
 mod positions {
@@ -196,7 +227,8 @@ mod positions {
                     let event = event.expect("a message is in flight");
                     let effects = session.step(event);
                     let what = format_args!(
-                        "after message {number} of {len}, transaction {n}"
+                        "confirmed after the acknowledgment of message \
+                         {number} of {len} in transaction {n}"
                     );
                     let expected = if number == len { &end[..] } else { &[] };
                     check(expected, &confirms(&effects), what);
@@ -218,12 +250,13 @@ mod positions {
                 let effects = session.step(event);
                 let expected =
                     if reply_requested { vec![Lsn(100)] } else { vec![] };
-                check(expected, confirms(&effects), "while messages are left");
+                let what = "confirmed while messages are left";
+                check(expected, confirms(&effects), what);
             }
             for end in [first, Lsn(session.end)] {
                 let event = session.acknowledge(0).expect("it is in flight");
                 let seen = confirms(&session.step(event));
-                check(vec![end], seen, "after an acknowledgment");
+                check(vec![end], seen, "confirmed after an acknowledgment");
             }
         });
     }
@@ -255,7 +288,7 @@ mod positions {
                 check(
                     expected,
                     confirms(&effects),
-                    format_args!("after {what}"),
+                    format_args!("confirmed after {what}"),
                 );
             }
         });
@@ -269,39 +302,49 @@ mod positions {
                 let end = session.advance(ahead);
                 for event in [Event::LogEnd(end), Event::Tick] {
                     let effects = session.step(event.clone());
-                    check(
-                        vec![],
-                        confirms(&effects),
-                        format_args!("{event:?}"),
-                    );
+                    let what = format_args!("confirmed after {event:?}");
+                    check(Vec::new(), confirms(&effects), what);
                 }
             }
             let end = Lsn(session.end);
             let event = Event::KeepAlive { end, reply_requested: true };
-            check(vec![end], confirms(&session.step(event)), "a keepalive");
+            let seen = confirms(&session.step(event));
+            check(vec![end], seen, "confirmed after a keepalive");
         });
     }
 
     #[test]
     fn the_position_is_the_end_of_the_acknowledged_prefix() {
-        for_all(400, schedule(true), |schedule| {
-            let mut last = schedule.start;
-            schedule.run(|session, event, effects| {
-                let confirmed = session.confirmed();
-                let seen = confirms(effects);
-                let expected = vec![
-                    Lsn(confirmed);
-                    seen.len()
-                        .max(usize::from(confirmed > last),)
-                ];
-                check(
-                    expected,
-                    seen,
-                    format_args!("confirmed after {event:?}"),
-                );
-                last = confirmed;
+        for broker in [Broker::Fails, Broker::IsLate] {
+            for_all(150, schedule(broker), |schedule| {
+                let mut last = schedule.start;
+                schedule.run(|session, event, effects| {
+                    session.check_confirmed(event, effects, &mut last);
+                });
             });
-        });
+        }
+        // In a mixed order, and more than an attempt may have room for.
+        for len in [17, 130, 1_500] {
+            let mut session = Session::new(config(), 500, 0);
+            for name in 0..len {
+                session.insert(&[name], 9);
+            }
+            let mut last = session.start;
+            // The first of them is acknowledged last.
+            for number in (1..usize::from(len)).rev() {
+                let event =
+                    session.acknowledge(number * number / 7 % number + 1);
+                let event = event.expect("a message is in flight");
+                let effects = session.step(event.clone());
+                if number % 50 == 0 {
+                    session.check_confirmed(&event, &effects, &mut last);
+                }
+            }
+            let event = session.acknowledge(0).expect("one is in flight");
+            let effects = session.step(event.clone());
+            session.check_confirmed(&event, &effects, &mut last);
+            check(session.end, last, "confirmed at the end");
+        }
     }
 }
 
@@ -310,12 +353,12 @@ mod session {
 
     #[test]
     fn a_requested_reply_is_sent_at_once() {
-        for_all(200, schedule(true), |schedule| {
+        for_all(200, schedule(Broker::Fails), |schedule| {
             schedule.run(|session, event, effects| {
                 if let Event::KeepAlive { reply_requested: true, .. } = event {
                     let what = format_args!(
                         "replies, with {} messages left",
-                        session.messages.len() - session.acknowledged()
+                        session.unacknowledged()
                     );
                     check(1, confirms(effects).len(), what);
                 }
@@ -325,7 +368,7 @@ mod session {
 
     #[test]
     fn a_status_update_is_sent_at_each_interval_and_no_other_one() {
-        for_all(400, schedule(true), |schedule| {
+        for_all(300, schedule(Broker::Fails), |schedule| {
             let interval = schedule.config.status_interval_ms;
             let (mut sent, mut last) = (schedule.now, schedule.start);
             schedule.run(|session, event, effects| {
@@ -340,8 +383,9 @@ mod session {
                 let is_risen = session.confirmed() > last;
                 let expected = usize::from(is_due || is_risen);
                 let what = format_args!(
-                    "status updates at {event:?}, {waited} of {interval} ms \
-                     after the last one"
+                    "status updates at {}, {waited} of {interval} ms after \
+                     the last one",
+                    session.shown(event)
                 );
                 check(expected, confirms(effects).len(), what);
                 last = session.confirmed();
@@ -354,12 +398,13 @@ mod session {
 
     #[test]
     fn too_many_unacknowledged_messages_stop_the_input() {
-        for_all(200, schedule(true), |schedule| {
+        for_all(200, schedule(Broker::Fails), |schedule| {
             let most = schedule.config.max_unacknowledged.get();
             schedule.run(|session, event, _| {
-                let left = session.messages.len() - session.acknowledged();
+                let event = session.shown(event);
+                let left = session.unacknowledged();
                 let what =
-                    format_args!("{left} of {most} messages after {event:?}");
+                    format_args!("{left} of {most} messages after {event}");
                 check(left < most, session.tailer.wants_input(), what);
             });
         });
@@ -382,7 +427,7 @@ mod session {
 
     #[test]
     fn a_lag_is_reported_once_per_crossing() {
-        for_all(400, schedule(true), |schedule| {
+        for_all(300, schedule(Broker::Fails), |schedule| {
             let limit = schedule.config.lag_limit;
             let (mut is_behind, mut end) = (false, schedule.start);
             schedule.run(|session, event, effects| {
@@ -406,7 +451,8 @@ mod session {
                         _ => None,
                     });
                 let what = format_args!(
-                    "reports after {event:?} with a lag of {lag}, limit {limit}"
+                    "reports after {} with a lag of {lag}, limit {limit}",
+                    session.shown(event)
                 );
                 let expected: Vec<_> = expected.into_iter().collect();
                 check(expected, reports.collect(), what);
@@ -429,6 +475,56 @@ mod session {
                 check(expected, effects, what);
             }
         }
+    }
+
+    #[test]
+    fn a_long_session_needs_no_more_memory() {
+        let mut session = Session::new(config(), 0, 0);
+        let live = || ALLOCATED.get().wrapping_sub(FREED.get());
+        let mut before = 0;
+        for round in 0..3_000 {
+            if round == 500 {
+                before = live();
+            }
+            // Other aggregates in each round.
+            let keys = ["a/1", "a/2", "b/3", "c/4"];
+            let keys = keys.map(|key| format!("{round} {key}"));
+            let rows = keys.iter().map(|key| insert(key, "1")).collect();
+            let mut events = VecDeque::from([
+                session.transaction(rows, 9),
+                Event::LogEnd(Lsn(session.end + 100)),
+            ]);
+            let mut number = 0;
+            while let Some(event) = events.pop_front() {
+                session.now += 10;
+                let effects = session.tailer.step(event, session.now);
+                for effect in effects.expect("all rows are good") {
+                    let Effect::Publish(Message { id, .. }) = effect else {
+                        continue;
+                    };
+                    number += 1;
+                    assert!(number < 100, "expected 5 publications in a round");
+                    let (stored, failed) =
+                        (Event::Published(id), Event::PublishFailed(id));
+                    match number % 5 {
+                        3 => events.extend([failed, stored]),
+                        4 => events.extend(
+                            [failed].into_iter().chain(vec![Event::Tick; 6]),
+                        ),
+                        _ => events.push_back(stored),
+                    }
+                }
+            }
+            let end = session.advance(50);
+            let event = Event::KeepAlive { end, reply_requested: false };
+            session.tailer.step(event, session.now).unwrap();
+        }
+        let grown = live().wrapping_sub(before).cast_signed();
+        assert!(
+            grown < 4_096,
+            "expected the memory of 500 rounds after 3,000 rounds, seen {grown} \
+             bytes more"
+        );
     }
 
     #[test]
@@ -456,7 +552,13 @@ mod session {
         next: usize,
         /// Publications of earlier sessions, which may still arrive.
         late: Vec<String>,
+        /// What the broker has stored, in the order of the first publications.
         broker: Vec<String>,
+        stored: BTreeSet<String>,
+        /// The first messages of the log: as many as must be stored.
+        checked: usize,
+        /// The ids of the messages that are in flight or have failed.
+        left: BTreeSet<u64>,
     }
 
     impl World {
@@ -476,6 +578,9 @@ mod session {
                 next: 0,
                 late: Vec::new(),
                 broker: Vec::new(),
+                stored: BTreeSet::new(),
+                checked: 0,
+                left: BTreeSet::new(),
             }
         }
 
@@ -499,7 +604,8 @@ mod session {
                 _ if self.late.is_empty() => {}
                 _ => {
                     let index = self.random.usize(..self.late.len());
-                    self.broker.push(self.late.swap_remove(index));
+                    let key = self.late.swap_remove(index);
+                    self.store(key);
                 }
             }
         }
@@ -544,15 +650,22 @@ mod session {
             let index = self.random.usize(..in_flight.len());
             let message = in_flight.swap_remove(index);
             if is_stored {
-                self.broker.push(message.key);
+                self.left.remove(&message.id);
+                self.store(message.key);
                 return self.step(Event::Published(message.id));
             }
             match self.random.u32(..3) {
-                0 => self.broker.push(message.key),
+                0 => self.store(message.key),
                 1 => self.late.push(message.key),
                 _ => {}
             }
             self.step(Event::PublishFailed(message.id));
+        }
+
+        fn store(&mut self, key: String) {
+            if self.stored.insert(key.clone()) {
+                self.broker.push(key);
+            }
         }
 
         fn update(&mut self) {
@@ -567,6 +680,7 @@ mod session {
             self.updates.clear();
             let Session { config, end, now, in_flight, .. } = &mut self.session;
             self.late.extend(in_flight.drain(..).map(|m| m.key));
+            self.left.clear();
             let mut next = Session::new(config.clone(), self.slot, *now);
             next.end = *end;
             self.session = next;
@@ -581,7 +695,10 @@ mod session {
             let effects = self.session.tailer.step(event, self.session.now);
             for effect in effects.expect("all rows are good") {
                 match effect {
-                    Effect::Publish(m) => self.session.in_flight.push(m),
+                    Effect::Publish(m) => {
+                        self.left.insert(m.id);
+                        self.session.in_flight.push(m);
+                    }
                     Effect::Confirm(Lsn(position)) => {
                         let last = self.updates.back().unwrap_or(&self.slot);
                         assert!(
@@ -598,9 +715,11 @@ mod session {
                         };
                         let last = self.log.iter().take_while(before).last();
                         let before = last.map_or(0, |(_, _, before)| *before);
-                        for key in &self.keys[..before] {
+                        let unchecked = self.checked.min(before)..before;
+                        self.checked = self.checked.max(before);
+                        for key in &self.keys[unchecked] {
                             assert!(
-                                self.broker.contains(key),
+                                self.stored.contains(key),
                                 "{position} is confirmed, and message {key} \
                                  before it is not published"
                             );
@@ -613,6 +732,9 @@ mod session {
 
         fn settle(&mut self) {
             for _ in 0..200 + 20 * self.log.len() {
+                if self.next == self.log.len() && self.left.is_empty() {
+                    break;
+                }
                 self.session.now += 10;
                 self.step(Event::Tick);
                 self.publish(true);
@@ -625,8 +747,7 @@ mod session {
                 reply_requested: false,
             });
             let mut first = BTreeMap::<_, Vec<_>>::new();
-            let mut seen = BTreeSet::new();
-            for key in self.broker.iter().filter(|key| seen.insert(*key)) {
+            for key in &self.broker {
                 first.entry(aggregate(key)).or_default().push(key);
             }
             let mut expected = BTreeMap::<_, Vec<_>>::new();
@@ -656,18 +777,35 @@ enum Op {
     LogEnd(u64, u64),
     Acknowledge(usize),
     Fail(usize),
+    AcknowledgeLate(usize),
     Tick,
 }
 
-fn schedule(has_failures: bool) -> impl Strategy<Value = Schedule> {
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Broker {
+    /// Each message, and acknowledges it.
+    Stores,
+    /// Some messages are not acknowledged.
+    Fails,
+    /// And some of these are acknowledged after all.
+    IsLate,
+}
+
+fn schedule(broker: Broker) -> impl Strategy<Value = Schedule> {
+    let (failures, late) = match broker {
+        Broker::Stores => (0, 0),
+        Broker::Fails => (2, 0),
+        Broker::IsLate => (4, 3),
+    };
     let back = || prop_oneof![3 => Just(0), 1 => 0..300_u64];
     let op = prop_oneof![
-        4 => (vec(0..7_u16, 0..6), 0..50_u64).prop_map(|(n, a)| Op::Insert(n, a)),
+        4 => (vec(0..9_u16, 0..6), 0..50_u64).prop_map(|(n, a)| Op::Insert(n, a)),
         2 => (0..300_u64, back(), any::<bool>())
             .prop_map(|(ahead, back, reply)| Op::KeepAlive(ahead, back, reply)),
         1 => (0..900_u64, 0..2_000_u64).prop_map(|(a, b)| Op::LogEnd(a, b * (b % 2))),
         8 => (0..20_usize).prop_map(Op::Acknowledge),
-        u32::from(has_failures) * 2 => (0..20_usize).prop_map(Op::Fail),
+        failures => (0..20_usize).prop_map(Op::Fail),
+        late => (0..20_usize).prop_map(Op::AcknowledgeLate),
         3 => Just(Op::Tick),
     ];
     let time =
@@ -705,6 +843,7 @@ impl Schedule {
         let mut session = Session::new(self.config, self.start, self.now);
         for (op, ms) in self.ops {
             session.now += ms;
+            session.is_late = matches!(op, Op::AcknowledgeLate(_));
             let event = match op {
                 Op::Insert(names, gap) => {
                     let (event, effects) = session.insert(&names, gap);
@@ -713,23 +852,18 @@ impl Schedule {
                 }
                 Op::KeepAlive(ahead, back, reply_requested) => {
                     let end = Lsn(session.advance(ahead).0 - back);
-                    Event::KeepAlive { end, reply_requested }
+                    Some(Event::KeepAlive { end, reply_requested })
                 }
                 Op::LogEnd(ahead, back) => {
-                    Event::LogEnd(Lsn(session.advance(ahead).0 - back))
+                    let end = session.advance(ahead).0 - back;
+                    Some(Event::LogEnd(Lsn(end)))
                 }
-                Op::Acknowledge(index) => {
-                    let Some(event) = session.acknowledge(index) else {
-                        continue;
-                    };
-                    event
-                }
-                Op::Fail(index) => {
-                    let Some(event) = session.fail(index) else { continue };
-                    event
-                }
-                Op::Tick => Event::Tick,
+                Op::Acknowledge(index) => session.acknowledge(index),
+                Op::Fail(index) => session.fail(index),
+                Op::AcknowledgeLate(index) => session.acknowledge_late(index),
+                Op::Tick => Some(Event::Tick),
             };
+            let Some(event) = event else { continue };
             let effects = session.step(event.clone());
             check(&session, &event, &effects);
         }
@@ -756,10 +890,17 @@ struct Session {
     messages: Vec<(u16, State)>,
     /// Positions, and the number of messages before them.
     received: Vec<(usize, u64)>,
+    /// The numbers of the messages that are not acknowledged.
+    left: BTreeSet<usize>,
     in_flight: Vec<Message>,
+    failed: BTreeMap<usize, Message>,
     ids: BTreeMap<u64, usize>,
     /// The messages that the last step had to publish.
     expected: Vec<usize>,
+    /// Those that it has published, with their states before.
+    published: Vec<(usize, State)>,
+    /// Whether the last event is a late acknowledgment.
+    is_late: bool,
 }
 
 impl Session {
@@ -772,9 +913,13 @@ impl Session {
             end: start,
             messages: Vec::new(),
             received: Vec::new(),
+            left: BTreeSet::new(),
             in_flight: Vec::new(),
+            failed: BTreeMap::new(),
             ids: BTreeMap::new(),
             expected: Vec::new(),
+            published: Vec::new(),
+            is_late: false,
         }
     }
 
@@ -786,10 +931,12 @@ impl Session {
     /// Returns a transaction. Its commit is `gap` bytes after the log.
     fn transaction(&mut self, changes: Vec<Change>, gap: u64) -> Event {
         let commit_lsn = self.advance(gap);
+        // The length of a commit's record is not always the same.
+        let len = 40 + self.end % 5 * 8;
         Event::Transaction(Transaction {
             xid: self.end as u32,
             commit_lsn,
-            end_lsn: self.advance(48),
+            end_lsn: self.advance(len),
             commit_time: UNIX_EPOCH,
             origin: self.end.is_multiple_of(3).then(|| "eu".to_owned()),
             changes,
@@ -800,6 +947,7 @@ impl Session {
     fn insert(&mut self, names: &[u16], gap: u64) -> (Event, Vec<Effect>) {
         let first = self.messages.len();
         self.messages.extend(names.iter().map(|n| (*n, State::Waiting)));
+        self.left.extend(first..self.messages.len());
         let rows = (first..self.messages.len()).flat_map(|number| {
             // The other changes of the table are ignored.
             let earlier = self.key(number - number.min(6));
@@ -816,9 +964,11 @@ impl Session {
 
     /// Returns the key of a message: `aggregate/number`, or the aggregate.
     fn key(&self, number: usize) -> String {
-        let names = ["", "a", "a/b", "é", "A", "a/", " a"];
+        // The FNV-1a hashes of the last two are equal, with 32 bits.
+        let names =
+            ["", "a", "a/b", "é", "A", "a/", " a", "costarring", "liquid"];
         let name = match self.messages[number].0 {
-            name @ 0..7 => names[usize::from(name)],
+            name @ 0..9 => names[usize::from(name)],
             // Far apart, so that hashes of few bits collide.
             name => &(u32::from(name) * 31).to_string(),
         };
@@ -839,15 +989,19 @@ impl Session {
         self.expected = self.expected_publications(&event);
         let effects = self.tailer.step(event, self.now);
         let effects = effects.expect("all rows are good");
+        self.published.clear();
         for effect in &effects {
             if let Effect::Publish(message) = effect {
                 let number = Self::number(message);
-                let is_new = self.messages[number].1 == State::Waiting;
+                let state = self.messages[number].1;
+                self.published.push((number, state));
+                let is_new = state == State::Waiting;
                 let known = self.ids.insert(message.id, number);
                 let expected = if is_new { None } else { Some(number) };
                 check(expected, known, "the message that had this id before");
                 check(&self.key(number), &message.key, "the key");
                 self.set(message, State::InFlight);
+                self.failed.remove(&number);
                 self.in_flight.push(message.clone());
             }
         }
@@ -857,8 +1011,7 @@ impl Session {
     fn expected_publications(&self, event: &Event) -> Vec<usize> {
         let most = self.messages.iter().map(|(name, _)| usize::from(*name));
         let mut seen = vec![false; most.max().map_or(0, |most| most + 1)];
-        let left = self.messages.iter().enumerate();
-        let left = left.filter(|(_, (_, s))| *s != State::Acknowledged);
+        let left = self.left.iter().map(|n| (*n, self.messages[*n]));
         let first = left
             .filter(|(_, (name, _))| !replace(&mut seen[*name as usize], true));
         let is_due = |state: State| match state {
@@ -873,18 +1026,77 @@ impl Session {
         due.map(|(number, _)| number).collect()
     }
 
+    #[track_caller]
     fn check_published(&self, event: &Event, effects: &[Effect]) {
         let number = |effect: &Effect| match effect {
-            Effect::Publish(message) => message.value.parse().ok(),
+            Effect::Publish(message) => Some(Self::number(message)),
             _ => None,
         };
         let mut seen: Vec<usize> = effects.iter().filter_map(number).collect();
         seen.sort_unstable();
-        let what = format_args!(
-            "published after {event:?}, of these aggregates and states: {:?}",
-            self.messages
-        );
-        check(&self.expected, &seen, what);
+        // Only the first differences: there may be many messages.
+        let both = self.expected.iter().zip(&seen);
+        let same = both.take_while(|(expected, seen)| expected == seen).count();
+        let named = |numbers: &[usize]| {
+            let numbers = numbers[same..].iter().take(10);
+            numbers.map(|n| (*n, self.key(*n))).collect::<Vec<_>>()
+        };
+        let what = fmt::from_fn(|f| {
+            let left = self.left.iter().take(20).map(|number| {
+                let mut earlier = self.published.iter();
+                let earlier = earlier.find(|(other, _)| other == number);
+                let state = earlier.map_or(self.messages[*number].1, |e| e.1);
+                (*number, self.key(*number), state)
+            });
+            write!(
+                f,
+                "messages (number, key) published after {} at {} ms \
+                 ({same} equal ones are left out), while these were unacknowledged: {:?}",
+                self.shown(event),
+                self.now,
+                left.collect::<Vec<_>>()
+            )
+        });
+        check(named(&self.expected), named(&seen), what);
+    }
+
+    #[track_caller]
+    fn check_confirmed(
+        &self,
+        event: &Event,
+        effects: &[Effect],
+        last: &mut u64,
+    ) {
+        let confirmed = self.confirmed();
+        let seen = confirms(effects);
+        let least = usize::from(confirmed > *last);
+        let expected = vec![Lsn(confirmed); seen.len().max(least)];
+        let what = format_args!("confirmed after {}", self.shown(event));
+        check(expected, seen, what);
+        *last = confirmed;
+    }
+
+    /// Returns an event without the rows and relations of a transaction.
+    fn shown<'a>(&'a self, event: &'a Event) -> impl Display {
+        fmt::from_fn(move |f| match event {
+            Event::Transaction(t) => {
+                let key = |change: &Change| match change {
+                    Change::Insert { new } => {
+                        Some(new.get("key")?.as_text()?.to_owned())
+                    }
+                    _ => None,
+                };
+                let keys = t.changes.iter().filter_map(key).take(10);
+                let keys: Vec<_> = keys.collect();
+                write!(f, "a transaction, end {:?}, keys {keys:?}", t.end_lsn)
+            }
+            Event::Published(id) | Event::PublishFailed(id) => {
+                let number = self.ids[id];
+                let late = if self.is_late { "a late " } else { "" };
+                write!(f, "{late}{event:?} of {:?}", (number, self.key(number)))
+            }
+            event => write!(f, "{event:?}"),
+        })
     }
 
     fn take(&mut self, index: usize) -> Option<Message> {
@@ -901,26 +1113,39 @@ impl Session {
     fn fail(&mut self, index: usize) -> Option<Event> {
         let message = self.take(index)?;
         self.set(&message, State::Failed(self.now));
-        Some(Event::PublishFailed(message.id))
+        let id = message.id;
+        self.failed.insert(Self::number(&message), message);
+        Some(Event::PublishFailed(id))
+    }
+
+    /// Acknowledges a message that has failed.
+    fn acknowledge_late(&mut self, index: usize) -> Option<Event> {
+        let index = index.checked_rem(self.failed.len())?;
+        let number = *self.failed.keys().nth(index)?;
+        let message = self.failed.remove(&number)?;
+        self.set(&message, State::Acknowledged);
+        Some(Event::Published(message.id))
     }
 
     fn set(&mut self, message: &Message, state: State) {
-        self.messages[Self::number(message)].1 = state;
+        let number = Self::number(message);
+        self.messages[number].1 = state;
+        if state == State::Acknowledged {
+            self.left.remove(&number);
+        }
     }
 
     fn number(message: &Message) -> usize {
         message.value.parse().expect("a number")
     }
 
-    fn acknowledged(&self) -> usize {
-        let is_one = |(_, state): &&(u16, State)| *state == State::Acknowledged;
-        self.messages.iter().filter(is_one).count()
+    fn unacknowledged(&self) -> usize {
+        self.left.len()
     }
 
     /// Returns the expected confirmed position.
     fn confirmed(&self) -> u64 {
-        let is_left = |(_, state): &(u16, State)| *state != State::Acknowledged;
-        let first = self.messages.iter().position(is_left);
+        let first = self.left.first().copied();
         let first = first.unwrap_or(self.messages.len());
         let ends = self.received.iter().filter(|(before, _)| *before <= first);
         ends.map(|(_, end)| *end).fold(self.start, u64::max)
@@ -953,6 +1178,7 @@ fn columns() -> impl Strategy<Value = Vec<&'static str>> {
         vec!["value", "key"],
         vec!["seq", "key", "at", "value"],
         vec!["value", "keys", "at", "key", "values"],
+        vec!["Key", "VALUE", "value", "KEY", "key", "Value"],
     ])
 }
 
@@ -971,7 +1197,11 @@ fn row(
         type_modifier: -1,
     };
     let relation = Arc::new(Relation {
-        oid: 7,
+        // Each table has its own.
+        oid: poller::bucket(
+            &format!("{schema:?}.{name:?}"),
+            NonZero::<u32>::MAX,
+        ),
         schema: schema.to_owned(),
         name: name.to_owned(),
         identity: ReplicaIdentity::Default,
@@ -980,8 +1210,8 @@ fn row(
     let value = |name: &&str| match *name {
         "key" => Some(text(key)),
         "value" => Some(value.clone()),
-        "at" => Some(text("noon")),
-        _ => Some(Value::Null),
+        "seq" | "keys" | "values" => Some(Value::Null),
+        _ => Some(text("noon")),
     };
     Row { relation, values: columns.iter().map(value).collect() }
 }
@@ -1013,6 +1243,7 @@ fn confirms(effects: &[Effect]) -> Vec<Lsn> {
     effects.iter().filter_map(position).collect()
 }
 
+#[track_caller]
 #[expect(clippy::needless_pass_by_value, reason = "the calls are shorter")]
 fn check<T: PartialEq + Debug>(expected: T, seen: T, what: impl Display) {
     assert!(
