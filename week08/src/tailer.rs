@@ -16,8 +16,8 @@
 //! order of the commits. If the outbox is quiet, the confirmed position follows
 //! the log of the other tables.
 //!
-//! *Cost.* After a crash, all messages after the confirmed position are
-//! published again. One message that always fails blocks its aggregate and the
+//! *Cost.* After a crash, all messages after the position that the server has
+//! stored are published again. One message that always fails blocks its aggregate and the
 //! confirmed position. A broker that is unavailable blocks all of them. The
 //! server then keeps the log, and its disk fills up: so a large lag is reported.
 //! A whole transaction is in memory.

@@ -36,15 +36,19 @@
 //!
 //! Overload
 //!
-//! - `wants_input` is true if and only if fewer than `max_unacknowledged` messages
-//!   are not acknowledged. If it is false, `step` handles all events as usual.
+//! - A message is unacknowledged from its transaction on until its `Published`.
+//!   `wants_input` is true if and only if the number of unacknowledged messages is
+//!   less than `max_unacknowledged`. If it is false, `step` handles all events as
+//!   usual.
 //! - When all messages are acknowledged, the tailer keeps nothing about them, their
 //!   aggregates and positions. So its memory does not grow during a long session.
-//! - The lag is the greatest position of all events (also of `LogEnd`), minus the
-//!   confirmed position. The event that makes the lag greater than `lag_limit` has
-//!   the effect `Report(Behind(lag))`. After that, the event that makes the lag
-//!   `lag_limit / 2` or less has the effect `Report(CaughtUp(lag))`. Then the next
-//!   crossing is reported again. There are no other reports.
+//! - The end of the log is the greatest of these positions: the one that `new` was
+//!   given, and so far the `end_lsn` of each transaction, the `end` of each
+//!   keepalive and the position of each `LogEnd`. The lag is the end of the log
+//!   minus the confirmed position. The event that makes the lag greater than
+//!   `lag_limit` has the effect `Report(Behind(lag))`. After that, the event that
+//!   makes the lag `lag_limit / 2` or less has the effect `Report(CaughtUp(lag))`.
+//!   Then the next crossing is reported again. There are no other reports.
 //!
 //! All together
 //!
@@ -52,12 +56,14 @@
 //!   publications of an aggregate are in the order of the log.
 //!
 //! Help: `poller::aggregate` returns the aggregate of a key. Effects may be in any
-//! order. Each `Publish` is followed by one `Published` or `PublishFailed` with its
-//! id, at any time, and a `PublishFailed` perhaps by a late `Published`. A message has an id of its own, and keeps it when it is
-//! published again. After a restart, the server sends again each transaction whose
-//! `commit_lsn` is at or after the confirmed position. Keepalives come between
-//! transactions. While a large transaction is sent, their positions are before its
-//! `commit_lsn`.
+//! order. Each `Publish` is followed by one `Published` or one `PublishFailed` with
+//! its id, at any time, and a `PublishFailed` perhaps by a late `Published`. A
+//! message has an id of its own, and keeps it when it is published again. After a
+//! crash, a new tailer begins at the position that the server has stored. It may be
+//! earlier than the last one that was confirmed. The server sends again each
+//! transaction whose `commit_lsn` is at or after it. A keepalive can arrive while
+//! the server sends a large transaction: the tailer gets it before the transaction,
+//! and its position is at most the `commit_lsn` of the transaction.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
