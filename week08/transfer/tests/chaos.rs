@@ -20,7 +20,7 @@ fn no_cent_is_lost(pattern: &str) {
         let text = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
         let is_right = output.status.success()
-            && text.contains(&format!(" {KILLS} kills"))
+            && text.contains(&format!("\n{KILLS} kills"))
             && text.contains("0 cents lost");
         assert!(
             is_right,

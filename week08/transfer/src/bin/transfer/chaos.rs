@@ -203,8 +203,9 @@ fn requests(pattern: Pattern, number: u32, random: &mut Rng) -> Vec<Request> {
     (1..=number).map(request).collect()
 }
 
-/// Chooses processes, and after which of their reports they are killed. Each
-/// process reports more than one effect for two transfers.
+/// Chooses after which of their reports processes are killed. The processes take
+/// turns, so each of them is killed if there are enough kills. Each process
+/// reports more than one effect for two transfers.
 fn kills(
     pattern: Pattern,
     transfers: u32,
@@ -212,8 +213,9 @@ fn kills(
     random: &mut Rng,
 ) -> HashMap<Role, Vec<Kill>> {
     let mut kills: HashMap<_, Vec<_>> = HashMap::new();
-    for _ in 0..number {
-        let role = pattern.roles()[random.usize(..pattern.roles().len())];
+    let mut roles = pattern.roles().to_vec();
+    random.shuffle(&mut roles);
+    for role in roles.into_iter().cycle().take(number as usize) {
         let after = random.usize(..(transfers as usize / 2).max(1)) + 1;
         let kill = Kill { after, is_inside: random.bool() };
         kills.entry(role).or_default().push(kill);

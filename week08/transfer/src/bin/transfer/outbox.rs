@@ -13,7 +13,7 @@ use anyhow::Result;
 use rdkafka::producer::FutureProducer;
 use tokio::time::sleep;
 use week08::inbox::{self, Consumer};
-use week08::money::{Message, Table, Tx as _};
+use week08::money::{Message, Table, Transfer, Tx as _};
 use week08::outbox::{Api, Command, Effect, Event, Outcome, Relay, transact};
 use week08_transfer::sql::{Ledger, SqlTx};
 
@@ -121,10 +121,19 @@ pub(crate) async fn publish(
     producer: &FutureProducer,
     text: &str,
 ) -> Option<u64> {
-    let message: Result<Message, _> = text.parse();
-    let transfer = message.expect("a debit wrote it").transfer;
+    let transfer = transfer(text);
     let key = transfer.from.to_string();
     kafka::publish(producer, &key, text).await.then_some(transfer.id)
+}
+
+/// Returns the id of the transfer of a message of the outbox.
+pub(crate) fn id(text: &str) -> u64 {
+    transfer(text).id
+}
+
+fn transfer(text: &str) -> Transfer {
+    let message: Result<Message, _> = text.parse();
+    message.expect("a debit wrote it").transfer
 }
 
 async fn run(ledger: &Ledger, command: &Command, rows: Rows) -> Event {

@@ -57,9 +57,14 @@ impl Reports {
         reports
     }
 
+    /// Returns whether the process reports all effects, as in a run with chaos.
+    pub(crate) fn are_all_written(&self) -> bool {
+        self.mode == Mode::Ask
+    }
+
     /// Reports an effect, and waits until the next one may be performed.
     pub(crate) async fn report(&self, text: &str) {
-        if self.mode != Mode::Ask {
+        if !self.are_all_written() {
             return;
         }
         let (sender, permission) = oneshot::channel();

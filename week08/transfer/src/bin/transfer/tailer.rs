@@ -1,8 +1,15 @@
 //! The process that publishes the outbox from the log of Postgres.
 //!
-//! The slot exists before the first debit. The process may be killed between
-//! the acknowledgment of a message and the confirmation of its position: then
-//! its successor publishes the message again, and the inbox drops it.
+//! The slot exists before the first debit. In a run with chaos, the process may
+//! be killed at two moments that are rare otherwise:
+//!
+//! - after it has received a message, and before it publishes the message. Then
+//!   its successor has to receive the message again. The pause before it is long
+//!   enough for a status update, so a tailer that confirms on receipt loses the
+//!   message;
+//! - between the acknowledgment of a message and the confirmation of its
+//!   position. Then its successor publishes the message again, and the inbox
+//!   drops it.
 
 use std::num::NonZero;
 use std::str::FromStr as _;
@@ -28,7 +35,18 @@ const IN_FLIGHT: NonZero<usize> = NonZero::new(100).expect("it is positive");
 /// predecessor is dead.
 const IN_USE: Duration = Duration::from_millis(10);
 
-/// Kafka, and the parent that is told about each acknowledgment.
+/// How often a status update is sent.
+const STATUS: Duration = Duration::from_secs(1);
+
+/// With chaos, how often a status update is sent.
+const CHAOS_STATUS: Duration = Duration::from_millis(1);
+
+/// With chaos, how long a message waits before it is published. It is as if the
+/// broker were slow: the mock acknowledges at once.
+const DELAY: Duration = Duration::from_millis(20);
+
+/// Kafka, and the parent that is told about each message that is received and
+/// about each acknowledgment.
 struct Reported {
     producer: FutureProducer,
     reports: Reports,
@@ -41,8 +59,11 @@ pub(crate) async fn tail(
     brokers: &str,
 ) -> Result<()> {
     let producer = kafka::producer(brokers)?;
+    let mut config = config(url)?;
+    if context.reports.are_all_written() {
+        config.tailer.status_interval_ms = CHAOS_STATUS.as_millis() as u64;
+    }
     let publisher = Reported { producer, reports: context.reports };
-    let config = config(url)?;
     loop {
         let never = CancellationToken::new();
         match tail::run(config.clone(), &publisher, never).await {
@@ -54,7 +75,13 @@ pub(crate) async fn tail(
 
 impl Publisher for Reported {
     async fn publish(&self, message: Message) -> bool {
-        let published = outbox::publish(&self.producer, &message.value).await;
+        let text = &message.value;
+        if self.reports.are_all_written() {
+            sleep(DELAY).await;
+            let id = outbox::id(text);
+            self.reports.report(&format!("has received {id}")).await;
+        }
+        let published = outbox::publish(&self.producer, text).await;
         let Some(id) = published else { return false };
         self.reports.report(&format!("has published {id}")).await;
         true
@@ -75,7 +102,7 @@ pub(crate) fn config(url: &str) -> Result<Config> {
             table: "outbox".to_owned(),
             max_unacknowledged: IN_FLIGHT,
             retry_ms: 50,
-            status_interval_ms: 1_000,
+            status_interval_ms: STATUS.as_millis() as u64,
             lag_limit: 1 << 30,
         },
         tick: Duration::from_millis(50),
