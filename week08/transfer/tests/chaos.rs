@@ -1,10 +1,14 @@
 //! Real processes move money while they are killed.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use lab::servers::Postgres;
+use tempfile::TempDir;
 
 const TRANSFERS: &str = "20";
 const KILLS: &str = "5";
@@ -53,6 +57,114 @@ fn no_cent_is_lost_with_half_messages_while_processes_are_killed() {
 #[ignore = "needs postgres"]
 fn no_cent_is_lost_with_tcc_while_processes_are_killed() {
     no_cent_is_lost("tcc");
+}
+
+/// How a run on the server of a user ends early.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    /// Ctrl-C, while the databases are created.
+    InterruptAtStart,
+    /// Ctrl-C, while money moves.
+    Interrupt,
+    Terminate,
+    /// The reader of its output ends, as `head` does.
+    Close,
+    /// The server refuses to create a slot.
+    Error,
+}
+
+/// Runs the program until `end`, and expects that nothing is left on the server
+/// and in the temporary directory.
+fn a_run_leaves_nothing(end: End, code: i32, message: &str) {
+    let level = if end == End::Error { "replica" } else { "logical" };
+    let server = Postgres::start_with(&[&format!("wal_level={level}")]);
+    let server = server.expect("it starts");
+    let left = "SELECT datname FROM pg_database WHERE datname LIKE 'transfer%'
+        UNION ALL SELECT slot_name FROM pg_replication_slots";
+    let left = || server.psql(left).expect("the server answers");
+    let files = TempDir::new().expect("it is created");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_transfer"))
+        .args(["--pattern", "tail", "--transfers", "900", "--crashes", "0"])
+        .args(["--postgres", &server.url()])
+        .env("TMPDIR", files.path())
+        .env("RUST_BACKTRACE", "0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // A terminal signals the whole group.
+        .process_group(0)
+        .spawn()
+        .expect("the program starts");
+    let output = program.stdout.take().expect("it is piped");
+    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+    let signal = |name: &str| {
+        let group = format!("-{}", program.id());
+        let kill = Command::new("kill").args([name, "--", &group]).status();
+        assert!(kill.expect("kill is installed").success(), "the group exists");
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    if end == End::InterruptAtStart {
+        while left().is_empty() {
+            assert!(Instant::now() < deadline, "no database is created");
+        }
+        signal("-INT");
+    } else if end != End::Error {
+        assert!(
+            lines.any(|line| line.starts_with("tailer")),
+            "a message is received"
+        );
+        assert_eq!(left().lines().count(), 3, "two databases and a slot");
+    }
+    match end {
+        End::Interrupt => signal("-INT"),
+        End::Terminate => signal("-TERM"),
+        End::InterruptAtStart | End::Close | End::Error => {}
+    }
+    if end == End::Close {
+        drop(lines);
+    } else {
+        lines.for_each(drop);
+    }
+    let mut errors = String::new();
+    let stderr = program.stderr.take().expect("it is piped");
+    BufReader::new(stderr).read_to_string(&mut errors).expect("it is text");
+    let status = program.wait().expect("it has ended");
+    assert_eq!(status.code(), Some(code), "exit code after {end:?}: {errors}");
+    assert!(errors.contains(message), "expected {message:?}, got: {errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    assert_eq!(left(), "", "databases and slots after {end:?}: {errors}");
+    let files: Vec<_> =
+        fs::read_dir(files.path()).expect("it exists").collect();
+    assert!(files.is_empty(), "left after {end:?}: {files:?}");
+}
+
+#[test]
+#[ignore = "needs postgres"]
+fn ctrl_c_leaves_no_database_and_no_slot() {
+    a_run_leaves_nothing(End::Interrupt, 130, "stopped by signal 2");
+}
+
+#[test]
+#[ignore = "needs postgres"]
+fn ctrl_c_while_databases_are_created_leaves_none() {
+    a_run_leaves_nothing(End::InterruptAtStart, 130, "stopped by signal 2");
+}
+
+#[test]
+#[ignore = "needs postgres"]
+fn sigterm_leaves_no_database_and_no_slot() {
+    a_run_leaves_nothing(End::Terminate, 143, "stopped by signal 15");
+}
+
+#[test]
+#[ignore = "needs postgres"]
+fn a_closed_output_leaves_no_database_and_no_slot() {
+    a_run_leaves_nothing(End::Close, 1, "");
+}
+
+#[test]
+#[ignore = "needs postgres"]
+fn a_failed_start_leaves_no_database() {
+    a_run_leaves_nothing(End::Error, 1, "wal_level");
 }
 
 /// The processes of a program that is killed must not go on.

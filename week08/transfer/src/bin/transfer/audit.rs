@@ -192,6 +192,11 @@ impl Books {
         Ok(())
     }
 
+    /// Returns the cents of all accounts, with those in flight.
+    pub(crate) fn total(&self) -> i64 {
+        self.payment + self.in_flight() + self.savings
+    }
+
     /// Returns the cents that are debited and not credited.
     pub(crate) fn in_flight(&self) -> i64 {
         sum(&self.debited) - sum(&self.credited)

@@ -6,7 +6,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use fastrand::Rng;
 use lab::servers::Postgres;
 use tokio::sync::mpsc::Receiver;
@@ -19,7 +19,9 @@ use crate::clients::{Request, Requests};
 use crate::fleet::{Fleet, Kill, Note};
 use crate::ledger::Ledger;
 use crate::pattern::{Pattern, Role};
+use crate::print;
 use crate::report::Mode;
+use crate::signals::{Signals, Stopped};
 use crate::wire::Caller;
 use crate::world::{BALANCE, FROM, SETTINGS, TO, World};
 
@@ -28,18 +30,21 @@ pub(crate) struct Options {
     /// The protocol between the services.
     #[arg(long, value_enum, default_value = "outbox")]
     pattern: Pattern,
-    /// Chooses which processes are killed, and after which of their effects.
+    /// Chooses the amounts, and after which of their effects the processes are
+    /// killed. The timing is that of the machine: two runs with one seed differ.
     #[arg(long, default_value = "1", value_name = "SEED")]
     chaos: u64,
     /// The number of transfers.
     #[arg(long, default_value = "30")]
     transfers: u32,
-    /// The number of kills.
+    /// The most kills. With few transfers, a process may have no work left
+    /// before it would be killed.
     #[arg(long, default_value = "6")]
     crashes: u32,
     /// An empty database of a Postgres server, which is used as a template. By
     /// default, a server is started. The pattern `tail` needs `wal_level =
-    /// logical`.
+    /// logical`, and a user without a password. For other patterns, put the
+    /// password into `PGPASSWORD`: arguments are visible in the list of processes.
     #[arg(long, value_name = "URL")]
     postgres: Option<String>,
 }
@@ -59,6 +64,7 @@ const QUIET: Duration = Duration::from_millis(800);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
+    let mut signals = Signals::new()?;
     let server = match &options.postgres {
         Some(_) => None,
         None => {
@@ -68,10 +74,27 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     };
     let url = options.postgres.clone();
     let url = url.or(server.as_ref().map(Postgres::url)).unwrap_or_default();
-    let world = World::create(options.pattern, &url).await?;
+    let world = World::new(options.pattern, &url)?;
     let mut ledger = Ledger::default();
-    let result = run_in(&world, options, &mut ledger).await;
-    result.and(world.delete().await)
+    let result = match signals.after(world.create()).await {
+        Ok(()) => signals.or(run_in(&world, options, &mut ledger)).await,
+        Err(error) => Err(error),
+    };
+    // The processes have been killed.
+    let deleted = match signals.or(world.delete()).await {
+        Err(error) if error.is::<Stopped>() => {
+            let names = world.databases().join(" and ");
+            Err(error
+                .context(format!("the deletion of {names} may be incomplete")))
+        }
+        deleted => deleted,
+    };
+    match (result, deleted) {
+        (Err(error), Err(other)) => {
+            Err(anyhow!("{}; {}", print::chain(&error), print::chain(&other)))
+        }
+        (result, deleted) => result.and(deleted),
+    }
 }
 
 async fn run_in(
@@ -96,17 +119,16 @@ async fn run_in(
         let (requests, notes) = (Arc::clone(&requests), notes.clone());
         clients.spawn(async move { requests.send_all(notes).await });
     }
-    println!(
-        "{transfers} transfers with {CLIENTS} clients, and {crashes} kills. All \
-         amounts are in cents.\n"
-    );
-    Ledger::print_header();
+    print::line(format_args!(
+        "{transfers} transfers with {CLIENTS} clients, and up to {crashes} kills. \
+         All amounts are in\ncents.\n"
+    ))?;
+    Ledger::print_header()?;
     let books =
         ledger.watch(&auditor, &mut received, &requests, transfers).await?;
     drop((clients, fleet));
     check_answers(pattern, &requests, &books)?;
-    ledger.print_sums(&requests, &books);
-    Ok(())
+    ledger.print_sums(&requests, &books)
 }
 
 impl Ledger {

@@ -1,10 +1,11 @@
 //! A child process, and the loop that performs the effects of a state machine.
 
 use std::collections::VecDeque;
+use std::env;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use week08_transfer::sql::Ledger;
 
 use crate::outbox::Rows;
@@ -21,12 +22,17 @@ pub(crate) struct Options {
     pub(crate) mode: Mode,
     /// The folder of the sockets.
     pub(crate) dir: PathBuf,
-    /// The database.
+    /// The database. It is in [`URL`], as it may have a password.
+    #[arg(skip)]
     pub(crate) url: String,
     /// The bootstrap servers.
     #[arg(default_value = "")]
     pub(crate) kafka: String,
 }
+
+/// The variable with the URL of the database. Unlike arguments, other users
+/// cannot see it.
+pub(crate) const URL: &str = "TRANSFER_DATABASE_URL";
 
 /// What the parts of a service share.
 #[derive(Debug, Clone)]
@@ -39,14 +45,13 @@ pub(crate) struct Context {
 impl Options {
     /// Returns the arguments that start the process.
     pub(crate) fn arguments(&self) -> Vec<String> {
-        let Self { role, pattern, mode, dir, url, kafka } = self;
+        let Self { role, pattern, mode, dir, url: _, kafka } = self;
         vec![
             "child".to_owned(),
             name(role),
             name(pattern),
             name(mode),
             dir.display().to_string(),
-            url.clone(),
             kafka.clone(),
         ]
     }
@@ -54,7 +59,8 @@ impl Options {
 
 /// Becomes a process of a service.
 pub(crate) async fn run(options: Options) -> Result<()> {
-    let Options { role, pattern, mode, dir, url, kafka } = options;
+    let Options { role, pattern, mode, dir, url: _, kafka } = options;
+    let url = env::var(URL).context(URL)?;
     let reports = Reports::new(mode);
     let ledger = Ledger::connect(&url).await?;
     let context = Context { ledger, dir, reports };

@@ -10,8 +10,9 @@ use tokio::process::Command;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 
-use crate::child::Options;
+use crate::child::{Options, URL};
 use crate::pattern::Role;
+use crate::print;
 use crate::report::Mode;
 use crate::world::World;
 
@@ -63,7 +64,7 @@ impl Fleet {
             tasks.spawn(async move {
                 let ended = keep_running(&options, kills.into(), &sender).await;
                 if let Err(error) = ended {
-                    let text = format!("{error:#}");
+                    let text = print::chain(&error);
                     let _ = sender.send(Note::Ended(role, text)).await;
                 }
             });
@@ -83,6 +84,9 @@ async fn keep_running(
     loop {
         let mut process = Command::new(env::current_exe()?)
             .args(options.arguments())
+            .env(URL, &options.url)
+            // Ctrl-C in a terminal is for the parent.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

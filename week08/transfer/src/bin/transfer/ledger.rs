@@ -9,6 +9,8 @@ use crate::audit::Books;
 use crate::clients::Requests;
 use crate::fleet::Note;
 use crate::pattern::Role;
+use crate::print;
+use crate::world::{BALANCE, FROM};
 
 /// Counts what happens, and prints it.
 #[derive(Default)]
@@ -21,15 +23,15 @@ pub(crate) struct Ledger {
     debited: HashSet<u64>,
 }
 
-/// The width of a line's text.
-const WIDTH: usize = 44;
+/// The width of a line's text. With the sums, a line has up to 80 columns.
+const WIDTH: usize = 42;
 
 impl Ledger {
-    pub(crate) fn print_header() {
-        println!(
-            "{:WIDTH$} {:>8} {:>9} {:>8} {:>10}",
+    pub(crate) fn print_header() -> Result<()> {
+        print::line(format_args!(
+            "{:WIDTH$} {:>8} {:>9} {:>8} {:>9}",
             "What happens", "debited", "in flight", "credited", "total"
-        );
+        ))
     }
 
     /// Prints what was reported, and the sums after it.
@@ -57,14 +59,14 @@ impl Ledger {
             };
             if let Some(books) = books.filter(|_| i == last) {
                 let credited = books.savings;
-                println!(
-                    "{text:WIDTH$} {:>8} {:>9} {credited:>8} {:>10}",
+                print::line(format_args!(
+                    "{text:WIDTH$} {:>8} {:>9} {credited:>8} {:>9}",
                     books.in_flight() + credited,
                     books.in_flight(),
-                    books.payment + books.in_flight() + credited,
-                );
+                    books.total(),
+                ))?;
             } else {
-                println!("{text}");
+                print::line(text)?;
             }
         }
         self.debited.extend(books.iter().flat_map(|b| b.debited.keys()));
@@ -79,11 +81,15 @@ impl Ledger {
         self.repeated += u32::from(is_repeated);
     }
 
-    pub(crate) fn print_sums(&self, requests: &Requests, books: &Books) {
+    pub(crate) fn print_sums(
+        &self,
+        requests: &Requests,
+        books: &Books,
+    ) -> Result<()> {
         let all = requests.transfers();
         // A short debit may be between two audits.
         let was_debited = |id: &u64| {
-            let text = format!("commits try debit {id}: Done");
+            let text = format!("try debit {id}: Done");
             self.debited.contains(id)
                 || self.reported.contains(&(Role::Payment, text))
         };
@@ -94,11 +100,12 @@ impl Ledger {
             .map(|(_, transfer)| i64::from(transfer.cents.get()))
             .collect();
         let credited = books.credited.len();
-        println!(
+        let lost = BALANCE * FROM.count() as i64 - books.total();
+        print::line(format_args!(
             "\n{} transfers: {credited} credited, {} refunded, {} refused.\n{} \
              kills, {} requests sent again without an answer, {} twice on \
              purpose,\n{} duplicates without an effect. {} cents are debited and \
-             credited, {}\nin flight, and {} were refunded: 0 cents lost.",
+             credited, {}\nin flight, and {} were refunded: {lost} cents lost.",
             all.len(),
             refunded.len(),
             all.len() - credited - refunded.len(),
@@ -109,6 +116,6 @@ impl Ledger {
             books.savings,
             books.in_flight(),
             refunded.iter().sum::<i64>(),
-        );
+        ))
     }
 }

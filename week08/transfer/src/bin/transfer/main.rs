@@ -14,11 +14,16 @@
 
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 use week06_service::broker;
+
+use crate::print::Closed;
+use crate::signals::{Signals, Stopped};
 
 mod audit;
 mod bare;
@@ -33,15 +38,18 @@ mod ledger;
 mod measure;
 mod outbox;
 mod pattern;
+mod print;
 mod publishers;
 mod report;
+mod signals;
 mod tailer;
 mod tcc;
 mod wire;
 mod world;
 
+/// Money moves between real processes, which are killed. Is a cent lost?
 #[derive(Parser)]
-#[command(about, args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -60,8 +68,18 @@ enum Command {
     Child(child::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     broker::run_if_asked();
+    let Err(error) = run() else { return ExitCode::SUCCESS };
+    // Nobody reads any more.
+    if !error.is::<Closed>() {
+        eprintln!("Error: {}", print::chain(&error));
+    }
+    let stopped = error.downcast_ref::<Stopped>();
+    stopped.map_or(ExitCode::FAILURE, |stopped| stopped.exit_code().into())
+}
+
+fn run() -> Result<()> {
     let Arguments { command, chaos } = Arguments::parse();
     match command {
         Some(Command::Child(options)) => {
@@ -69,11 +87,17 @@ fn main() -> Result<()> {
             LocalSet::new().block_on(&runtime, child::run(options))
         }
         Some(Command::Measure(options)) => {
-            Runtime::new()?.block_on(measure::run(&options))
+            Runtime::new()?.block_on(until_signal(measure::run(&options)))
         }
         Some(Command::Publishers(options)) => {
-            Runtime::new()?.block_on(publishers::run(&options))
+            let run = publishers::run(&options);
+            Runtime::new()?.block_on(until_signal(run))
         }
         None => Runtime::new()?.block_on(chaos::run(&chaos)),
     }
+}
+
+/// Runs a command until a signal. Its server ends, and its files are removed.
+async fn until_signal(run: impl Future<Output = Result<()>>) -> Result<()> {
+    Signals::new()?.or(run).await
 }

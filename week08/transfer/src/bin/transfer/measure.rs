@@ -83,7 +83,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             // Another order in each round.
             let i = (i + round) % PATTERNS.len();
             let url = server.url();
-            let world = World::create(PATTERNS[i], &url).await?;
+            let world = World::new(PATTERNS[i], &url)?;
+            world.create().await?;
             runs[i].push(measure(&world, options).await?);
             world.delete().await?;
         }

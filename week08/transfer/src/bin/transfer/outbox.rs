@@ -199,7 +199,7 @@ async fn credit(context: &Context, texts: &[String]) -> bool {
     for (((_, id), _), outcome) in texts.iter().zip(outcomes) {
         let text = match outcome {
             Outcome::Credited => format!("has credited {id}"),
-            Outcome::Repeated => format!("drops {id}, which is repeated"),
+            Outcome::Repeated => format!("drops {id} as repeated"),
             Outcome::Parked | Outcome::Cleaned(_) => format!("parks {id}"),
         };
         if outcome == Outcome::Credited {

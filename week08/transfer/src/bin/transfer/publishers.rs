@@ -180,7 +180,8 @@ async fn measure(
         Kind::None | Kind::Relay(_) => Pattern::Outbox,
         Kind::Tailer => Pattern::Tail,
     };
-    let world = World::create(pattern, &server.url()).await?;
+    let world = World::new(pattern, &server.url())?;
+    world.create().await?;
     let url = world.url(Role::Payment)?;
     let database = url.rsplit_once('/').context("it names a database")?.1;
     let before = commits(server, database).await?;

@@ -32,8 +32,7 @@ pub(crate) async fn participant(context: Context, role: Role) -> Result<()> {
         let reply = context.ledger.transaction(body).await.ok()?;
         let Call { operation, branch: Branch { side, transfer } } = call;
         let operation = format!("{operation:?}").to_lowercase();
-        let text =
-            format!("commits {operation} {side} {}: {reply:?}", transfer.id);
+        let text = format!("{operation} {side} {}: {reply:?}", transfer.id);
         match (call.operation, side) {
             (Operation::Confirm, Side::Credit) => {
                 context.reports.report_credit(transfer.id, &text).await;

@@ -4,7 +4,7 @@ use std::process;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use sqlx::any::install_default_drivers;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _};
 use tempfile::TempDir;
@@ -16,7 +16,7 @@ use week08_transfer::tail;
 use crate::child::Options;
 use crate::pattern::{Pattern, Role};
 use crate::report::Mode;
-use crate::{kafka, tailer};
+use crate::{kafka, print, tailer};
 
 /// The databases of a run, its folder of sockets, and its Kafka.
 pub(crate) struct World {
@@ -52,31 +52,36 @@ const RELEASE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl World {
-    /// Creates the databases on a server. The database of the URL is their
-    /// template, so it has to be empty, and nobody may use it.
-    pub(crate) async fn create(pattern: Pattern, server: &str) -> Result<Self> {
+    /// Starts Kafka. The server gets the databases from [`Self::create`].
+    pub(crate) fn new(pattern: Pattern, server: &str) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Relaxed);
         let setup =
             Setup { arguments: &[], topics: &[kafka::TOPIC], session: SESSION };
         let kafka =
             pattern.uses_kafka().then(|| MockBroker::spawn(setup)).transpose();
-        let world = Self {
+        Ok(Self {
             pattern,
             dir: TempDir::new()?,
             kafka: kafka.context("the mock of Kafka does not start")?,
             server: server.to_owned(),
             prefix: format!("transfer_{}_{number}", process::id()),
-        };
-        let (_, template, _) = world.parts()?;
-        for database in world.databases() {
-            let name = world.name(database);
+        })
+    }
+
+    /// Creates the databases on the server. The database of the URL is their
+    /// template, so it has to be empty, and nobody may use it.
+    ///
+    /// After an error, [`Self::delete`] deletes those that were created.
+    pub(crate) async fn create(&self) -> Result<()> {
+        let (_, template, _) = self.parts()?;
+        for name in self.databases() {
             let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
-            world.execute(create).await?;
+            self.execute(&create).await?;
         }
-        for &role in pattern.roles() {
+        for &role in self.pattern.roles() {
             // Creates the tables.
-            let ledger = Ledger::connect(&world.url(role)?).await?;
+            let ledger = Ledger::connect(&self.url(role)?).await?;
             let (accounts, balance) = match role {
                 Role::Payment => (FROM, BALANCE),
                 Role::Savings => (TO, 0),
@@ -90,35 +95,57 @@ impl World {
             }
             if role == Role::Tailer {
                 // Before the first debit.
-                tail::create(&tailer::config(&world.url(role)?)?).await?;
+                tail::create(&tailer::config(&self.url(role)?)?).await?;
             }
-        }
-        Ok(world)
-    }
-
-    /// Deletes the databases. It is called when the processes have ended.
-    pub(crate) async fn delete(self) -> Result<()> {
-        for database in self.databases() {
-            let name = self.name(database);
-            if self.pattern.roles().contains(&Role::Tailer) {
-                let dropping = timeout(RELEASE, self.drop_slot(&name));
-                dropping.await.context("the slot has a reader")?;
-            }
-            self.execute(format!("DROP DATABASE {name} WITH (FORCE)")).await?;
         }
         Ok(())
     }
 
+    /// Deletes the databases that exist, and their slots. It is called when the
+    /// processes have ended.
+    ///
+    /// # Errors
+    ///
+    /// Returns the names of those that are left.
+    pub(crate) async fn delete(&self) -> Result<()> {
+        let mut left = Vec::new();
+        for name in self.databases() {
+            if let Err(error) = self.delete_database(&name).await {
+                left.push(format!("{name} ({})", print::chain(&error)));
+            }
+        }
+        ensure!(
+            left.is_empty(),
+            "failed to delete databases, or slots of these names: {}",
+            left.join(", ")
+        );
+        Ok(())
+    }
+
+    async fn delete_database(&self, name: &str) -> Result<()> {
+        if self.pattern.roles().contains(&Role::Tailer) {
+            let dropping = timeout(RELEASE, self.drop_slot(name));
+            dropping.await.context("the slot has a reader")??;
+        }
+        let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+        self.execute(&drop).await
+    }
+
     /// Drops the slot of a database, if there is one. It waits until the server
     /// has noticed that the tailer has ended.
-    async fn drop_slot(&self, database: &str) {
+    async fn drop_slot(&self, database: &str) -> Result<()> {
         let drop = format!(
             "SELECT pg_drop_replication_slot(slot_name)
             FROM pg_replication_slots WHERE slot_name = '{database}'"
         );
-        while self.execute(drop.clone()).await.is_err() {
+        while let Err(error) = self.execute(&drop).await {
+            let cause = error.downcast_ref::<sqlx::Error>();
+            if cause.and_then(sqlx::Error::as_database_error).is_none() {
+                return Err(error);
+            }
             sleep(PAUSE).await;
         }
+        Ok(())
     }
 
     /// Returns what a process is told.
@@ -158,18 +185,19 @@ impl World {
         format!("{}_{database}", self.prefix)
     }
 
-    fn databases(&self) -> Vec<&'static str> {
-        let roles = self.pattern.roles();
+    /// Returns the names of the databases on the server.
+    pub(crate) fn databases(&self) -> Vec<String> {
+        let roles = self.pattern.roles().iter();
         let mut databases: Vec<_> =
-            roles.iter().map(|r| r.database()).collect();
+            roles.map(|role| self.name(role.database())).collect();
         databases.dedup();
         databases
     }
 
-    async fn execute(&self, statement: String) -> Result<()> {
+    async fn execute(&self, statement: &str) -> Result<()> {
         install_default_drivers();
         let mut connection = AnyConnection::connect(&self.server).await?;
-        let statement = sqlx::raw_sql(AssertSqlSafe(statement));
+        let statement = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
         statement.execute(&mut connection).await?;
         connection.close().await?;
         Ok(())
