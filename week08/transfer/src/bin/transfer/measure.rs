@@ -20,6 +20,7 @@ use week08::money::Transfer;
 use crate::cpu;
 use crate::fleet::{Fleet, Note, Receiver};
 use crate::pattern::{Pattern, Role, name};
+use crate::print;
 use crate::report::Mode;
 use crate::wire::Caller;
 use crate::world::{FROM, SETTINGS, TO, World};
@@ -29,13 +30,13 @@ pub(crate) struct Options {
     /// The transfers that are made at the same time. Each client waits until its
     /// transfer is credited.
     #[arg(long, default_value = "64")]
-    in_flight: usize,
+    in_flight: NonZero<usize>,
     /// The rounds, at least six. A round measures each pattern once.
     #[arg(long, default_value = "12")]
     rounds: usize,
     /// The length of a measurement in seconds.
     #[arg(long, default_value = "1")]
-    seconds: u64,
+    seconds: NonZero<u64>,
     /// Each commit waits for the disk that `TMPDIR` is on.
     #[arg(long)]
     sync: bool,
@@ -76,32 +77,40 @@ struct Clients {
 }
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
+    let rounds = options.rounds;
+    ensure!(rounds >= 6, "expected at least six rounds, got {rounds}");
     let server = server(options.sync)?;
     let mut runs: Vec<Vec<Run>> = PATTERNS.map(|_| Vec::new()).into();
-    for round in 0..options.rounds {
+    for round in 0..rounds {
         for i in 0..PATTERNS.len() {
             // Another order in each round.
             let i = (i + round) % PATTERNS.len();
             let url = server.url();
             let world = World::new(PATTERNS[i], &url)?;
             world.create().await?;
-            runs[i].push(measure(&world, options).await?);
+            let run = measure(&world, options).await?;
             world.delete().await?;
+            eprintln!(
+                "round {} of {rounds}: {}, {:.0} transfers a second",
+                round + 1,
+                name(&PATTERNS[i]),
+                run.per_second
+            );
+            runs[i].push(run);
         }
     }
-    println!(
-        "{} transfers in flight, {} rounds of {} s; commits {}.\n",
+    print::line(format_args!(
+        "{} transfers in flight, {rounds} rounds of {} s; commits {}. \
+         Throughput and CPU\nare ratios to {} in the same round.\n",
         options.in_flight,
-        options.rounds,
         options.seconds,
-        if options.sync { "wait for the disk" } else { "do not wait" }
-    );
-    println!(
-        "| Pattern | Transfers a second | p50, p99 in ms | Throughput | CPU |"
-    );
-    println!(
-        "|---------|--------------------|----------------|------------|-----|"
-    );
+        if options.sync { "wait for the disk" } else { "do not wait" },
+        name(&PATTERNS[0]),
+    ))?;
+    print::line(
+        "| Pattern | Transfers a second | p50, p99 in ms | Throughput | CPU |\n\
+         |---------|--------------------|----------------|------------|-----|",
+    )?;
     for (pattern, all) in PATTERNS.iter().zip(&runs) {
         let ratio = |of: fn(&Run) -> f64| {
             let ratios = all.iter().zip(&runs[0]).map(|(a, b)| of(a) / of(b));
@@ -114,7 +123,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             latencies.add(&run.latencies)?;
         }
         let ms = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
-        println!(
+        print::line(format_args!(
             "| {} | {:.0} | {:.1}, {:.1} | {} | {} |",
             name(pattern),
             speeds[speeds.len() / 2],
@@ -122,7 +131,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             ms(0.99),
             ratio(|run| run.per_second),
             ratio(|run| run.cpu),
-        );
+        ))?;
     }
     Ok(())
 }
@@ -154,9 +163,9 @@ async fn measure(world: &World, options: &Options) -> Result<Run> {
     // The first transfer waits until the consumer has joined its group.
     clients.transfer().await?;
     let start = Instant::now() + WARM_UP;
-    let end = start + Duration::from_secs(options.seconds);
+    let end = start + Duration::from_secs(options.seconds.get());
     let mut running = JoinSet::new();
-    for _ in 0..options.in_flight {
+    for _ in 0..options.in_flight.get() {
         let clients = Arc::clone(&clients);
         running.spawn(async move { clients.transfer_until(start, end).await });
     }

@@ -30,7 +30,7 @@ use crate::child::now_s;
 use crate::outbox::{poll, publish};
 use crate::pattern::{Pattern, Role};
 use crate::world::{FROM, TO, World};
-use crate::{cpu, kafka, measure, tailer};
+use crate::{cpu, kafka, measure, print, tailer};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -39,7 +39,7 @@ pub(crate) struct Options {
     rounds: usize,
     /// The length of a measurement in seconds.
     #[arg(long, default_value = "3")]
-    seconds: u64,
+    seconds: NonZero<u64>,
     /// Each commit waits for the disk that `TMPDIR` is on.
     #[arg(long)]
     sync: bool,
@@ -114,30 +114,35 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         let run = measure(&server, kind, 0, Duration::ZERO, Duration::ZERO);
         setups.push(run.await?.commits);
     }
-    let time = Duration::from_secs(options.seconds);
+    let time = Duration::from_secs(options.seconds.get());
     let mut runs: Vec<Vec<Run>> = all.iter().map(|_| Vec::new()).collect();
-    for round in 0..options.rounds {
+    for round in 0..rounds {
         for i in 0..all.len() {
             // Another order in each round.
             let i = (i + round * (KINDS.len() + 1)) % all.len();
             let (rate, kind) = all[i];
             let mut run = measure(&server, kind, rate, WARM_UP, time).await?;
             run.commits -= setups[i % KINDS.len()];
+            eprintln!(
+                "round {} of {rounds}: {kind}, {rate} messages a second",
+                round + 1
+            );
             runs[i].push(run);
         }
     }
-    println!(
-        "{} rounds of {} s; commits {}.\n",
-        options.rounds,
+    print::line(format_args!(
+        "{rounds} rounds of {} s; commits {}.\n\
+         A latency begins when the commit is answered. It is 0 if Kafka's \
+         acknowledgment\ncomes earlier.\n",
         options.seconds,
         if options.sync { "wait for the disk" } else { "do not wait" }
-    );
-    println!(
+    ))?;
+    print::line(
         "| Messages a second | Publisher | p50, p99 in ms | CPU in ms a second \
          | Transactions a second |\n\
          |-------------------|-----------|----------------|--------------------\
-         |-----------------------|"
-    );
+         |-----------------------|",
+    )?;
     for ((rate, kind), runs) in all.iter().zip(&runs) {
         let cpu: Vec<_> = runs.iter().map(|run| run.cpu).collect();
         let Ratio { median, low, high } = Ratio::of(&cpu);
@@ -150,11 +155,11 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             0 => "–".to_owned(),
             _ => format!("{:.1}, {:.1}", ms(0.5), ms(0.99)),
         };
-        println!(
+        print::line(format_args!(
             "| {rate} | {kind} | {latency} | {median:.0} ({low:.0} to \
              {high:.0}) | {:.0} |",
             median_of(runs, |run| run.commits / run.time),
-        );
+        ))?;
         let committed = median_of(runs, |run| run.committed);
         if committed < f64::from(*rate) * 0.95 {
             eprintln!("only {committed:.0} of {rate} messages were committed");
