@@ -9,7 +9,7 @@ use std::time::Duration;
 use lab::servers::Postgres;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::Message as _;
+use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::Connection as _;
@@ -22,7 +22,7 @@ use week08::money::{Table, Tx as _};
 use week08::poller::aggregate;
 use week08::tailer::{self, Lag, Message};
 use week08_transfer::sql::Ledger;
-use week08_transfer::tail::kafka::Kafka;
+use week08_transfer::tail::kafka::{KEY, Kafka};
 use week08_transfer::tail::{Config, Publisher, TailError, run};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -418,7 +418,7 @@ async fn a_broker_that_is_away_costs_a_report_and_no_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kafka_stores_the_messages_of_an_aggregate_in_order() {
+async fn kafka_stores_messages_in_order_with_aggregate_and_key() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("transfers", 1, 1).unwrap();
     let bootstrap = cluster.bootstrap_servers();
@@ -440,5 +440,9 @@ async fn kafka_stores_the_messages_of_an_aggregate_in_order() {
         assert_eq!(record.key(), Some(&b"a"[..]));
         let value = format!("value {id}");
         assert_eq!(record.payload(), Some(value.as_bytes()));
+        let headers = record.headers().expect("a record has the header");
+        let headers: Vec<_> =
+            headers.iter().map(|h| (h.key, h.value)).collect();
+        assert_eq!(headers, [(KEY, Some(format!("a/{id}").as_bytes()))]);
     }
 }

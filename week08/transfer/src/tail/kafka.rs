@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaResult;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 use week08::poller::aggregate;
@@ -13,11 +14,15 @@ use week08::tailer::Message;
 use super::Publisher;
 
 /// Publishes to one topic. The aggregate is the key of a record, so its messages
-/// are in one partition.
+/// are in one partition. The key of the message is in the header [`KEY`]: by it,
+/// a consumer recognizes a repetition.
 pub struct Kafka {
     producer: FutureProducer,
     topic: String,
 }
+
+/// The name of the header with the key of a message.
+pub const KEY: &str = "key";
 
 impl Kafka {
     /// Creates a producer. `timeout` is the time after which a message that is
@@ -54,8 +59,10 @@ impl fmt::Debug for Kafka {
 
 impl Publisher for Kafka {
     async fn publish(&self, message: Message) -> bool {
+        let key = Header { key: KEY, value: Some(&message.key) };
         let record = FutureRecord::to(&self.topic)
             .key(aggregate(&message.key))
+            .headers(OwnedHeaders::new().insert(key))
             .payload(&message.value);
         // Without waiting: a full queue is a failure, and retried.
         let no_time = Timeout::After(Duration::ZERO);
