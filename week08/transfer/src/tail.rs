@@ -43,7 +43,8 @@ pub struct Config {
     /// `wal_level = logical`, and trusts the user. (For a password, the client
     /// needs its feature `scram`.)
     pub url: String,
-    /// The name of the slot and of the publication: letters, digits and `_`.
+    /// The name of the slot and of the publication: lower-case letters, digits
+    /// and `_`.
     pub slot: String,
     /// The settings of the tailer.
     pub tailer: tailer::Config,
@@ -70,6 +71,11 @@ pub enum TailError {
     /// A statement has failed.
     #[error("failed to ask the database")]
     Database(#[from] sqlx::Error),
+    /// [`create`] was not called, or somebody has dropped the slot. A new slot
+    /// does not have the messages that were not published yet, so a person has
+    /// to decide: first [`create`], and then publish what is missing.
+    #[error("the slot {0} does not exist")]
+    NoSlot(String),
     /// The replication connection has failed, or the slot has another reader.
     #[error("failed to read the log")]
     Replication(#[from] PgWireError),
@@ -90,13 +96,20 @@ impl TailError {
         matches!(self, Self::Replication(PgWireError::Server(text))
             if text.contains("55006"))
     }
+
+    /// Returns whether the next [`run`] fails, too, until a person has decided.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        matches!(self, Self::BadRow(_) | Self::NoSlot(_))
+    }
 }
 
-/// Creates the publication and the slot if they are missing, as [`run`] does.
+/// Creates the publication and the slot if they are missing.
 ///
-/// The slot has the log from its creation on. If each row is deleted in the
-/// transaction that inserts it, create the slot before the first row: an earlier
-/// one is never published.
+/// The slot comes last: it decodes with the publications that existed at each
+/// position of the log. It has the log from its creation on. If each row is
+/// deleted in the transaction that inserts it, create the slot before the first
+/// row: an earlier one is never published.
 ///
 /// # Errors
 ///
@@ -104,17 +117,33 @@ impl TailError {
 pub async fn create(config: &Config) -> sqlx::Result<()> {
     let options = PgConnectOptions::from_str(&config.url)?;
     let mut database = PgConnection::connect_with(&options).await?;
-    prepare(&mut database, config).await?;
+    let Config { slot, tailer, .. } = config;
+    let exists = "SELECT count(*) FROM pg_publication WHERE pubname = $1";
+    let exists = sqlx::query_scalar::<_, i64>(exists).bind(slot);
+    if exists.fetch_one(&mut database).await? == 0 {
+        let (schema, table) = (quote(&tailer.schema), quote(&tailer.table));
+        let create = format!(
+            "CREATE PUBLICATION {} FOR TABLE {schema}.{table}
+            WITH (publish = 'insert')",
+            quote(slot)
+        );
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut database).await?;
+    }
+    let create = "
+        SELECT pg_create_logical_replication_slot($1, 'pgoutput')
+        WHERE NOT EXISTS
+            (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
+    sqlx::query(create).bind(slot).execute(&mut database).await?;
     database.close().await
 }
 
-/// Publishes the messages of the outbox until `shutdown` is cancelled. Creates
-/// the publication and the slot if they are missing.
+/// Publishes the messages of the outbox until `shutdown` is cancelled. Call
+/// [`create`] before, once.
 ///
 /// # Errors
 ///
 /// Returns an error if a connection fails. The caller calls again after a pause,
-/// except after [`TailError::BadRow`].
+/// unless a person [has to decide](TailError::needs_a_person).
 ///
 /// # Cancel safety
 ///
@@ -126,7 +155,9 @@ pub async fn run<P: Publisher>(
 ) -> Result<(), TailError> {
     let options = PgConnectOptions::from_str(&config.url)?;
     let mut database = PgConnection::connect_with(&options).await?;
-    let confirmed = prepare(&mut database, &config).await?;
+    let Some(confirmed) = confirmed(&mut database, &config.slot).await? else {
+        return Err(TailError::NoSlot(config.slot));
+    };
     let mut client =
         ReplicationClient::connect(wire_config(&options, &config, confirmed))
             .await?;
@@ -182,36 +213,17 @@ async fn publish<P: Publisher>(publisher: &P, message: Message) -> Event {
     }
 }
 
-/// Creates what is missing, and returns the confirmed position of the slot.
-///
-/// The slot comes last: it decodes with the publications that existed at each
-/// position of the log.
-async fn prepare(
+/// Returns the confirmed position of a slot, or none if there is no such slot.
+async fn confirmed(
     database: &mut PgConnection,
-    config: &Config,
-) -> sqlx::Result<Lsn> {
-    let Config { slot, tailer, .. } = config;
-    let exists = "SELECT count(*) FROM pg_publication WHERE pubname = $1";
-    let exists = sqlx::query_scalar::<_, i64>(exists).bind(slot);
-    if exists.fetch_one(&mut *database).await? == 0 {
-        let (schema, table) = (quote(&tailer.schema), quote(&tailer.table));
-        let create = format!(
-            "CREATE PUBLICATION {} FOR TABLE {schema}.{table}
-            WITH (publish = 'insert')",
-            quote(slot)
-        );
-        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *database).await?;
-    }
-    let create = "
-        SELECT pg_create_logical_replication_slot($1, 'pgoutput')
-        WHERE NOT EXISTS
-            (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
-    sqlx::query(create).bind(slot).execute(&mut *database).await?;
+    slot: &str,
+) -> sqlx::Result<Option<Lsn>> {
     let confirmed = "
         SELECT (confirmed_flush_lsn - '0/0')::bigint
         FROM pg_replication_slots WHERE slot_name = $1";
     let confirmed = sqlx::query_scalar::<_, i64>(confirmed).bind(slot);
-    Ok(Lsn(confirmed.fetch_one(database).await?.cast_unsigned()))
+    let confirmed = confirmed.fetch_optional(database).await?;
+    Ok(confirmed.map(|confirmed| Lsn(confirmed.cast_unsigned())))
 }
 
 fn quote(name: &str) -> String {

@@ -167,6 +167,34 @@ fn a_failed_start_leaves_no_database() {
     a_run_leaves_nothing(End::Error, 1, "wal_level");
 }
 
+#[test]
+#[ignore = "needs postgres"]
+fn a_tailer_connects_again_after_the_server_has_ended_its_connection() {
+    let server = Postgres::start_with(&["wal_level=logical"]);
+    let server = server.expect("it starts");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_transfer"))
+        .args(["--pattern", "tail", "--transfers", "60", "--crashes", "0"])
+        .args(["--postgres", &server.url()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let output = program.stdout.take().expect("it is piped");
+    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+    let is_at_work = lines.any(|line| line.starts_with("tailer"));
+    assert!(is_at_work, "a message is received");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication";
+    assert_eq!(server.psql(end).expect("it is ended").trim(), "t");
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let mut errors = String::new();
+    let stderr = program.stderr.take().expect("it is piped");
+    BufReader::new(stderr).read_to_string(&mut errors).expect("it is text");
+    let status = program.wait().expect("it has ended");
+    assert!(status.success(), "{status}:\n{text}\n{errors}");
+    assert!(errors.contains("connects again"), "expected a note: {errors}");
+    assert!(text.contains(": 0 cents lost"), "{text}");
+}
+
 /// The processes of a program that is killed must not go on.
 #[test]
 #[cfg(target_os = "linux")]

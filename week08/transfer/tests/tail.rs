@@ -23,7 +23,7 @@ use week08::poller::aggregate;
 use week08::tailer::{self, Lag, Message};
 use week08_transfer::sql::Ledger;
 use week08_transfer::tail::kafka::{KEY, Kafka};
-use week08_transfer::tail::{Config, Publisher, TailError, run};
+use week08_transfer::tail::{Config, Publisher, TailError, create, run};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -102,12 +102,13 @@ impl Setup {
     async fn with(server: Postgres) -> Self {
         let ledger = Ledger::connect(&server.url()).await.unwrap();
         server.psql("CREATE TABLE other (value TEXT)").unwrap();
-        Self { server, ledger, broker: Memory::new() }
+        let setup = Self { server, ledger, broker: Memory::new() };
+        create(&setup.config()).await.unwrap();
+        setup
     }
 
-    fn tail(&self) -> (Tailing, watch::Receiver<Option<Lag>>) {
-        let (reports, received) = watch::channel(None);
-        let config = Config {
+    fn config(&self) -> Config {
+        Config {
             url: self.server.url(),
             slot: "outbox".to_owned(),
             tailer: tailer::Config {
@@ -121,8 +122,13 @@ impl Setup {
             },
             tick: Duration::from_millis(10),
             probe: Duration::from_millis(20),
-            reports,
-        };
+            reports: watch::Sender::default(),
+        }
+    }
+
+    fn tail(&self) -> (Tailing, watch::Receiver<Option<Lag>>) {
+        let config = self.config();
+        let received = config.reports.subscribe();
         let (broker, shutdown) =
             (self.broker.clone(), CancellationToken::new());
         let token = shutdown.clone();
@@ -415,6 +421,24 @@ async fn a_broker_that_is_away_costs_a_report_and_no_connection() {
     let waited = timeout(DEADLINE, reports.wait_for(caught_up)).await;
     waited.expect("a report").expect("the sender is here");
     tailing.stop().await;
+}
+
+/// A new slot begins at the end of the log: creating it silently would lose all
+/// earlier messages.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs postgres"]
+async fn a_dropped_slot_is_an_error_and_not_created_again() {
+    let setup = Setup::start().await;
+    setup.server.psql("SELECT pg_drop_replication_slot('outbox')").unwrap();
+    let (tailing, _reports) = setup.tail();
+    let ended = timeout(DEADLINE, tailing.task).await;
+    let error = ended.expect("it ends").expect("no panic").unwrap_err();
+    assert!(
+        matches!(&error, TailError::NoSlot(slot) if slot == "outbox"),
+        "expected that the slot outbox is missing, got {error:?}"
+    );
+    let slots = setup.server.psql("SELECT slot_name FROM pg_replication_slots");
+    assert_eq!(slots.unwrap(), "", "slots");
 }
 
 #[tokio::test(flavor = "multi_thread")]

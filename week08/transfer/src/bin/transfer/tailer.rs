@@ -26,7 +26,7 @@ use week08_transfer::tail::{self, Config, Publisher};
 
 use crate::child::Context;
 use crate::report::Reports;
-use crate::{kafka, outbox};
+use crate::{kafka, outbox, print};
 
 /// The messages in flight, as many as a relay reads at a time.
 const IN_FLIGHT: NonZero<usize> = NonZero::new(100).expect("it is positive");
@@ -44,6 +44,10 @@ const CHAOS_STATUS: Duration = Duration::from_millis(1);
 /// With chaos, how long a message waits before it is published. It is as if the
 /// broker were slow: the mock acknowledges at once.
 const DELAY: Duration = Duration::from_millis(20);
+
+/// How long the process waits after another error. It has nothing to give up
+/// for: the log is kept until it is confirmed.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Kafka, and the parent that is told about each message that is received and
 /// about each acknowledgment.
@@ -67,8 +71,14 @@ pub(crate) async fn tail(
     loop {
         let never = CancellationToken::new();
         match tail::run(config.clone(), &publisher, never).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.needs_a_person() => return Err(error.into()),
             Err(error) if error.is_slot_in_use() => sleep(IN_USE).await,
-            ended => return Ok(ended?),
+            Err(error) => {
+                let error = print::chain(&error.into());
+                eprintln!("the tailer connects again: {error}");
+                sleep(AGAIN).await;
+            }
         }
     }
 }
