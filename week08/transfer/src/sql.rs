@@ -5,10 +5,10 @@
 //!
 //! *Idea.* Each method is one statement. A transaction on Postgres has the
 //! isolation level `READ COMMITTED`, whatever the server's default is. With
-//! `REPEATABLE READ`, `inbox` could credit twice. This level is enough: an `INSERT … ON CONFLICT DO NOTHING` waits for a concurrent
-//! one of the same key, and an `UPDATE … WHERE` checks the row again after it
-//! has waited. SQLite begins with `IMMEDIATE`, so its writers run one after the
-//! other.
+//! `REPEATABLE READ`, `inbox` could credit twice. This level is enough: an
+//! `INSERT … ON CONFLICT DO NOTHING` waits for a concurrent one of the same key,
+//! and an `UPDATE … WHERE` checks the row again after it has waited. SQLite
+//! begins with `IMMEDIATE`, so its writers run one after the other.
 //!
 //! *Guarantee.* A transaction whose future is dropped, at any point, leaves
 //! nothing behind: its connection is closed, and the database rolls back. After
