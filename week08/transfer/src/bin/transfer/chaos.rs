@@ -10,13 +10,14 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use fastrand::Rng;
 use lab::servers::Postgres;
 use tokio::sync::mpsc::Receiver;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, timeout};
 use week08::money::Transfer;
 
 use crate::audit::{Auditor, Books};
 use crate::clients::{Request, Requests};
 use crate::fleet::{Fleet, Kill, Note};
+use crate::kafka::Observer;
 use crate::ledger::Ledger;
 use crate::pattern::{Pattern, Role};
 use crate::print;
@@ -56,8 +57,8 @@ const CLIENTS: usize = 4;
 /// or refunded.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A run ends if nothing was reported for so long. It is longer than the session
-/// of a consumer: what was not acknowledged has arrived again.
+/// A run ends if nothing was reported for so long, and the consumer has
+/// acknowledged all messages of Kafka.
 const QUIET: Duration = Duration::from_millis(800);
 
 /// How often the databases are read if nothing is reported.
@@ -124,8 +125,7 @@ async fn run_in(
          All amounts are in\ncents.\n"
     ))?;
     Ledger::print_header()?;
-    let books =
-        ledger.watch(&auditor, &mut received, &requests, transfers).await?;
+    let books = ledger.watch(world, &auditor, &mut received, &requests).await?;
     drop((clients, fleet));
     check_answers(pattern, &requests, &books)?;
     ledger.print_sums(&requests, &books)
@@ -135,11 +135,18 @@ impl Ledger {
     /// Prints and audits until all transfers are answered and settled.
     async fn watch(
         &mut self,
+        world: &World,
         auditor: &Auditor,
         notes: &mut Receiver<Note>,
         requests: &Requests,
-        transfers: u32,
     ) -> Result<Books> {
+        let transfers = requests.transfers().len();
+        let kafka = Some(world.kafka()).filter(|url| !url.is_empty());
+        let kafka = kafka.map(Observer::new).transpose()?;
+        let lag = || match &kafka {
+            Some(kafka) => block_in_place(|| kafka.lag()),
+            None => Ok(0),
+        };
         let mut deadline = Instant::now() + DEADLINE;
         let mut answered = 0;
         let mut last_note = Instant::now();
@@ -163,18 +170,19 @@ impl Ledger {
             // Also if the money is wrong: they are the trace.
             self.print(batch, books.as_ref().ok())?;
             let books = books?;
-            let is_done = answers == transfers as usize && books.are_settled();
-            if is_done && last_note.elapsed() > QUIET {
+            let is_done = answers == transfers && books.are_settled();
+            if is_done && last_note.elapsed() > QUIET && lag()? == 0 {
                 return Ok(books);
             }
             if Instant::now() > deadline {
                 bail!(
                     "after {DEADLINE:?}, {answers} of {transfers} requests are \
-                     answered, {} cents are in flight ({:?}), and {} rows are \
-                     open",
+                     answered, {} cents are in flight ({:?}), {} rows are open, \
+                     and {} messages are not acknowledged",
                     books.in_flight(),
                     books.transfers_in_flight(),
                     books.open,
+                    lag()?,
                 );
             }
         }

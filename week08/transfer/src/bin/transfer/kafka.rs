@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Result;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
@@ -40,6 +41,48 @@ pub(crate) async fn publish(
     producer.send(record, Timeout::Never).await.is_ok()
 }
 
+/// The group of the consumers.
+const GROUP: &str = "savings";
+
+/// The longest time until Kafka answers a question.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Asks for the lag of the consumers.
+pub(crate) struct Observer {
+    consumer: BaseConsumer,
+}
+
+impl Observer {
+    pub(crate) fn new(brokers: &str) -> KafkaResult<Self> {
+        let consumer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("group.id", GROUP)
+            .create()?;
+        Ok(Self { consumer })
+    }
+
+    /// Returns the number of messages that are not acknowledged. It blocks the
+    /// thread.
+    pub(crate) fn lag(&self) -> KafkaResult<i64> {
+        let (topic, partitions) = TOPIC;
+        let mut all = TopicPartitionList::new();
+        all.add_partition_range(topic, 0, partitions - 1);
+        let committed = self.consumer.committed_offsets(all, ANSWER)?;
+        let mut lag = 0;
+        for partition in committed.elements() {
+            let number = partition.partition();
+            let (start, end) =
+                self.consumer.fetch_watermarks(topic, number, ANSWER)?;
+            lag += end
+                - match partition.offset() {
+                    Offset::Offset(committed) => committed,
+                    _ => start,
+                };
+        }
+        Ok(lag)
+    }
+}
+
 /// Passes the messages that have arrived to `handle`, and acknowledges them
 /// afterwards. The partitions are handled at the same time, and the messages of
 /// a partition one batch after the other.
@@ -49,7 +92,7 @@ pub(crate) async fn consume(
 ) -> Result<()> {
     let consumer: StreamConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
-        .set("group.id", "savings")
+        .set("group.id", GROUP)
         .set("group.protocol", "consumer")
         .set("auto.offset.reset", "earliest")
         // The stored offsets are committed, and an offset is stored after the
