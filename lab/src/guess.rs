@@ -14,7 +14,7 @@ use std::io::{BufRead, IsTerminal, Result, Write, stdin, stdout};
 ///
 /// When the terminal cannot be read or written.
 pub fn ask(question: &str) -> Result<Option<String>> {
-    println!("{question}");
+    writeln!(stdout(), "{question}")?;
     if !stdin().is_terminal() || !stdout().is_terminal() {
         return Ok(None);
     }

@@ -450,13 +450,15 @@ impl<P: Process> System for Cluster<P> {
             let id = i + 1;
             if !(0..=1).contains(&debited) {
                 return Err(format!(
-                    "transfer {id} was debited {debited} times"
+                    "transfer {id} was debited {}",
+                    times(debited)
                 ));
             }
             if !(0..=debited).contains(&credited) {
                 return Err(format!(
-                    "transfer {id} was debited {debited} times, and credited \
-                     {credited} times"
+                    "transfer {id} was debited {}, and credited {}",
+                    times(debited),
+                    times(credited)
                 ));
             }
         }
@@ -481,6 +483,13 @@ impl<P: Process> System for Cluster<P> {
             }
         }
         Ok(())
+    }
+}
+
+fn times(number: i64) -> String {
+    match number {
+        1 => "once".to_owned(),
+        _ => format!("{number} times"),
     }
 }
 

@@ -12,7 +12,8 @@
 //! answer), then those with two.
 
 use std::error::Error;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write as _};
 
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
@@ -33,11 +34,25 @@ const WIDTH: usize = 80;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let Arguments { foil, matrix } = Arguments::parse();
-    if matrix {
-        print!("{}", matrix::markdown());
-        return Ok(());
+    let printed = match foil {
+        _ if matrix => print(&matrix::markdown()).map_err(Into::into),
+        Some(name) => one(&name),
+        None => all(),
+    };
+    let is_closed = |error: &(dyn Error + 'static)| {
+        let error = error.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    };
+    match printed {
+        // The reader has enough, such as `head`.
+        Err(error) if is_closed(&*error) => Ok(()),
+        printed => printed,
     }
-    foil.map_or_else(all, |name| one(&name))
+}
+
+/// Writes to standard output. `print!` panics if its reader has closed it.
+fn print(text: &str) -> io::Result<()> {
+    io::stdout().write_all(text.as_bytes())
 }
 
 fn names() -> PossibleValuesParser {
@@ -47,30 +62,31 @@ fn names() -> PossibleValuesParser {
 fn one(name: &str) -> Result<(), Box<dyn Error>> {
     let foil = FOILS.iter().find(|foil| foil.name == name);
     let foil = foil.ok_or("no foil has this name")?;
-    show(foil, &find(foil)?);
+    show(foil, &find(foil)?)?;
     Ok(())
 }
 
 fn all() -> Result<(), Box<dyn Error>> {
-    println!(
+    print(&format!(
         "{} answers with one mistake each. A message or request `1000 1 1 2 1` \
-         has the\nsecond, the id, both accounts and the cents.\n",
+         has the\ntime in seconds, the id of the transfer, both accounts and the \
+         cents.\n\n",
         FOILS.len()
-    );
+    ))?;
     let guess = guess::ask(
         "How many of them go wrong without any fault: no crash, no repeated \
-         message, no\nlost call?",
+         message, no\nlost call or answer? (An answer such as \"failure\" is no fault.)",
     )?;
-    println!();
+    print("\n")?;
     let mut all = Vec::new();
     for foil in FOILS {
         let found = find(foil)?;
-        show(foil, &found);
+        show(foil, &found)?;
         all.push(found);
     }
     let unprovoked = all.iter().filter(|found| found.faults == 0).count();
     let remark = guess::remark(guess.as_deref(), unprovoked);
-    println!("{}{remark}", summary(&all)?);
+    print(&format!("{}{remark}\n", summary(&all)?))?;
     Ok(())
 }
 
@@ -80,7 +96,7 @@ fn find(foil: &Foil) -> Result<Found, String> {
     foil.find().ok_or_else(missing)
 }
 
-fn show(foil: &Foil, found: &Found) {
+fn show(foil: &Foil, found: &Found) -> io::Result<()> {
     let Foil { exercise, name, lesson, .. } = foil;
     let name = name.replace('_', " ");
     let faults = match found.faults {
@@ -88,8 +104,11 @@ fn show(foil: &Foil, found: &Found) {
         1 => "1 fault".to_owned(),
         number => format!("{number} faults"),
     };
-    println!("== {exercise}: {name} ({faults})\n");
-    println!("{}\n\n{}", wrapped(lesson), found.counterexample);
+    print(&format!(
+        "== {exercise}: {name} ({faults})\n\n{}\n\n{}\n",
+        wrapped(lesson),
+        found.counterexample
+    ))
 }
 
 fn wrapped(text: &str) -> String {
