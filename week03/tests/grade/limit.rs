@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -105,8 +105,11 @@ async fn spawn_accepted(spawner: &Spawner<&'static str>, task: Boxed) {
     assert!(spawned.is_ok(), "expected `Ok` with a free slot, saw {spawned:?}");
 }
 
-/// A panic payload that is no string.
+/// A panic payload that is no string. A task with an odd number raises it.
 struct Bug(usize);
+
+/// The panic payload of a task with an even number.
+const EVEN: &str = "even";
 
 /// What a task does at its end.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -180,7 +183,8 @@ impl Task {
                         return match ending {
                             ReturnsOk => Ok(()),
                             Fails => Err(error(number)),
-                            Panics => panic_any(Bug(number)),
+                            Panics if number % 2 == 1 => panic_any(Bug(number)),
+                            Panics => panic_any(EVEN),
                         };
                     }
                     Some(Command::Spawn(task)) => {
@@ -291,10 +295,10 @@ mod bounds {
 
     #[tokio::test(start_paused = true)]
     async fn the_number_of_running_tasks_never_exceeds_the_limit() {
-        for limit in [3, 300] {
+        for limit in [3, 300, usize::MAX / 2 + 1, usize::MAX] {
             let (group, work) = (group(limit), Work::default());
-            let spawner = group.spawner();
-            for _ in 0..3 * limit {
+            let (spawner, tasks) = (group.spawner(), 3 * limit.min(300));
+            for _ in 0..tasks {
                 let work = work.clone();
                 let task = async move {
                     let _running = work.begin();
@@ -305,7 +309,12 @@ mod bounds {
             }
             assert_eq!(with_deadline("`wait`", group.wait()).await, Ok(()));
             let most = work.most.load(Relaxed);
-            assert_eq!(most, limit, "the most tasks at a time, and the limit");
+            assert_eq!(
+                most,
+                limit.min(tasks),
+                "the most tasks at a time, seen and expected, of {tasks} \
+                 tasks with a limit of {limit}"
+            );
         }
     }
 
@@ -459,6 +468,88 @@ mod releases {
         });
     }
 
+    #[test]
+    fn a_task_that_is_dropped_before_it_starts_holds_its_slot() {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        let (group, is_full) = (group(1), Arc::default());
+        let spawner = group.spawner();
+        let task = SpawnsOnDrop {
+            spawner: spawner.clone(),
+            ending: ReturnsOk,
+            is_full: Arc::clone(&is_full),
+        };
+        let spawned = runtime.block_on(async { spawner.try_spawn(task) });
+        assert!(spawned.is_ok(), "expected `Ok` with a free slot");
+        drop(runtime);
+        assert!(
+            is_full.load(Relaxed),
+            "expected `Full`: the destructor of the task that holds the only \
+             slot calls `try_spawn`, when its runtime is dropped"
+        );
+    }
+
+    /// A waker that lets the other thread poll the waiting `spawn`, inside the
+    /// call that wakes it.
+    struct HoldWaker {
+        woken: std::sync::mpsc::Sender<()>,
+        polled: Mutex<std::sync::mpsc::Receiver<()>>,
+    }
+
+    impl Wake for HoldWaker {
+        fn wake(self: Arc<Self>) {
+            let polled = self.polled.lock().unwrap();
+            while polled.try_recv().is_ok() {}
+            let _ = self.woken.send(());
+            // This fails if the answer wakes under a lock.
+            let _ = polled.recv_timeout(Duration::from_millis(200));
+        }
+    }
+
+    #[test]
+    fn a_task_that_fails_or_panics_cancels_before_it_releases_its_slot() {
+        use std::sync::mpsc::channel;
+        for ending in [Fails, Panics] {
+            let runtime = Builder::new_current_thread().build().unwrap();
+            let handle = runtime.handle().clone();
+            let (group, (finish, finished)) = (group(1), oneshot::channel());
+            let spawner = group.spawner();
+            let task = async move {
+                let _ = finished.await;
+                end(ending)
+            };
+            let spawned =
+                runtime.block_on(async { spawner.try_spawn(task.boxed()) });
+            assert!(spawned.is_ok(), "expected `Ok` with a free slot");
+            let ((woken, wakes), (poll, polled)) = (channel(), channel());
+            let (waits, is_waiting) = channel();
+            let caller = thread::spawn(move || {
+                let _entered = handle.enter();
+                let waker = HoldWaker { woken, polled: polled.into() };
+                let waker = Waker::from(Arc::new(waker));
+                let mut context = Context::from_waker(&waker);
+                let mut call = Box::pin(spawner.spawn(ready(Ok(())).boxed()));
+                loop {
+                    let answer = call.as_mut().poll(&mut context);
+                    let _ = (poll.send(()), waits.send(()));
+                    if let Poll::Ready(answer) = answer {
+                        return Some(format!("{answer:?}"));
+                    }
+                    wakes.recv_timeout(DEADLINE).ok()?;
+                }
+            });
+            let _ = is_waiting.recv_timeout(DEADLINE);
+            finish.send(()).unwrap();
+            runtime.block_on(settle());
+            let answer = caller.join().unwrap();
+            assert!(
+                answer.as_ref().is_some_and(|a| a.contains("Cancelled")),
+                "expected `Cancelled` from a waiting `spawn` that is polled \
+                 as soon as it is woken, saw {answer:?}; the task that holds \
+                 the slot: {ending:?}"
+            );
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_spawn_dropped_after_a_slot_was_assigned_leaks_no_slot() {
         let (group, work) = (group(1), Work::default());
@@ -596,6 +687,10 @@ mod refuses {
                         _ => ReturnsOk,
                     };
                     self.end(member, ending);
+                    if ending == ReturnsOk && self.random.below(3) == 0 {
+                        // May arrive before a waiting spawn has seen its slot.
+                        self.spawn();
+                    }
                 }
                 (17..19, _) if !self.model.waiting.is_empty() => {
                     let at = self.random.below(self.model.waiting.len());
@@ -668,11 +763,17 @@ mod refuses {
                      {error:?}, saw {returned:?}, after: {steps}"
                 ),
                 Err(payload) => {
-                    let bug = payload.downcast::<Bug>().map(|bug| bug.0);
+                    let bug = payload.downcast_ref().map(|Bug(n)| *n);
+                    let text = payload.downcast_ref::<&str>();
+                    let is_seen = |n: &usize| match n % 2 {
+                        0 => text == Some(&EVEN),
+                        _ => bug == Some(*n),
+                    };
                     assert!(
-                        bug.as_ref().is_ok_and(|bug| panics.contains(bug)),
+                        panics.iter().any(is_seen),
                         "expected the payload of one of the panics {panics:?}, \
-                         saw {bug:?}, after: {steps}"
+                         saw the number {bug:?} or the text {text:?}, after: \
+                         {steps}"
                     );
                 }
             }

@@ -249,6 +249,22 @@ fn a_nested_spawn_does_not_get_the_slot_of_a_failed_task() {
 }
 
 #[test]
+fn a_nested_spawn_never_waits() {
+    shuffle(async || {
+        let group = group(1);
+        let spawner = group.spawner();
+        // This member holds the only slot.
+        let member = async move {
+            let spawned = spawner.spawn(ready(Ok(())).boxed()).await;
+            spawned.map_or(Ok(()), |()| Err("`spawn` exceeded the limit"))
+        };
+        let spawned = group.spawner().try_spawn(member.boxed());
+        assert!(spawned.is_ok(), "`try_spawn` refused a task with a free slot");
+        assert_eq!(group.wait().await, Ok(()));
+    });
+}
+
+#[test]
 fn an_aborted_spawn_leaks_no_slot() {
     shuffle(async || {
         let (group, count) = (group(1), Count::default());
