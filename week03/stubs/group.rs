@@ -28,7 +28,7 @@
 //!   before or after the panic. If several tasks panic, `wait` raises one of
 //!   these panics.
 //! - When the group or the future of `wait` is dropped, each task ends at its
-//!   next `.await`.
+//!   next `.await`. The group may be dropped outside of its runtime.
 //! - A group that has ended leaves no task in the runtime.
 //! - The future of `wait` is `Send`, so that a task of another group can await
 //!   it.

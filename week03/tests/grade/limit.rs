@@ -295,7 +295,7 @@ mod bounds {
 
     #[tokio::test(start_paused = true)]
     async fn the_number_of_running_tasks_never_exceeds_the_limit() {
-        for limit in [3, 300, usize::MAX / 2 + 1, usize::MAX] {
+        for limit in [3, 300, 1 << 33] {
             let (group, work) = (group(limit), Work::default());
             let (spawner, tasks) = (group.spawner(), 3 * limit.min(300));
             for _ in 0..tasks {
