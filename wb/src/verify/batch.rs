@@ -6,6 +6,7 @@
 //! workbook's target directory, where the crates of the registry are complete. A
 //! subject can be graded while the next ones are compiled.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,12 @@ mod sources;
 /// of the previous exercise.
 const PACKAGE: &str = "subject";
 
+/// The package with the dependencies of all members of the workbook. It is not
+/// built. But cargo selects the features of the dependencies for all packages of
+/// a workspace together. So they are those of `cargo test --workspace`, and the
+/// dependencies are not compiled again for each week.
+const ALL_DEPENDENCIES: &str = "all-dependencies";
+
 /// The deadline of `cargo metadata`.
 const METADATA: Duration = Duration::from_secs(60);
 
@@ -44,6 +51,8 @@ pub(super) struct Batch<'a> {
     binaries: PathBuf,
     /// The workbook's own manifest, without its members.
     manifest: Table,
+    /// The dependencies of all members of the workbook.
+    dependencies: Table,
 }
 
 /// The binaries and errors of one subject so far.
@@ -57,6 +66,7 @@ struct Build {
 impl<'a> Batch<'a> {
     pub(super) fn new(book: &'a Workbook) -> Result<Self, Error> {
         let mut manifest = read_toml(&book.root.join("Cargo.toml"))?;
+        let dependencies = all_dependencies(book, &manifest)?;
         if let Some(workspace) = table(&mut manifest, "workspace") {
             workspace.remove("default-members");
             make_paths_absolute(workspace, &book.root);
@@ -65,7 +75,7 @@ impl<'a> Batch<'a> {
         let target = target_directory(book)?;
         let binaries = target.join("wb-subjects");
         remove_folder(&binaries)?;
-        Ok(Self { book, home, target, binaries, manifest })
+        Ok(Self { book, home, target, binaries, manifest, dependencies })
     }
 
     /// Builds the graders of `exercise` over each of `subjects`. Calls `ready`
@@ -149,7 +159,9 @@ impl<'a> Batch<'a> {
             (0..subjects.len()).map(|n| format!("{PACKAGE}{n}")).collect();
 
         let mut root = self.manifest.clone();
-        let members = names.iter().cloned().map(Value::String).collect();
+        let members = names.iter().map(String::as_str);
+        let members = members.chain([ALL_DEPENDENCIES]);
+        let members = members.map(Value::from).collect();
         if let Some(workspace) = table(&mut root, "workspace") {
             workspace.insert("members".to_owned(), Value::Array(members));
         }
@@ -162,6 +174,15 @@ impl<'a> Batch<'a> {
             fs::copy(&lock, &to)
                 .map_err(|error| Error::file("copy", &lock, &error))?;
         }
+
+        let folder = Path::new(ALL_DEPENDENCIES);
+        let mut all = Table::new();
+        entry(&mut all, "package")
+            .insert("name".to_owned(), ALL_DEPENDENCIES.into());
+        entry(&mut all, "package").insert("edition".to_owned(), "2024".into());
+        all.insert("dependencies".to_owned(), self.dependencies.clone().into());
+        self.write_file(&folder.join("Cargo.toml"), &all.to_string())?;
+        self.write_file(&folder.join("src/lib.rs"), "")?;
 
         for (name, file) in names.iter().zip(subjects) {
             let subject = [(exercise.name.clone(), file.clone())];
@@ -276,6 +297,64 @@ fn member(attempts: &Table, name: &str, library: &str) -> Table {
     manifest
 }
 
+/// Returns the dependencies of all members, each with all features that a member
+/// enables. The book is left out, since its tests are built alone.
+fn all_dependencies(book: &Workbook, manifest: &Table) -> Result<Table, Error> {
+    let members = manifest.get("workspace").and_then(|it| it.get("members"));
+    let members = members.and_then(Value::as_array).into_iter().flatten();
+    let mut all = Table::new();
+    for member in members.filter_map(Value::as_str) {
+        if member == "notes" {
+            continue;
+        }
+        let folder = book.root.join(member);
+        let mut manifest = read_toml(&folder.join("Cargo.toml"))?;
+        make_paths_absolute(&mut manifest, &folder);
+        for kind in ["dependencies", "dev-dependencies"] {
+            for (name, dependency) in
+                table(&mut manifest, kind).into_iter().flatten()
+            {
+                add_dependency(&mut all, name, dependency);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Adds a dependency to `all`, or its features to the one that is already there.
+fn add_dependency(all: &mut Table, name: &str, dependency: &Value) {
+    let mut dependency = match dependency {
+        Value::Table(table) => table.clone(),
+        version => Table::from_iter([("version".to_owned(), version.clone())]),
+    };
+    dependency.remove("optional");
+    // Members may give different packages the same name.
+    let name = match dependency.remove("package") {
+        Some(Value::String(package)) if dependency.contains_key("path") => {
+            package
+        }
+        Some(package) => {
+            dependency.insert("package".to_owned(), package);
+            name.to_owned()
+        }
+        None => name.to_owned(),
+    };
+    let known = entry(all, &name);
+    let features = |table: &Table| -> BTreeSet<String> {
+        let features = table.get("features").and_then(Value::as_array);
+        let features = features.into_iter().flatten();
+        features.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut both = features(known);
+    both.extend(features(&dependency));
+    known.extend(dependency);
+    if known.contains_key("workspace") {
+        known.remove("path");
+    }
+    let both: Vec<_> = both.into_iter().map(Value::from).collect();
+    known.insert("features".to_owned(), both.into());
+}
+
 /// Disables debug information, which a panic message does not need. It would be
 /// half of each binary, most of it from the dependencies.
 fn without_debug_info(manifest: &mut Table, packages: &[String]) {
@@ -344,6 +423,30 @@ mod tests {
         assert_eq!(position(id), Some(17));
         assert_eq!(position("path+file:///a/week03#0.0.0"), None);
         assert_eq!(position("registry+https://x/y#subject1@0.0.0"), None);
+    }
+
+    #[test]
+    fn a_dependency_of_two_members_has_the_features_of_both() {
+        let dependencies: Table = toml::from_str(
+            "a = { workspace = true, features = [\"y\"] }\n\
+             b = \"1\"\n\
+             c = { package = \"d\", path = \"/d\" }\n",
+        )
+        .unwrap();
+        let other: Table =
+            toml::from_str("a = { path = \"/a\", features = [\"x\"] }")
+                .unwrap();
+        let mut all = Table::new();
+        for (name, dependency) in dependencies.iter().chain(&other) {
+            add_dependency(&mut all, name, dependency);
+        }
+        let expected: Table = toml::from_str(
+            "a = { workspace = true, features = [\"x\", \"y\"] }\n\
+             b = { version = \"1\", features = [] }\n\
+             d = { path = \"/d\", features = [] }\n",
+        )
+        .unwrap();
+        assert_eq!(all, expected);
     }
 
     #[test]
