@@ -297,16 +297,13 @@ fn member(attempts: &Table, name: &str, library: &str) -> Table {
     manifest
 }
 
-/// Returns the dependencies of all members, each with all features that a member
-/// enables. The book is left out, since its tests are built alone.
+/// Returns the dependencies of all members, each with all features that any member
+/// enables.
 fn all_dependencies(book: &Workbook, manifest: &Table) -> Result<Table, Error> {
     let members = manifest.get("workspace").and_then(|it| it.get("members"));
     let members = members.and_then(Value::as_array).into_iter().flatten();
     let mut all = Table::new();
     for member in members.filter_map(Value::as_str) {
-        if member == "notes" {
-            continue;
-        }
         let folder = book.root.join(member);
         let mut manifest = read_toml(&folder.join("Cargo.toml"))?;
         make_paths_absolute(&mut manifest, &folder);

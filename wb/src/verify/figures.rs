@@ -4,6 +4,7 @@
 //! `notes/pages/figures/week05/overload-queue.svg`. The examples of this crate
 //! print the files in `figures/wb`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,21 +16,31 @@ use std::time::Duration;
 use workbook::{Week, Workbook};
 
 use crate::error::Error;
-use crate::grading::compile::cargo;
-use crate::grading::process::{Group, Output};
+use crate::grading::compile::{self, Event, cargo};
+use crate::grading::process::Group;
 use crate::grading::properties::cores;
 
-/// The deadline of one figure. It includes the build of the example.
+/// The deadline of one figure. Some examples build programs.
 const DEADLINE: Duration = Duration::from_secs(600);
+
+/// The executables of the examples, by package and name.
+type Examples = BTreeMap<(String, String), PathBuf>;
 
 /// Returns a fault for each figure that differs from what its example draws.
 /// Draws as many figures at a time as there are cores.
+///
+/// `packages` selects the packages that cargo builds the examples of: if they are
+/// those of the tests, all dependencies are complete already.
 pub(super) fn stale(
     book: &Workbook,
     weeks: &[&Week],
+    packages: &[String],
 ) -> Result<Vec<String>, Error> {
-    let packages = weeks.iter().map(|week| &*week.name).chain(["wb"]);
-    let figures: Vec<_> = packages
+    let examples = build(book, packages)?;
+    let all = packages.iter().any(|it| it == "--workspace");
+    let folders = weeks.iter().map(|week| &*week.name);
+    let figures: Vec<_> = folders
+        .chain(all.then_some("wb"))
         .flat_map(|package| {
             let folder = book.root.join("notes/pages/figures").join(package);
             svgs(&folder).into_iter().map(move |figure| (package, figure))
@@ -41,7 +52,7 @@ pub(super) fn stale(
         while let Some((package, figure)) =
             figures.get(next.fetch_add(1, Relaxed))
         {
-            faults.extend(check(book, package, figure)?);
+            faults.extend(check(book, &examples, package, figure)?);
         }
         Ok(faults)
     };
@@ -57,9 +68,33 @@ pub(super) fn stale(
     Ok(faults)
 }
 
+/// Builds the examples of `packages`. An example that does not compile is left
+/// out.
+fn build(book: &Workbook, packages: &[String]) -> Result<Examples, Error> {
+    let mut examples = Examples::new();
+    let mut command = cargo(book);
+    command.args(["build", "--keep-going", "--examples"]).args(packages);
+    compile::run_cargo(&mut command, |event| {
+        if let Event::Artifact {
+            package, target, executable: Some(file), ..
+        } = event
+        {
+            examples.insert((package_name(&package).to_owned(), target), file);
+        }
+    })?;
+    Ok(examples)
+}
+
+/// Returns the `week05` of `path+file:///…/week05#0.0.0`.
+fn package_name(id: &str) -> &str {
+    let folder = id.split_once('#').map_or(id, |(path, _)| path);
+    folder.rsplit_once('/').map_or(folder, |(_, name)| name)
+}
+
 /// Returns the fault of one figure.
 fn check(
     book: &Workbook,
+    examples: &Examples,
     package: &str,
     figure: &Path,
 ) -> Result<Option<String>, Error> {
@@ -70,7 +105,15 @@ fn check(
             "{shown}: the name is not EXAMPLE-FIGURE.svg"
         )));
     };
-    let drawn = draw(&mut cargo(book), package, example, name)?;
+    let key = (package.to_owned(), example.to_owned());
+    let Some(file) = examples.get(&key) else {
+        return Ok(Some(format!(
+            "{shown}: `cargo build -p {package} --example {example}` fails"
+        )));
+    };
+    let mut command = Command::new(file);
+    command.args(["--figure", name]).current_dir(&book.root);
+    let drawn = Group::piped(&mut command)?.output(DEADLINE);
     if !drawn.status.is_some_and(|status| status.success()) {
         let why = drawn.stderr;
         return Ok(Some(format!(
@@ -84,18 +127,6 @@ fn check(
              {example} -- --figure {name} > {shown}`"
         )
     }))
-}
-
-fn draw(
-    cargo: &mut Command,
-    package: &str,
-    example: &str,
-    figure: &str,
-) -> Result<Output, Error> {
-    cargo
-        .args(["run", "--quiet", "--package", package, "--example", example])
-        .args(["--", "--figure", figure]);
-    Ok(Group::piped(cargo)?.output(DEADLINE))
 }
 
 fn svgs(folder: &Path) -> Vec<PathBuf> {

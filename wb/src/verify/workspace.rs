@@ -59,22 +59,27 @@ pub(super) fn verify(
 
     let mut test = cargo(book);
     test.arg("test").args(&packages);
-    let has_notes = book.root.join("notes/Cargo.toml").exists();
-    if options.weeks.is_empty() && has_notes {
-        test.args(["--exclude", "notes"]);
-    }
+    // Everything but the doc tests. `figures` builds the examples: cargo would
+    // build them as tests here.
+    test.args(["--lib", "--bins", "--tests"]);
     if has_servers {
         test.args(["--", "--include-ignored"]);
     }
     runner.run("tests", &mut test)?;
-    if has_notes {
-        // Runs the code blocks of the pages, except those marked `ignore`.
+
+    // These include the code blocks of the pages. Those marked `ignore` are not
+    // complete programs.
+    let mut doc_test = cargo(book);
+    doc_test.args(["test", "--doc"]).args(&packages);
+    runner.run("doctests", &mut doc_test)?;
+    if !options.weeks.is_empty() && book.root.join("notes/Cargo.toml").exists()
+    {
         let mut notes = cargo(book);
         runner.run("notes", notes.args(["test", "--package", "notes"]))?;
     }
 
     let start = Instant::now();
-    for fault in figures::stale(book, weeks)? {
+    for fault in figures::stale(book, weeks, &packages)? {
         found.fault(&ProgressBar::hidden(), fault);
     }
     found.add_time("figures", start);

@@ -176,8 +176,7 @@ fn each_kind_of_fault_in_the_workspace_is_found() {
         "fault: docs fails",
         "fault: tests fails",
         "fails",
-        "absent-one.svg: the example absent fails",
-        "no example target named `absent`",
+        "absent-one.svg: `cargo build -p week01 --example absent` fails",
         "backoff-waits.svg is stale; draw it again: `cargo run -p week01 --example backoff",
     ]);
 }
