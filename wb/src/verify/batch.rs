@@ -51,7 +51,7 @@ pub(super) struct Batch<'a> {
     binaries: PathBuf,
     /// The workbook's own manifest, without its members.
     manifest: Table,
-    /// The dependencies of all members of the workbook.
+    /// The dependencies and build dependencies of all members of the workbook.
     dependencies: Table,
 }
 
@@ -180,9 +180,11 @@ impl<'a> Batch<'a> {
         entry(&mut all, "package")
             .insert("name".to_owned(), ALL_DEPENDENCIES.into());
         entry(&mut all, "package").insert("edition".to_owned(), "2024".into());
-        all.insert("dependencies".to_owned(), self.dependencies.clone().into());
+        all.extend(self.dependencies.clone());
         self.write_file(&folder.join("Cargo.toml"), &all.to_string())?;
         self.write_file(&folder.join("src/lib.rs"), "")?;
+        // Without a build script, cargo ignores the build dependencies.
+        self.write_file(&folder.join("build.rs"), "fn main() {}")?;
 
         for (name, file) in names.iter().zip(subjects) {
             let subject = [(exercise.name.clone(), file.clone())];
@@ -297,8 +299,8 @@ fn member(attempts: &Table, name: &str, library: &str) -> Table {
     manifest
 }
 
-/// Returns the dependencies of all members, each with all features that any member
-/// enables.
+/// Returns the dependencies and the build dependencies of all members, each with
+/// all features that any member enables.
 fn all_dependencies(book: &Workbook, manifest: &Table) -> Result<Table, Error> {
     let members = manifest.get("workspace").and_then(|it| it.get("members"));
     let members = members.and_then(Value::as_array).into_iter().flatten();
@@ -307,11 +309,15 @@ fn all_dependencies(book: &Workbook, manifest: &Table) -> Result<Table, Error> {
         let folder = book.root.join(member);
         let mut manifest = read_toml(&folder.join("Cargo.toml"))?;
         make_paths_absolute(&mut manifest, &folder);
-        for kind in ["dependencies", "dev-dependencies"] {
+        for (kind, of_all) in [
+            ("dependencies", "dependencies"),
+            ("dev-dependencies", "dependencies"),
+            ("build-dependencies", "build-dependencies"),
+        ] {
             for (name, dependency) in
                 table(&mut manifest, kind).into_iter().flatten()
             {
-                add_dependency(&mut all, name, dependency);
+                add_dependency(entry(&mut all, of_all), name, dependency);
             }
         }
     }
@@ -367,7 +373,7 @@ fn without_debug_info(manifest: &mut Table, packages: &[String]) {
 /// Makes each `path = "…"` of a dependency, which is relative to `folder`,
 /// absolute.
 fn make_paths_absolute(manifest: &mut Table, folder: &Path) {
-    for kind in ["dependencies", "dev-dependencies"] {
+    for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
         let Some(dependencies) = table(manifest, kind) else { continue };
         for dependency in
             dependencies.iter_mut().filter_map(|(_, dependency)| {

@@ -1,0 +1,3 @@
+//! Does nothing. Without it, cargo ignores the build dependencies.
+
+fn main() {}

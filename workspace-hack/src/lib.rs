@@ -1,0 +1,1 @@
+//! Enables features of dependencies. See `Cargo.toml`.
