@@ -15,11 +15,11 @@
 //!   `register` or a part fails. A part can fail at any time, also during
 //!   startup. A part that ends before its own token is cancelled has failed,
 //!   even if it returns `Ok`.
-//! - A part that ends while `run` is waiting for a call or for another part
-//!   begins shutdown, too, even if that call or part succeeds at the same
-//!   moment.
-//! - Once shutdown has begun, no further entry is started and `register` is
-//!   not called.
+//! - If a part ends or `stop` is cancelled while `run` is waiting for a call or
+//!   for another part, shutdown begins, even if that call or part succeeds at
+//!   the same moment.
+//! - Once shutdown has begun, startup does not process another entry, not even
+//!   an `OnStop` hook, and does not call `register`.
 //! - If a call, such as `register`, is running when shutdown begins, it is
 //!   allowed to complete, within its limit. A part that is not ready yet is
 //!   stopped like any other part.
@@ -30,8 +30,10 @@
 //!   called, there is no lame-duck period.
 //! - Then shutdown processes the entries that startup has reached, the last one
 //!   first. An `OnStop` hook is reached when startup has passed it. If the
-//!   entry is a part, shutdown cancels the part's own token and waits until the
-//!   part ends. If it is an `OnStop` hook, shutdown calls the hook.
+//!   entry is a part, shutdown cancels the part's own token, even if the part
+//!   has already ended, and waits until the part ends. If it is an `OnStop`
+//!   hook, shutdown calls the hook.
+//! - If a part cancels its own token, no other part is cancelled.
 //! - If anything fails during shutdown, the remaining steps still run. A panic
 //!   is a failure like any other: `run` does not propagate it. The function in
 //!   `Entry::Part` may panic, too, before it returns a future. So call it in
@@ -42,16 +44,17 @@
 //!   end of the budget, all remaining parts and calls are aborted, and the
 //!   lame-duck period ends. After that, no further call is started: each
 //!   remaining call counts as aborted.
-//! - `run` returns when all tasks have ended, including aborted tasks. The next
-//!   step also waits for an aborted task: a task that blocks its thread ends
-//!   later than it is aborted.
+//! - An aborted task that blocks its thread ends later than it is aborted. The
+//!   next step begins when the aborted task has ended. `run` returns when all
+//!   tasks have ended.
 //! - *The report* has a step for each part that was started and for each call
 //!   that was started. It also has a step for each call that was not started
 //!   because the budget had ended. The steps are in the order in which they
 //!   ended. The time of a call runs from its beginning to its end. The time of
-//!   a part runs from the cancellation of its token to its end.
-//! - Dropping the future of `run` aborts all parts. No call is started after
-//!   that.
+//!   a part runs from the cancellation of its token to its end. An aborted task
+//!   ends when it has stopped, not when it is aborted.
+//! - Dropping the future of `run` aborts all parts, and a call that is running.
+//!   No call is started after that.
 //!
 //! Each part and each call runs as a task. Use tokio's clock: a limit is exact
 //! to the millisecond. Where no rule decides, events of the same millisecond

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use week03::app::run;
@@ -460,6 +461,8 @@ mod model {
             stop: CancellationToken,
         ) -> Result<(), BoxError> {
             log.add(format!("{} starts", self.name));
+            // It cancels its own token when it ends, and no other token.
+            let _guard = stop.clone().drop_guard();
             let serve = async {
                 if self.ready <= self.life {
                     sleep(millis(self.ready)).await;
@@ -1058,14 +1061,19 @@ mod failures {
     async fn a_panic_in_the_function_that_starts_a_part_is_a_failure() {
         let mut scenario = Scenario::new(LIMITS);
         scenario.part("db");
-        let start =
-            |_: Ready, _: CancellationToken| -> Work { panic_any(Bug(8)) };
+        let (sender, id) = oneshot::channel();
+        let start = |_: Ready, _: CancellationToken| -> Work {
+            sender.send(task::try_id()).unwrap();
+            panic_any(Bug(8))
+        };
         scenario.plan.entries.push(("http", Entry::Part(Box::new(start))));
         scenario.registry(End::Ok, End::Ok);
         let (log, report) = scenario.run_uncancelled().await;
         let then = [(1000, "db is cancelled"), (2000, "db ends")];
         log.expect_since(1000, &[&[(1000, "db is ready")], &then[..]].concat());
         report.expect_failures(&[("http", "panicked")]);
+        let id = id.await.expect("the function is called");
+        id.expect("the function should run in the task of its part");
     }
 
     #[tokio::test(start_paused = true)]
@@ -1107,58 +1115,82 @@ mod failures {
         report.expect_failures(&[("db", "failed: broken")]);
     }
 
-    /// Adds a part that fails at the moment when a hook returns `Ok`.
-    fn fail_as_a_hook_returns(scenario: &mut Scenario) {
-        let (fail, failure) = oneshot::channel();
-        scenario.plan.part("db", async |ready: Ready, _stop| {
-            ready.set();
-            let _ = failure.await;
-            Err("broken".into())
-        });
-        scenario.plan.on_start("migrate", async {
-            sleep(CALL_TIME).await;
-            let _ = fail.send(());
-            Ok(())
-        });
-    }
-
     #[tokio::test(start_paused = true)]
-    async fn startup_ends_if_a_part_fails_at_the_moment_a_hook_returns() {
-        let mut scenario = Scenario::new(LIMITS);
-        fail_as_a_hook_returns(&mut scenario);
-        scenario.part("http");
-        let (log, report) = scenario.run_uncancelled().await;
-        log.expect_since(0, &[]);
-        report.expect_failures(&[("db", "failed: broken")]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn register_is_not_called_after_a_part_has_failed() {
-        let mut scenario = Scenario::new(LIMITS);
-        fail_as_a_hook_returns(&mut scenario);
-        scenario.registry(End::Ok, End::Ok);
-        let (log, report) = scenario.run_uncancelled().await;
-        log.expect_since(0, &[]);
-        report.expect_failures(&[("db", "failed: broken")]);
+    async fn startup_ends_if_shutdown_begins_as_a_hook_or_part_succeeds() {
+        for case in 0..16 {
+            let (is_hook, is_failure) = (case & 1 == 0, case & 2 == 0);
+            let [stop, failure] = [(); 2].map(|()| CancellationToken::new());
+            let cause = if is_failure { &failure } else { &stop }.clone();
+            let mut scenario = Scenario::new(LIMITS);
+            let plan = &mut scenario.plan;
+            plan.part("db", async move |ready: Ready, stop| {
+                ready.set();
+                let failed = stop.run_until_cancelled(failure.cancelled());
+                failed.await.map_or(Ok(()), |()| Err("broken".into()))
+            });
+            let hook = async move {
+                sleep(CALL_TIME).await;
+                cause.cancel();
+                Ok(())
+            };
+            match is_hook {
+                true => plan.on_start("migrate", hook),
+                false => plan.part("queue", async |ready: Ready, stop| {
+                    hook.await?;
+                    ready.set();
+                    stop.cancelled().await;
+                    Ok(())
+                }),
+            }
+            match case / 4 {
+                0 => scenario.part("http"),
+                1 => scenario.on_start("warm up", End::Ok),
+                2 => scenario.on_stop("flush", End::Ok),
+                _ => scenario.registry(End::Ok, End::Ok),
+            }
+            let report = timeout(HOUR, run(scenario.plan, stop)).await;
+            let report = report.expect("`run` should return within an hour");
+            scenario.log.expect_since(0, &[]);
+            let failures = &[("db", "failed: broken")][..is_failure.into()];
+            CheckedReport(report).expect_failures(failures);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_part_that_stops_on_its_own_during_shutdown_has_failed() {
         let mut scenario = Scenario::new(LIMITS);
+        let plan = &mut scenario.plan;
         let (http_ends, http_ended) = oneshot::channel();
-        scenario.plan.part("pool", async |ready: Ready, _stop| {
-            ready.set();
-            let _ = http_ended.await;
-            Ok(())
-        });
-        scenario.plan.part("http", async |ready: Ready, stop| {
+        let (flush_ends, flush_ended) = oneshot::channel();
+        let tokens = Arc::new(Mutex::new(Vec::new()));
+        let pool = |ended: oneshot::Receiver<()>| {
+            let tokens = tokens.clone();
+            async move |ready: Ready, stop: CancellationToken| {
+                tokens.lock().unwrap().push(stop);
+                ready.set();
+                let _ = ended.await;
+                Ok(())
+            }
+        };
+        plan.part("pool", pool(http_ended));
+        plan.part("http", async |ready: Ready, stop| {
             ready.set();
             stop.cancelled().await;
             let _ = http_ends.send(());
             Ok(())
         });
+        plan.part("queue", pool(flush_ended));
+        plan.on_stop("flush", async {
+            let _ = flush_ends.send(());
+            Ok(())
+        });
         let (_, report) = scenario.cancel_after(seconds(10)).await;
-        report.expect_failures(&[("pool", "early")]);
+        report.expect_failures(&[("queue", "early"), ("pool", "early")]);
+        assert!(
+            tokens.lock().unwrap().iter().all(|token| token.is_cancelled()),
+            "expected the tokens of both parts to be cancelled after the parts \
+             have ended: other tasks of the parts may wait for them"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -1246,48 +1278,30 @@ mod failures {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_lame_duck_period_ends_when_no_part_is_left() {
-        let mut scenario = Scenario::new(LIMITS);
-        scenario.exiting_part("http", seconds(10), End::Error("broken"));
-        scenario.exiting_part(
-            "metrics",
-            seconds(11),
-            End::Error("broken, too"),
-        );
-        scenario.registry(End::Ok, End::Ok);
-        let (log, report) = scenario.run_uncancelled().await;
-        log.expect_since(
-            11_000,
-            &[
-                (11_000, "http exits early"),
-                (11_000, "deregister begins"),
-                (11_100, "deregister ends"),
-                (13_000, "metrics exits early"),
-            ],
-        );
-        report.expect_took(seconds(2));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_lame_duck_period_continues_when_one_of_several_parts_ends() {
-        let mut scenario = Scenario::new(LIMITS);
-        scenario.part("db");
-        for (name, exits) in [("http", 11), ("metrics", 12)] {
-            scenario.exiting_part(name, seconds(exits), End::Error("broken"));
+    async fn the_lame_duck_period_ends_early_only_when_no_part_is_left() {
+        let events = [
+            (11_000, "http exits early"),
+            (11_000, "deregister begins"),
+            (11_100, "deregister ends"),
+            (13_000, "metrics exits early"),
+            (16_100, "db is cancelled"),
+            (17_100, "db ends"),
+        ];
+        let cases = [(false, &events[..4], 2000), (true, &events, 6100)];
+        for (has_db, events, took) in cases {
+            let mut scenario = Scenario::new(LIMITS);
+            for (name, exits) in [("http", 10), ("metrics", 11)] {
+                let end = End::Error("broken");
+                scenario.exiting_part(name, seconds(exits), end);
+            }
+            if has_db {
+                scenario.part("db");
+            }
+            scenario.registry(End::Ok, End::Ok);
+            let (log, report) = scenario.run_uncancelled().await;
+            log.expect_since(11_000, events);
+            report.expect_took(Duration::from_millis(took));
         }
-        scenario.registry(End::Ok, End::Ok);
-        let (log, _) = scenario.run_uncancelled().await;
-        log.expect_since(
-            13_000,
-            &[
-                (13_000, "http exits early"),
-                (13_000, "deregister begins"),
-                (13_100, "deregister ends"),
-                (15_000, "metrics exits early"),
-                (18_100, "db is cancelled"),
-                (19_100, "db ends"),
-            ],
-        );
     }
 }
 
@@ -1304,7 +1318,8 @@ mod budget {
     async fn tasks_running_at_the_end_of_the_budget_are_aborted() {
         let mut scenario = Scenario::new(TEN);
         scenario.on_stop("goodbye", End::Ok);
-        scenario.part("db");
+        // It would stop at once.
+        scenario.stopping_part("db", Duration::ZERO, End::Ok);
         scenario.stopping_part("http", seconds(1), End::Never);
         scenario.part("metrics");
         let (log, CheckedReport(mut report)) =
@@ -1376,47 +1391,68 @@ mod budget {
     async fn shutdown_waits_for_an_aborted_task_that_blocks_its_thread() {
         let limit = Duration::from_millis(50);
         // A call exceeds its own limit, or a part exceeds the budget.
-        for is_call in [true, false] {
-            let mut plan = Plan::new(match is_call {
-                true => Limits { call: limit, ..LIMITS },
-                false => Limits { budget: limit, ..LIMITS },
+        for blocked in ["migrate", "register", "flush", "http"] {
+            let limits = Limits { lame_duck: Duration::ZERO, ..LIMITS };
+            let mut plan = Plan::new(match blocked {
+                "http" => Limits { budget: limit, ..limits },
+                _ => Limits { call: limit, ..limits },
             });
             let (block, is_blocked) = blocking_task(limit);
-            let blocked_at_goodbye = Arc::new(AtomicBool::new(false));
-            let (seen, of) = (blocked_at_goodbye.clone(), is_blocked.clone());
-            plan.on_stop("goodbye", async move {
-                seen.store(of.load(Relaxed), Relaxed);
-                Ok(())
+            let has_overlap = Arc::new(AtomicBool::new(false));
+            let step = || {
+                let (seen, of) = (has_overlap.clone(), is_blocked.clone());
+                async move {
+                    seen.fetch_or(of.load(Relaxed), Relaxed);
+                    Ok(())
+                }
+            };
+            plan.on_stop("goodbye", step());
+            let queue = step();
+            plan.part("queue", async |ready: Ready, stop| {
+                ready.set();
+                stop.cancelled().await;
+                queue.await
             });
-            if is_call {
-                plan.on_stop("flush", async {
-                    block();
-                    pending().await
-                });
-            } else {
-                plan.part("http", async |ready: Ready, stop| {
+            let is_startup = matches!(blocked, "migrate" | "register");
+            let work = async move {
+                block();
+                if is_startup { Err("late".into()) } else { pending().await }
+            };
+            match blocked {
+                "migrate" => plan.on_start(blocked, work),
+                "register" => plan.registry(work, step()),
+                "flush" => plan.on_stop(blocked, work),
+                _ => plan.part(blocked, async |ready: Ready, stop| {
                     ready.set();
                     stop.cancelled().await;
-                    block();
-                    pending().await
+                    work.await
+                }),
+            }
+            if !is_startup {
+                plan.part("db", async |ready: Ready, _stop| {
+                    ready.set();
+                    Err("broken".into())
                 });
             }
-            plan.part("db", async |ready: Ready, _stop| {
-                ready.set();
-                Err("broken".into())
-            });
             let run = tokio::spawn(run(plan, CancellationToken::new()));
             let report = timeout(DEADLINE, run).await;
-            let report = report.expect("`run` should return").unwrap();
+            let report = report.expect("`run` should return");
+            let report = report.expect("`run` should not panic");
             assert!(
                 !is_blocked.load(Relaxed),
-                "expected `run` to return after the aborted task has ended; \
-                 it still runs: {report}"
+                "expected `run` to return after the aborted task `{blocked}` \
+                 has ended; it still runs: {report}"
             );
             assert!(
-                !blocked_at_goodbye.load(Relaxed),
-                "expected the next call to begin after the aborted call has \
-                 ended; it still ran: {report}"
+                !has_overlap.load(Relaxed),
+                "expected the next step to begin after the aborted task \
+                 `{blocked}` has ended; it still ran: {report}"
+            );
+            let step = report.steps.iter().find(|step| step.name == blocked);
+            assert!(
+                step.is_some_and(|step| step.took > 2 * limit),
+                "expected `{blocked}` to take at least 150 ms, until the \
+                 aborted task has ended: {report}"
             );
         }
     }
@@ -1579,6 +1615,8 @@ mod budget {
         compare_with_model(100, false, 1_000_000).await;
         compare_with_model(1000, true, 1_000_000).await;
         compare_with_model(400, true, 6000).await;
+        // The budget can end before the limit of a call.
+        compare_with_model(400, true, 800).await;
     }
 
     #[tokio::test(start_paused = true)]
