@@ -1387,73 +1387,81 @@ mod budget {
         (block, is_blocked)
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn shutdown_waits_for_an_aborted_task_that_blocks_its_thread() {
-        let limit = Duration::from_millis(50);
-        // A call exceeds its own limit, or a part exceeds the budget.
-        for blocked in ["migrate", "register", "flush", "http"] {
-            let limits = Limits { lame_duck: Duration::ZERO, ..LIMITS };
-            let mut plan = Plan::new(match blocked {
-                "http" => Limits { budget: limit, ..limits },
-                _ => Limits { call: limit, ..limits },
-            });
-            let (block, is_blocked) = blocking_task(limit);
-            let has_overlap = Arc::new(AtomicBool::new(false));
-            let step = || {
-                let (seen, of) = (has_overlap.clone(), is_blocked.clone());
-                async move {
-                    seen.fetch_or(of.load(Relaxed), Relaxed);
-                    Ok(())
-                }
-            };
-            plan.on_stop("goodbye", step());
-            let queue = step();
-            plan.part("queue", async |ready: Ready, stop| {
+    /// The task `blocked` exceeds its own limit, or a part exceeds the budget.
+    async fn shutdown_waits_for(blocked: &'static str) {
+        // Long enough that the task begins, also on a busy machine.
+        let limit = Duration::from_millis(200);
+        let limits = Limits { lame_duck: Duration::ZERO, ..LIMITS };
+        let mut plan = Plan::new(match blocked {
+            "http" => Limits { budget: limit, ..limits },
+            _ => Limits { call: limit, ..limits },
+        });
+        let (block, is_blocked) = blocking_task(limit);
+        let has_overlap = Arc::new(AtomicBool::new(false));
+        let step = || {
+            let (seen, of) = (has_overlap.clone(), is_blocked.clone());
+            async move {
+                seen.fetch_or(of.load(Relaxed), Relaxed);
+                Ok(())
+            }
+        };
+        plan.on_stop("goodbye", step());
+        let queue = step();
+        plan.part("queue", async |ready: Ready, stop| {
+            ready.set();
+            stop.cancelled().await;
+            queue.await
+        });
+        let is_startup = matches!(blocked, "migrate" | "register");
+        let work = async move {
+            block();
+            if is_startup { Err("late".into()) } else { pending().await }
+        };
+        match blocked {
+            "migrate" => plan.on_start(blocked, work),
+            "register" => plan.registry(work, step()),
+            "flush" => plan.on_stop(blocked, work),
+            _ => plan.part(blocked, async |ready: Ready, stop| {
                 ready.set();
                 stop.cancelled().await;
-                queue.await
+                work.await
+            }),
+        }
+        if !is_startup {
+            plan.part("db", async |ready: Ready, _stop| {
+                ready.set();
+                Err("broken".into())
             });
-            let is_startup = matches!(blocked, "migrate" | "register");
-            let work = async move {
-                block();
-                if is_startup { Err("late".into()) } else { pending().await }
-            };
-            match blocked {
-                "migrate" => plan.on_start(blocked, work),
-                "register" => plan.registry(work, step()),
-                "flush" => plan.on_stop(blocked, work),
-                _ => plan.part(blocked, async |ready: Ready, stop| {
-                    ready.set();
-                    stop.cancelled().await;
-                    work.await
-                }),
+        }
+        let run = tokio::spawn(run(plan, CancellationToken::new()));
+        let report = timeout(DEADLINE, run).await;
+        let report = report.expect("`run` should return");
+        let report = report.expect("`run` should not panic");
+        assert!(
+            !is_blocked.load(Relaxed),
+            "expected `run` to return after the aborted task `{blocked}` \
+             has ended; it still runs: {report}"
+        );
+        assert!(
+            !has_overlap.load(Relaxed),
+            "expected the next step to begin after the aborted task \
+             `{blocked}` has ended; it still ran: {report}"
+        );
+        let step = report.steps.iter().find(|step| step.name == blocked);
+        assert!(
+            step.is_some_and(|step| step.took > 2 * limit),
+            "expected `{blocked}` to take at least 600 ms, until the \
+             aborted task has ended: {report}"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+    async fn shutdown_waits_for_an_aborted_task_that_blocks_its_thread() {
+        let tasks = ["migrate", "register", "flush", "http"];
+        for run in tasks.map(|task| tokio::spawn(shutdown_waits_for(task))) {
+            if let Err(error) = run.await {
+                std::panic::resume_unwind(error.into_panic());
             }
-            if !is_startup {
-                plan.part("db", async |ready: Ready, _stop| {
-                    ready.set();
-                    Err("broken".into())
-                });
-            }
-            let run = tokio::spawn(run(plan, CancellationToken::new()));
-            let report = timeout(DEADLINE, run).await;
-            let report = report.expect("`run` should return");
-            let report = report.expect("`run` should not panic");
-            assert!(
-                !is_blocked.load(Relaxed),
-                "expected `run` to return after the aborted task `{blocked}` \
-                 has ended; it still runs: {report}"
-            );
-            assert!(
-                !has_overlap.load(Relaxed),
-                "expected the next step to begin after the aborted task \
-                 `{blocked}` has ended; it still ran: {report}"
-            );
-            let step = report.steps.iter().find(|step| step.name == blocked);
-            assert!(
-                step.is_some_and(|step| step.took > 2 * limit),
-                "expected `{blocked}` to take at least 150 ms, until the \
-                 aborted task has ended: {report}"
-            );
         }
     }
 
