@@ -47,6 +47,7 @@
 
 use std::error::Error;
 use std::future::pending;
+use std::io::Write;
 use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -76,8 +77,8 @@ const REPETITION: Duration = Duration::from_millis(200);
 /// returns the exit code.
 ///
 /// Calls `reload` at once at each SIGHUP, also while `start` runs, and in the
-/// context of the current runtime. `reload` must not block. Call `run` at most once in a process: its signal
-/// handlers stay until the process exits.
+/// context of the current runtime. `reload` must not block. Call `run` at most
+/// once in a process: its signal handlers stay until the process exits.
 ///
 /// # Panics
 ///
@@ -92,7 +93,9 @@ where
     match run_parts(start, reload).await {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("error: {error}");
+            // `eprintln!` panics if stderr cannot be written, for instance
+            // when the process that read it has ended.
+            let _ = writeln!(io::stderr(), "error: {error}");
             1
         }
     }

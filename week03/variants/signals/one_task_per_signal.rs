@@ -2,6 +2,7 @@
 //! its own, in a runtime that is never shut down. A `JoinSet` joins the parts.
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::process::exit;
@@ -55,7 +56,8 @@ where
 }
 
 fn failed(error: &dyn Error) -> u8 {
-    eprintln!("error: {error}");
+    // `eprintln!` panics if stderr cannot be written.
+    let _ = writeln!(io::stderr(), "error: {error}");
     1
 }
 

@@ -2,6 +2,7 @@
 //! the signals. In this variant, the parts are plain tasks with a drop guard.
 
 use std::error::Error;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -76,7 +77,8 @@ where
 }
 
 fn failed(error: &dyn Error) -> u8 {
-    eprintln!("error: {error}");
+    // `eprintln!` panics if stderr cannot be written.
+    let _ = writeln!(io::stderr(), "error: {error}");
     1
 }
 
