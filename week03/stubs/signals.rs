@@ -6,12 +6,14 @@
 //! - The first SIGTERM, SIGINT or SIGQUIT cancels the token that was passed to
 //!   `start`. When all parts have ended, however long that takes, `run` returns
 //!   0.
-//! - Signals are handled in this way from the moment when `start` is called. If
-//!   the token is cancelled while `start` still runs, `run` does not drop
-//!   `start`, but waits until it completes, and then runs the parts that it
-//!   returns until they end. In this case, the list of parts can be empty.
+//! - Signals are handled in this way from the call of `start` on, even before
+//!   its future is polled. If the token is cancelled while `start` still runs,
+//!   `run` does not drop `start`, but waits until it completes, and then runs
+//!   the parts that it returns until they end. The list of parts can be empty
+//!   only if the token was cancelled, by a signal or on request.
 //! - A second signal of these three ends the process at once. The exit code is
-//!   128 + the number of the second signal.
+//!   128 + the number of the second signal, as shells report it. So this signal
+//!   may also kill the process.
 //! - But a signal of these three that comes within 100 ms of the first one only
 //!   repeats it, and has no effect: at Ctrl-C, the terminal and the parent
 //!   process may both send a signal. A signal that comes 300 ms after the first
@@ -26,14 +28,18 @@
 //! - If a part fails, `run` cancels the token, waits for the other parts, and
 //!   returns 1. It also returns 1 if a part fails during shutdown. A part that
 //!   returns `Ok` before the token is cancelled has failed, too, even if a
-//!   signal arrives right after its end.
+//!   signal arrives right after its end. A part may cancel the token and then
+//!   return `Ok` at once: it has not failed.
 //! - If `start` fails, `run` returns 1, also if the token was cancelled before.
-//!   A panic in a part is not graded.
-//! - Each SIGHUP calls `reload` at once, also while `start` runs and during
-//!   shutdown, and has no other effect. `reload` is called in the context of the
-//!   runtime in which `run` was called, so its tasks run there. If
-//!   `reload` panics, the process serves on and handles all further signals.
-//!   The destructor of the panic's payload may panic, too.
+//!   `run` returns 1 even if it cannot write to stderr, because the process that
+//!   read it has ended. A panic in a part is not graded.
+//! - Each SIGHUP calls `reload` at once, also while `start` runs, during
+//!   shutdown, and while all threads of the runtime block. It has no other
+//!   effect. A SIGHUP during a call of `reload` causes another call after it.
+//!   `reload` is called in the context of the runtime in which `run` was called,
+//!   so its tasks run there. If `reload` panics, the process serves on and
+//!   handles all further signals. The destructor of the panic's payload may
+//!   panic, too.
 //! - A signal that was ignored when the process started is still ignored: for
 //!   instance, SIGHUP under `nohup`. On Linux, the line `SigIgn:` of
 //!   `/proc/self/status` is a mask in hexadecimal, with bit *n* - 1 set if
