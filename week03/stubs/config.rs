@@ -12,28 +12,32 @@
 //!   `T`. `new` returns the `Error` of the first step that fails: a layer
 //!   fails, the table does not convert to a `T`, or `validate` rejects the `T`.
 //! - `snapshot` returns the latest version. After `new`, this is version 1. A
-//!   snapshot that a caller keeps does not change. An older snapshot that no
-//!   caller keeps is dropped after its change has been delivered.
+//!   snapshot that a caller keeps does not change. A snapshot that no caller
+//!   keeps is dropped after the change that replaces it has been delivered.
 //! - `reload` repeats all these steps, starting from an empty table. So a key
-//!   that was deleted from a layer no longer has that layer's value.
-//! - A `T` that differs from the current one is published as the next version.
-//!   An equal `T` keeps the current version, even if the layers have changed.
-//!   `reload` returns the snapshot that it published. If nothing changed, it
-//!   returns the snapshot with which it compared its `T`. If any step fails,
+//!   that was deleted from a layer no longer has that layer's value. No step is
+//!   skipped: even if no layer has changed, the `T` may differ from the current
+//!   one or may no longer be valid.
+//! - A valid `T` that differs from the current one is published as the next
+//!   version, and `reload` returns this snapshot. If the `T` is equal, then the
+//!   current snapshot stays, even if the layers have changed, and `reload`
+//!   returns the snapshot that it compared, not the new `T`. If any step fails,
 //!   the snapshot stays and `reload` returns the error.
 //! - When `reload` returns `Ok`, the current snapshot includes every change
 //!   that was made to the layers before `reload` was called. This also holds if
 //!   several threads reload.
 //! - Reloads run one at a time: a reload starts to read only after the previous
 //!   reload has published its value or failed. `snapshot`, `last_error` and
-//!   `subscribe` do not wait for a reload. While a layer is read, it may call
-//!   all three. `validate` may call `snapshot`, which still returns the old
-//!   snapshot. Neither a layer nor `validate` calls `reload`.
+//!   `subscribe` do not wait for a reload, whether it reads or validates. While
+//!   a layer is read, it may call all three. `validate` may call `snapshot`,
+//!   which still returns the old snapshot. Neither a layer nor `validate` calls
+//!   `reload`.
 //! - `last_error` returns the error of the latest reload, or `None` if that
-//!   reload succeeded or no reload has run. The error is updated in the step
-//!   that publishes or rejects a change, before any observer is called.
+//!   reload succeeded or no reload has run. The error is updated before a new
+//!   snapshot can be read, and before any observer is called.
 //! - If a layer or `validate` panics, `reload` panics. The snapshot and
-//!   `last_error` stay as they were, and the next reload works.
+//!   `last_error` stay as they were, and the next reload works, also if it is
+//!   already waiting.
 //! - There may be many observers. Each observer is called once for each change
 //!   that is published after its `subscribe` returned, with the old and the new
 //!   snapshot. It is not called for a change that was published before
@@ -51,14 +55,14 @@
 //!   even for a change that was published earlier. The drop does not wait: a
 //!   call that another thread has begun, or is about to begin, continues.
 //! - The observer, with all values that its closure holds, is dropped with the
-//!   `Subscription`, or after the call that continues. Subscribing and
-//!   unsubscribing in a loop does not use up memory, even if no change is ever
-//!   published.
+//!   `Subscription`, or after the call that continues. One of these values may
+//!   be another `Subscription`. Subscribing and unsubscribing in a loop does
+//!   not use up memory, even if no change is ever published.
 //! - If an observer panics, the other observers are still called, and the
 //!   observer that panicked is called again for the next change. `reload`
 //!   returns as usual. All this also holds if the destructor of the panic's
 //!   payload panics, or the destructor of an observer that is dropped during a
-//!   delivery.
+//!   delivery, even after its call has panicked.
 //! - All these rules hold for every order in which threads take their locks:
 //!   the last group of tests (rung) runs your file under shuttle. shuttle does
 //!   not see the types of `std`. So import `ArcSwap`, atomics, blocking types,
