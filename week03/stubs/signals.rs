@@ -31,11 +31,10 @@
 //!   signal arrives right after its end. A part may cancel the token and then
 //!   return `Ok` at once: it has not failed.
 //! - If `start` fails, `run` returns 1, also if the token was cancelled before.
-//!   `run` returns 1 even if it cannot write to stderr, because the process that
-//!   read it has ended. A panic in a part is not graded.
-//! - Each SIGHUP calls `reload` at once, also while `start` runs, during
-//!   shutdown, and while all threads of the runtime block. It has no other
-//!   effect. A SIGHUP during a call of `reload` causes another call after it.
+//!   A panic in a part is not graded.
+//! - Each SIGHUP calls `reload` at once, also while `start` runs and during
+//!   shutdown, and has no other effect. A SIGHUP during a call of `reload`
+//!   causes another call after it.
 //!   `reload` is called in the context of the runtime in which `run` was called,
 //!   so its tasks run there. If `reload` panics, the process serves on and
 //!   handles all further signals. The destructor of the panic's payload may
