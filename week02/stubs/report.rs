@@ -28,36 +28,42 @@
 //!   with `{:#}`.
 //! - The `source` chain of a `Failure` has one link for each context, the last
 //!   context first. Then comes the error passed to `new`, then its sources.
-//!   The `Display` of a context is its text unchanged, also if the text is empty.
+//!   The `Display` of a context is its text unchanged, with `{}` and with
+//!   `{:#}`, also if the text is empty.
 //! - `downcast_ref`, called on the links of the chain, finds the error passed
 //!   to `new` and its sources, each with its original type.
 //! - A `Failure` can wrap another `Failure`. Reply, exit code and log event
 //!   follow the reason of the outer failure. The inner failure is an ordinary
 //!   link, and its own links follow below it.
-//! - A [`Reply`] has the values of the row, and the request id unchanged, also if
-//!   the id is empty, long, or not ASCII. It
-//!   contains nothing from the chain: two failures with the same reason get
-//!   equal replies, whatever their causes are.
+//! - A [`Reply`] has the values of the row, and the request id unchanged, also
+//!   if the id is empty, long, or not ASCII. It contains nothing from the chain:
+//!   if two failures have the same reason, their replies differ only in the
+//!   request id.
 //! - [`report`] logs exactly one `tracing` event in each call. No other function
 //!   logs, except that [`respond`] calls `report`. Nothing is printed to stdout
 //!   or stderr.
 //! - The event has the fields `request_id`, `reason` (the name in the row) and
 //!   `chain`, each as unchanged text, without the quotes and escapes of `Debug`.
 //! - `chain` contains the text of every link below the failure once, outermost
-//!   first, joined by ": ". This holds for a chain of any length, for texts of
-//!   any length, and for links with equal texts.
+//!   first, joined by ": ". The text is the link's `Display` with `{}`. This
+//!   holds for a chain of any length, for texts of any length, for links with
+//!   equal texts, and for a link that is a field of the link above it and has
+//!   the same address. It also holds after a call of `report` in which the
+//!   `Display` of a link has panicked.
 //! - The event's level is ERROR if the HTTP status is 500 or above, and INFO
-//!   otherwise.
+//!   otherwise. A subscriber that enables only ERROR gets every ERROR event.
 //! - [`respond`] returns the value of a handler that succeeds, and logs nothing.
 //!   If the handler fails, `respond` reports the failure once, and returns the
-//!   reply. Its future is `Send` if the handler is `Send`.
+//!   reply. Its future is `Send` if the handler is `Send`, also if the value is
+//!   not.
 //! - If the future of `respond` is dropped while it waits for the handler, it
 //!   reports a failure with the reason CANCELLED once. You choose the cause.
-//!   axum drops the future in this way if the client disconnects. A future that
-//!   was never polled reports nothing.
-//! - If the handler panics, `respond` passes the panic on, and logs nothing. The
-//!   panic is no cancellation, also if a runtime catches it and drops the future
-//!   later.
+//!   axum drops the future in this way if the client disconnects. The future
+//!   reports the same if a panic of other code on its thread drops it. A future
+//!   that was never polled reports nothing.
+//! - If the handler panics, `respond` passes the panic on with its payload, and
+//!   logs nothing. The panic is no cancellation, also if a runtime catches it
+//!   and drops the future later. A panic in `report` is no cancellation either.
 
 use std::error::Error;
 use std::fmt;

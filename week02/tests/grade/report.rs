@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::{fmt, io};
 
@@ -45,9 +46,8 @@ const REQUEST_IDS: [&str; 8] = [
     "req-81",
     "",
     " ",
-    "Req-9F3C-00000000000000000000000000000000000000000000000000000082-\
-     00000000000000000000000000000000000000000000000000000000000000000\
-     0000000000000000000000000000000000000000000000000000000000000008A",
+    // "F" 9,000 times.
+    if let Ok(id) = str::from_utf8(&[b'F'; 9_000]) { id } else { "" },
     "\"req\"-'81'\\n",
     "%7B{id}",
     "req\t81\n\u{1b}[31m",
@@ -89,18 +89,19 @@ mod chain {
         for case in cases() {
             let reason = case.failure.reason();
             assert_eq!(reason, case.reason, "the reason of the failure");
-            let seen: Vec<_> =
-                sources(&case.failure).map(ToString::to_string).collect();
-            for (n, (seen, expected)) in
-                seen.iter().zip(&case.links).enumerate()
+            for (n, (link, expected)) in
+                sources(&case.failure).zip(&case.links).enumerate()
             {
-                assert_eq!(
-                    seen, expected,
-                    "the text of source {n}, counted from the outermost"
-                );
+                let seen = link.to_string();
+                assert_text(&seen, expected, format_args!("link {n}"));
+                if let Type::Context = case.types[n] {
+                    let seen = format!("{link:#}");
+                    let what = format_args!("link {n}, a context, with {{:#}}");
+                    assert_text(&seen, expected, what);
+                }
             }
-            let expected = case.links.len();
-            assert_eq!(seen.len(), expected, "the length of the source chain");
+            let seen = sources(&case.failure).count();
+            assert_eq!(seen, case.links.len(), "the length of the chain");
         }
     }
 
@@ -116,16 +117,18 @@ mod chain {
                         assert_eq!(
                             found,
                             Some(reason),
-                            "the reason of the wrapped failure at source {n}"
+                            "the reason of link {n}, a wrapped failure"
                         );
                     }
                     Type::Cause(address) => {
-                        let found = link.downcast_ref::<DriverError>();
+                        let query = link.downcast_ref();
+                        let found = query.map(|QueryError::Driver(it)| it);
+                        let found = found.or_else(|| link.downcast_ref());
                         let found = found.map(|it| Arc::as_ptr(&it.text));
                         assert!(
                             found.is_some_and(|it| it.addr() == address),
-                            "expected the DriverError passed to `new` at \
-                             source {n}, got {link}"
+                            "expected link {n} to have the type and the text \
+                             of the cause passed to `new`, got {link}"
                         );
                     }
                 }
@@ -160,60 +163,27 @@ mod client {
 
     #[test]
     fn the_reply_has_only_the_request_id_and_the_status_of_its_reason() {
-        for case in cases() {
-            let (reply, _) = report_recorded(case.id, &case.failure);
-            assert_eq!(
-                reply,
-                expected_reply(case.id, case.reason),
-                "the reply to a failure with reason {:?}",
-                case.reason
-            );
-        }
-        for reason in Reason::ALL {
-            for failure in failures(reason) {
-                let (reply, _) = report_recorded("req-81", &failure);
-                let expected = expected_reply("req-81", reason);
-                assert_eq!(reply, expected, "the reply to {failure:?}");
-            }
+        for (id, reason, failure) in requests() {
+            assert_reply(&report(id, &failure), id, reason);
         }
     }
 
     #[test]
     fn the_displayed_failure_is_only_the_message_of_its_reason() {
-        let few = Reason::ALL.into_iter().flat_map(failures);
-        for failure in cases().into_iter().map(|it| it.failure).chain(few) {
-            let message = failure.reason().row().message;
+        for (_, reason, failure) in requests() {
+            let message = reason.row().message;
             for display in [format!("{failure}"), format!("{failure:#}")] {
-                assert_eq!(
-                    display,
-                    message,
-                    "the Display of a failure with reason {:?}",
-                    failure.reason()
-                );
+                assert_eq!(display, message, "the Display for {reason:?}");
             }
         }
     }
 
     #[test]
     fn exit_code_returns_the_exit_code_of_the_failure_reason() {
-        for (reason, name, _, _, exit, ..) in TABLE {
-            for failure in failures(reason) {
-                let seen = exit_code(&failure);
-                assert_eq!(
-                    seen,
-                    ExitCode::from(exit),
-                    "the exit code for {name}"
-                );
-            }
-        }
-        for case in cases() {
-            let exit = case.reason.row().exit;
-            assert_eq!(
-                exit_code(&case.failure),
-                ExitCode::from(exit),
-                "the exit code for {:?}",
-                case.reason
-            );
+        for (_, reason, failure) in requests() {
+            let seen = exit_code(&failure);
+            let expected = ExitCode::from(exit_and_level(reason).0);
+            assert_eq!(seen, expected, "the exit code for {reason:?}");
         }
     }
 }
@@ -223,6 +193,7 @@ mod log {
     use std::future::poll_fn;
     use std::pin::{Pin, pin};
     use std::process::Command;
+    use std::rc::Rc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::{Context, Poll, Wake, Waker};
 
@@ -231,7 +202,7 @@ mod log {
     const CHILD: &str = "WEEK02_PRINTS_NOTHING";
 
     #[test]
-    fn only_the_function_report_logs_a_failure_and_it_logs_it_once() {
+    fn report_logs_one_event_for_a_failure_and_no_other_function_logs() {
         for reason in Reason::ALL {
             let (failures, early) = record_events(|| failures(reason));
             assert!(
@@ -265,8 +236,13 @@ mod log {
             println!("\n{CHILD}");
             for reason in Reason::ALL {
                 for failure in failures(reason) {
-                    report("req-81", &failure.context("read accounts"));
+                    let failure = failure.context("read accounts");
+                    report("req-81", &failure);
+                    exit_code(&failure);
+                    let handler = async { Err::<(), _>(failure) };
+                    assert!(complete(respond("req-81", handler)).is_err());
                 }
+                assert!(complete(respond("req-81", async { Ok(()) })).is_ok());
                 let mut request = Box::pin(respond("req-81", async {
                     std::future::pending::<()>().await;
                     Ok(())
@@ -286,10 +262,10 @@ mod log {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success() && stderr.is_empty(),
-            "expected nothing on stderr, got: {stderr}"
+            "expected nothing on stderr, got: {stderr:.300}"
         );
         let stdout = String::from_utf8_lossy(&output.stdout);
-        let printed = stdout.split(CHILD).nth(1).expect("the text in between");
+        let printed = stdout.split(CHILD).nth(1).expect("two marks on stdout");
         assert_eq!(printed.trim(), "", "the text on stdout");
     }
 
@@ -297,86 +273,76 @@ mod log {
     fn the_log_event_has_the_request_id_and_the_reason_as_plain_text() {
         for case in cases() {
             let event = event(case.id, &case.failure);
-            let seen = (event.field("request_id"), event.field("reason"));
-            assert_eq!(
-                seen,
-                (case.id, case.reason.row().name),
-                "the fields `request_id` and `reason`"
-            );
+            let reason = case.reason.row().name;
+            let fields = [("request_id", case.id), ("reason", reason)];
+            for (name, expected) in fields {
+                let what = format_args!("the field `{name}`");
+                assert_text(event.field(name), expected, what);
+            }
         }
     }
 
     #[test]
     fn the_log_event_lists_each_cause_one_time_from_outermost_to_innermost() {
         for case in cases() {
+            // A panic in the Display of a cause changes no later event.
+            let _ = catch_unwind(|| {
+                let broken = Failure::new(case.reason, BrokenError);
+                report("req-80", &broken.context("id 7"))
+            });
             let event = event(case.id, &case.failure);
-            let (seen, expected) =
-                (event.field("chain"), case.links.join(": "));
-            let same = seen
-                .bytes()
-                .zip(expected.bytes())
-                .take_while(|(seen, expected)| seen == expected)
-                .count();
-            let around = |text: &str| {
-                let bytes = text.as_bytes();
-                let end = bytes.len().min(same + 80);
-                String::from_utf8_lossy(&bytes[same.min(end)..end]).into_owned()
-            };
-            assert!(
-                seen == expected,
-                "the field `chain` for {} links differs from byte {same} on: \
-                 expected {:?}…, seen {:?}…",
-                case.links.len(),
-                around(&expected),
-                around(seen)
-            );
+            let (links, expected) = (case.links.len(), case.links.join(": "));
+            let what = format_args!("the field `chain` for {links} links");
+            assert_text(event.field("chain"), &expected, what);
         }
     }
 
     #[test]
     fn server_errors_are_logged_at_error_and_client_errors_at_info() {
-        for (reason, .., level) in TABLE {
-            for failure in failures(reason) {
+        for (id, reason, failure) in requests() {
+            let (_, level) = exit_and_level(reason);
+            for lowest in [Level::TRACE, level] {
+                let run = || report(id, &failure);
+                let (_, events) = record_events_up_to(lowest, run);
+                let seen: Vec<_> = events.iter().map(|it| it.level).collect();
                 assert_eq!(
-                    event("req-81", &failure).level,
-                    level,
-                    "the level of the event for {reason:?}"
+                    seen,
+                    [level],
+                    "the levels of the events for {reason:?}, if the lowest \
+                     level that the subscriber enables is {lowest}"
                 );
             }
-        }
-        for case in cases() {
-            let (.., level) =
-                *TABLE.iter().find(|it| it.0 == case.reason).unwrap();
-            assert_eq!(
-                event(case.id, &case.failure).level,
-                level,
-                "the level of the event for {:?}",
-                case.reason
-            );
         }
     }
 
     #[test]
     fn a_dropped_request_is_logged_once_as_cancelled_at_info() {
-        for (pauses, id) in [1, 2, 17].into_iter().zip(REQUEST_IDS) {
-            for polls in 0..=pauses {
+        for (n, id) in REQUEST_IDS.into_iter().enumerate() {
+            let pauses = [1, 2, 17][n % 3];
+            let drops = (0..=pauses).flat_map(|n| [(n, false), (n, true)]);
+            for (polls, caller_panics) in drops {
                 let alive = Arc::new(());
                 let handler = pausing(pauses, &alive, || Ok(()));
                 let mut dropped = Box::pin(send(respond(id, handler)));
                 let handler = pausing(polls, &alive, || Ok(()));
-                let mut other = Box::pin(send(respond("other", handler)));
+                let mut other = Box::pin(send(respond(id, handler)));
                 let (_, events) = record_events(|| {
                     for _ in 0..polls {
                         assert!(poll(dropped.as_mut()).is_pending());
                         assert!(poll(other.as_mut()).is_pending());
                     }
                 });
-                assert!(
-                    events.is_empty(),
-                    "events before the drop: {events:?}"
-                );
+                assert!(events.is_empty(), "events before drop: {events:?}");
 
-                let (_, events) = record_events(|| drop(dropped));
+                let (_, events) = record_events(|| {
+                    let caller = AssertUnwindSafe(|| {
+                        let _dropped = dropped;
+                        if caller_panics {
+                            resume_unwind(Box::new(()))
+                        }
+                    });
+                    catch_unwind(caller).is_err()
+                });
                 let seen: Vec<_> = events
                     .iter()
                     .map(|it| {
@@ -388,7 +354,8 @@ mod log {
                 assert_eq!(
                     seen,
                     expected[..expected.len().min(polls as usize)],
-                    "the events after a drop at await {polls} of {pauses}"
+                    "the events after a drop at await {polls} of {pauses}, \
+                     by a panic of the caller: {caller_panics}"
                 );
                 assert!(
                     events.iter().all(|it| it.fields.contains_key("chain")),
@@ -412,44 +379,33 @@ mod log {
 
     #[test]
     fn a_failed_handler_is_reported_once_and_a_successful_one_is_not_logged() {
-        for pauses in [0, 1, 2, 17] {
-            let alive = Arc::new(());
-            for (reason, id) in Reason::ALL.into_iter().zip(REQUEST_IDS) {
-                for failure in failures(reason) {
-                    let expected = event(id, &failure);
-                    let handler =
-                        pausing(pauses, &alive, || Err::<(), _>(failure));
-                    let (result, events) =
-                        record_events(|| complete(respond(id, handler)));
-                    let reply = expected_reply(id, reason);
-                    assert_eq!(result, Err(reply), "the result of `respond`");
-                    assert_eq!(events, [expected], "the events of `respond`");
-                }
-                let handler = pausing(pauses, &alive, || Ok(id.to_owned()));
+        for (reason, id) in Reason::ALL.into_iter().zip(REQUEST_IDS) {
+            for (n, failure) in failures(reason).into_iter().enumerate() {
+                let (pauses, alive) = ([0, 1, 2, 17][n % 4], Arc::new(()));
+                let expected = event(id, &failure);
+                let handler = pausing(pauses, &alive, || Err::<(), _>(failure));
                 let (result, events) =
                     record_events(|| complete(respond(id, handler)));
-                assert_eq!(
-                    result,
-                    Ok(id.to_owned()),
-                    "the value of the handler"
-                );
-                assert!(
-                    events.is_empty(),
-                    "expected no event for a handler that succeeds, got \
-                     {events:?}"
-                );
+                let reply = result.expect_err("a reply if the handler fails");
+                assert_reply(&reply, id, reason);
+                assert_eq!(events, [expected], "the events of `respond`");
+
+                // The future is `Send`, but the value is not.
+                let handler = pausing(pauses, &alive, || Ok(Rc::new(81)));
+                let (result, events) =
+                    record_events(|| complete(send(respond(id, handler))));
+                assert_eq!(result, Ok(Rc::new(81)), "the handler's value");
+                assert!(events.is_empty(), "events of a success: {events:?}");
             }
         }
     }
 
     #[test]
     fn a_panic_of_the_handler_is_passed_on_and_not_logged_as_cancelled() {
-        use std::panic::{AssertUnwindSafe, catch_unwind};
-
         for pauses in [0, 1, 2, 17] {
             let alive = Arc::new(());
             let handler = pausing(pauses, &alive, || -> Result<(), Failure> {
-                std::panic::panic_any("on purpose: a bug in the handler")
+                panic_any(81_u32)
             });
             let mut request = Box::pin(respond("req-81", handler));
             let (payload, events) = record_events(|| {
@@ -462,12 +418,20 @@ mod log {
                 drop(request);
                 payload
             });
-            assert_eq!(
-                payload.downcast_ref(),
-                Some(&"on purpose: a bug in the handler"),
-                "the payload of the panic"
-            );
+            let payload = payload.downcast_ref::<u32>();
+            assert_eq!(payload, Some(&81), "the payload of the panic");
             assert!(events.is_empty(), "events after the panic: {events:?}");
+
+            // The chain of this failure panics in `report`.
+            let handler = pausing(pauses, &alive, || {
+                Err::<(), _>(Failure::new(Reason::Internal, BrokenError))
+            });
+            let request = AssertUnwindSafe(|| complete(respond("81", handler)));
+            let (_, events) = record_events(|| catch_unwind(request).is_err());
+            assert!(
+                events.iter().all(|it| it.field("reason") != "CANCELLED"),
+                "expected no cancellation of a failed request, got {events:?}"
+            );
         }
     }
 
@@ -493,7 +457,7 @@ mod log {
             let woken = woken.0.swap(false, Ordering::Relaxed);
             assert!(woken, "`respond` hid the task's waker from the handler");
         }
-        panic!("`respond` is pending after 100 polls, its handler after 17");
+        panic!("`respond` is still pending after 100 polls, of at most 18");
     }
 
     #[derive(Default)]
@@ -541,16 +505,16 @@ enum Type {
     Context,
     /// A wrapped failure with this reason.
     Failure(Reason),
-    /// A `DriverError` whose text is at this address.
+    /// A `DriverError` whose text is at this address, or its `QueryError`.
     Cause(usize),
 }
 
 /// Generates failures with every reason and chains of many lengths. The links
-/// are causes, then contexts and wrapped failures in any order.
+/// are of every type, in any order, but no context is below a cause.
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let lengths = [1, 2, 3, 5, 17, 130, 1_500];
-    for (n, length) in (0..8).flat_map(|_| lengths).enumerate() {
+    let lengths = (0..8).flat_map(|_| [1, 2, 3, 5, 17, 130, 1_500]);
+    for (n, length) in lengths.chain([5_000]).enumerate() {
         cases.push(Case::generate(n, length));
     }
     cases
@@ -565,8 +529,13 @@ impl Case {
         };
         // Neighbours in TEXTS are mostly neighbours in the chain.
         let start = random(TEXTS.len());
-        let text = |n: usize| match n % 40 {
-            39 => "long ".repeat(1_000),
+        let text = |n: usize| match n {
+            _ if n % 400 == 39 => "long ".repeat(20_000),
+            // All characters from U+0000 on, one at both ends of each text.
+            _ if n / 20 % 2 == 1 => {
+                let end = char::from_u32((n / 40 * 20 + n % 20) as u32);
+                format!("{0}{n}{0}", end.unwrap())
+            }
             _ => TEXTS[(start + TEXTS.len() * length - n) % TEXTS.len()].into(),
         };
         let causes = 1 + random(length);
@@ -576,9 +545,24 @@ impl Case {
         let mut cause = None;
         for n in 0..causes {
             let text: Arc<str> = text(n).into();
+            let address = Arc::as_ptr(&text).addr();
             links.push(text.to_string());
-            types.push(Type::Cause(Arc::as_ptr(&text).addr()));
-            cause = Some(BoxError::from(DriverError { text, source: cause }));
+            types.push(Type::Cause(address));
+            let driver = DriverError { text, source: cause };
+            cause = Some(match random(5) {
+                0 => {
+                    links.push("the query failed".to_owned());
+                    types.push(Type::Cause(address));
+                    BoxError::from(QueryError::Driver(driver))
+                }
+                1 => {
+                    let inner = Reason::ALL[random(8)];
+                    links.push(inner.row().message.to_owned());
+                    types.push(Type::Failure(inner));
+                    BoxError::from(Failure::new(inner, driver))
+                }
+                _ => BoxError::from(driver),
+            });
         }
         let mut failure = Failure::new(reason, cause.expect("a cause"));
         for n in causes..length {
@@ -606,13 +590,17 @@ fn failures(reason: Reason) -> Vec<Failure> {
     let mut failures = vec![
         Failure::new(reason, format!("invalid name: {}", TEXTS[9])),
         Failure::new(reason, "seven".parse::<i64>().unwrap_err()),
-        Failure::new(reason, io::Error::from(io::ErrorKind::NotFound)),
         Failure::new(reason, io::Error::other(TEXTS[8])),
         Failure::new(reason, sqlx::Error::RowNotFound),
         Failure::new(reason, sqlx::Error::Protocol(TEXTS[8].to_owned())),
         Failure::new(reason, sqlx::Error::PoolTimedOut).context(TEXTS[0]),
         Failure::new(reason, "").context("").context(""),
     ];
+    // Every error number of Linux. A few kinds have none.
+    let errors = (0..134).map(io::Error::from_raw_os_error);
+    let kinds = [io::ErrorKind::UnexpectedEof, io::ErrorKind::WriteZero];
+    let errors = errors.chain(kinds.map(io::Error::from));
+    failures.extend(errors.map(|error| Failure::new(reason, error)));
     for inner in Reason::ALL {
         let inner = Failure::new(inner, TEXTS[0]).context(TEXTS[6]);
         failures.push(Failure::new(reason, inner));
@@ -620,50 +608,94 @@ fn failures(reason: Reason) -> Vec<Failure> {
     failures
 }
 
-/// Returns the reply that the stub describes. It contains no cause.
-fn expected_reply(request_id: &str, reason: Reason) -> Reply {
+/// Returns the failures of `cases` and `failures`, each with a request id and
+/// its reason.
+fn requests() -> impl Iterator<Item = (&'static str, Reason, Failure)> {
+    let cases = cases().into_iter().map(|it| (it.id, it.reason, it.failure));
+    cases.chain(Reason::ALL.into_iter().flat_map(|reason| {
+        let failures = failures(reason).into_iter();
+        failures.map(move |failure| ("req-81", reason, failure))
+    }))
+}
+
+/// Returns the exit code and the level that the stub lists for the reason.
+fn exit_and_level(reason: Reason) -> (u8, Level) {
+    let row = TABLE.iter().find(|row| row.0 == reason);
+    let &(_, _, _, _, exit, _, level) = row.expect("a row for each reason");
+    (exit, level)
+}
+
+/// Asserts that the reply has the request id, the row of the reason, and no
+/// cause.
+#[track_caller]
+fn assert_reply(reply: &Reply, id: &str, reason: Reason) {
+    assert_text(&reply.request_id, id, format_args!("the id in the reply"));
     let StatusRow { name, http, retryable, message, .. } = reason.row();
-    let (message, request_id) = (message.to_owned(), request_id.to_owned());
-    Reply { http, reason: name, message, retryable, request_id }
+    let (message, request_id) = (message.to_owned(), id.to_owned());
+    let expected = Reply { http, reason: name, message, retryable, request_id };
+    assert_eq!(reply, &expected, "the reply to a failure with {reason:?}");
 }
 
 /// Iterates over the source chain, outermost first.
 fn sources(failure: &Failure) -> impl Iterator<Item = &(dyn Error + 'static)> {
     let first = failure.source();
     // Limited: if `source` returns its own error, the chain has no end.
-    std::iter::successors(first, |&link| link.source()).take(2_000)
+    std::iter::successors(first, |&link| link.source()).take(20_000)
+}
+
+/// Asserts that the texts are equal. The message shows the first difference.
+#[track_caller]
+fn assert_text(seen: &str, expected: &str, what: fmt::Arguments<'_>) {
+    let pairs = || seen.bytes().zip(expected.bytes());
+    let same = || pairs().take_while(|(seen, right)| seen == right).count();
+    let after = |text: &str| {
+        let bytes = &text.as_bytes()[same()..];
+        String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned()
+    };
+    assert!(
+        seen == expected,
+        "{what} differs from byte {} on: expected {:?}…, seen {:?}…",
+        same(),
+        after(expected),
+        after(seen)
+    );
 }
 
 /// An error of a driver, with a text and a source of its own.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
 struct DriverError {
     text: Arc<str>,
     source: Option<BoxError>,
 }
 
-impl fmt::Display for DriverError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
+/// Has the address of its source. `{:#}` adds the source, as in `anyhow`.
+#[derive(Debug, thiserror::Error)]
+enum QueryError {
+    #[error(fmt = query_failed)]
+    Driver(#[source] DriverError),
 }
 
-impl Error for DriverError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
+fn query_failed(
+    cause: &DriverError,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    f.write_str("the query failed")?;
+    if f.alternate() { write!(f, ": {cause}") } else { Ok(()) }
 }
 
-/// Calls `report`. Returns the reply and the events that it logs.
-fn report_recorded(
-    request_id: &str,
-    failure: &Failure,
-) -> (Reply, Vec<LoggedEvent>) {
-    record_events(|| report(request_id, failure))
+/// Its `Display` panics.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", panic_in_display())]
+struct BrokenError;
+
+fn panic_in_display() -> &'static str {
+    resume_unwind(Box::new(()))
 }
 
 /// Calls `report`. Returns the only event that it logs.
 fn event(request_id: &str, failure: &Failure) -> LoggedEvent {
-    let (_, mut events) = report_recorded(request_id, failure);
+    let (_, mut events) = record_events(|| report(request_id, failure));
     assert_eq!(
         events.len(),
         1,
@@ -674,7 +706,15 @@ fn event(request_id: &str, failure: &Failure) -> LoggedEvent {
 
 /// Calls `run`. Returns its result and the events that it logs on this thread.
 fn record_events<T>(run: impl FnOnce() -> T) -> (T, Vec<LoggedEvent>) {
-    let recorder = Recorder::default();
+    record_events_up_to(Level::TRACE, run)
+}
+
+/// The same with a subscriber that disables the levels below `lowest`.
+fn record_events_up_to<T>(
+    lowest: Level,
+    run: impl FnOnce() -> T,
+) -> (T, Vec<LoggedEvent>) {
+    let recorder = Recorder { lowest, events: Arc::default() };
     let events = Arc::clone(&recorder.events);
     let returned = with_default(recorder, run);
     let events = std::mem::take(&mut *events.lock().unwrap());
@@ -704,9 +744,9 @@ impl Visit for LoggedEvent {
     }
 }
 
-/// Records every event of any level, and no spans.
-#[derive(Default)]
+/// Records every event of an enabled level, and no spans.
 struct Recorder {
+    lowest: Level,
     events: Arc<Mutex<Vec<LoggedEvent>>>,
 }
 
@@ -717,8 +757,8 @@ impl Subscriber for Recorder {
         Interest::sometimes()
     }
 
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.lowest
     }
 
     fn event(&self, event: &Event<'_>) {
