@@ -48,22 +48,19 @@
 //!   first, joined by ": ". The text is the link's `Display` with `{}`. This
 //!   holds for a chain of any length, for texts of any length, for links with
 //!   equal texts, and for a link that is a field of the link above it and has
-//!   the same address. It also holds after a call of `report` in which the
-//!   `Display` of a link has panicked.
+//!   the same address.
 //! - The event's level is ERROR if the HTTP status is 500 or above, and INFO
 //!   otherwise. A subscriber that enables only ERROR gets every ERROR event.
 //! - [`respond`] returns the value of a handler that succeeds, and logs nothing.
 //!   If the handler fails, `respond` reports the failure once, and returns the
-//!   reply. Its future is `Send` if the handler is `Send`, also if the value is
-//!   not.
+//!   reply. Its future is `Send` if the handler and its value are `Send`.
 //! - If the future of `respond` is dropped while it waits for the handler, it
 //!   reports a failure with the reason CANCELLED once. You choose the cause.
-//!   axum drops the future in this way if the client disconnects. The future
-//!   reports the same if a panic of other code on its thread drops it. A future
-//!   that was never polled reports nothing.
+//!   axum drops the future in this way if the client disconnects. A future that
+//!   was never polled reports nothing.
 //! - If the handler panics, `respond` passes the panic on with its payload, and
 //!   logs nothing. The panic is no cancellation, also if a runtime catches it
-//!   and drops the future later. A panic in `report` is no cancellation either.
+//!   and drops the future later.
 
 use std::error::Error;
 use std::fmt;

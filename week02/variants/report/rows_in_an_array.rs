@@ -2,16 +2,12 @@
 //!
 //! The rows have the order of the enum's variants. The table is easy to read,
 //! but only a test notices when the two orders differ. A loop builds the chain.
-//! A guard reports a cancelled request. It is disarmed after the handler's await.
-//! This code runs after a panic of the handler, too: `catch_unwind` catches the
-//! panic, and `resume_unwind` passes it on.
+//! A guard reports a cancelled request. It is disarmed after the handler's await,
+//! and does nothing if its destructor runs because of a panic.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
-use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::process::ExitCode;
-
-use futures_util::FutureExt;
 
 /// The reason for a failure. It tells the caller what to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,12 +213,9 @@ pub async fn respond<T>(
     handler: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Reply> {
     let mut guard = Guard(Some(request_id));
-    let result = AssertUnwindSafe(handler).catch_unwind().await;
+    let result = handler.await;
     guard.0 = None;
-    match result {
-        Ok(result) => result.map_err(|failure| report(request_id, &failure)),
-        Err(payload) => resume_unwind(payload),
-    }
+    result.map_err(|failure| report(request_id, &failure))
 }
 
 /// Reports the cancellation of this request when it is dropped.
@@ -230,7 +223,9 @@ struct Guard<'a>(Option<&'a str>);
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        if let Some(request_id) = self.0 {
+        if let Some(request_id) = self.0
+            && !std::thread::panicking()
+        {
             report(request_id, &Failure::new(Reason::Cancelled, "cancelled"));
         }
     }
