@@ -14,8 +14,8 @@
 //!     But it is due at the latest when `max_delay` has passed since the first
 //!     hint after the last read began.
 //!   - `trigger`: a read is due at once. Later hints do not postpone it.
-//!   - A read that is due stays due until a read begins. A later hint postpones
-//!     it only if it is due because of `quiet`.
+//!   - A read that is due stays due until a read begins, with one exception: a
+//!     hint postpones a read that is due because of `quiet`.
 //! - `is_hint`: `EventKind::Access` is not a hint, except `Close(Write)`. Every
 //!   other event is a hint, also `Other`, which reports an overflow of the
 //!   event queue. An error is a hint, since events may have been lost.
@@ -34,21 +34,22 @@
 //!   - The file need not exist when `start` is called. Its path may be a bare
 //!     file name without a folder.
 //! - The folder may be replaced by another one, and a symlink in its path may
-//!   be switched to another folder. There may be no event for this. The next
-//!   read, after `max_interval` at the latest, also watches the new folder.
+//!   be switched to another folder. There may be no event for this. From the
+//!   begin of the next read on, changes in the new folder are seen.
 //! - `read` is called when a read is due by `Schedule`. Calls of `read` never
 //!   overlap. Hints and triggers that arrive during a read, however many, lead
 //!   to one more read. Hints caused by `read` itself count as well: a `read`
 //!   that always writes into the folder is called again after each `quiet`.
 //! - `Reloader::trigger` does not wait for `read`. `read` may call it, too.
-//! - A `read` that panics does not prevent later calls of `read`. This also
-//!   holds if the destructor of the panic's payload panics.
+//! - A `read` that panics neither prevents nor causes later calls of `read`.
+//!   This also holds if the destructor of the panic's payload panics.
 //! - The drop of a `Reloader` waits for the read in progress, and no other read
-//!   begins, even if one is due. Then the values that the closure holds have
-//!   been dropped. If a destructor among them panics, the drop does not. The
-//!   watcher is dropped, too.
-//! - `read` may drop the `Reloader`. This drop does not wait, and the current
-//!   call of `read` is the last one.
+//!   begins, even if one is due. When the drop returns, the values that the
+//!   closure holds have been dropped. If a destructor among them panics, the
+//!   drop does not. The watcher is dropped, too.
+//! - `read` may drop its own `Reloader`. Only this drop does not wait: the
+//!   current call of `read` is the last one, and afterwards the closure and the
+//!   watcher are dropped.
 //!
 //! `notify::recommended_watcher` takes a closure. It calls the closure with
 //! each event, on a thread of its own, until the watcher is dropped. `watch`

@@ -1,9 +1,12 @@
+use std::env;
 use std::fs::{self, File};
 use std::hint::spin_loop;
 use std::io::Write;
+use std::mem;
 use std::os::unix::fs::symlink;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
@@ -17,7 +20,7 @@ use notify::event::{
 use tempfile::TempDir;
 use week03::reload::{Debounce, Reloader, Schedule, is_hint};
 
-use crate::common::{PanicsOnDrop, Random, with_deadline};
+use crate::common::{PanicsOnDrop, Random, with_deadline, within};
 
 /// The longest wait for something that must happen.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -143,18 +146,9 @@ mod schedule {
 
     #[test]
     fn a_trigger_makes_a_read_due_at_once() {
-        check_every_order(
-            &[Begin, Trigger],
-            &[Wait, Hint, Trigger],
-            6,
-            debounce(2, 4, 200),
-        );
-        check_every_order(
-            &[Begin, Hint, Trigger],
-            &[Wait, Hint],
-            6,
-            debounce(2, 4, 9),
-        );
+        let (steps, soon) = ([Wait, Hint, Trigger], debounce(2, 4, 9));
+        check_every_order(&[Begin, Trigger], &steps, 6, debounce(2, 4, 200));
+        check_every_order(&[Begin, Hint, Trigger], &steps, 6, soon);
     }
 
     #[test]
@@ -170,7 +164,7 @@ mod schedule {
             let mut time = || match random.below(8) {
                 0 => Duration::ZERO,
                 1 => Duration::from_nanos(1),
-                2 => 1000 * NEVER,
+                2 => 26_000 * NEVER, // about three years
                 exponent => Duration::from_millis(
                     random.next() % 4_u64.pow(u32::try_from(exponent).unwrap()),
                 ),
@@ -183,7 +177,7 @@ mod schedule {
             let mut now = Duration::ZERO;
             let steps: Vec<_> = (0..length)
                 .map(|_| {
-                    now += time().min(TICK);
+                    now += time().min(2400 * NEVER);
                     let hints = [Hint, Hint, Hint, Trigger, Wait, Begin];
                     (now, hints[now.subsec_nanos() as usize % hints.len()])
                 })
@@ -255,13 +249,15 @@ mod schedule {
                 assert_eq!(seen, expected, "whether {event:?} is a hint");
             }
         }
-        for error in [
+        let errors = [
             notify::Error::generic("events were lost"),
-            notify::Error::io(std::io::ErrorKind::NotFound.into()),
+            notify::Error::invalid_config(&notify::Config::default()),
             notify::Error::new(notify::ErrorKind::MaxFilesWatch),
-            notify::Error::path_not_found(),
+            notify::Error::path_not_found().add_path("other".into()),
             notify::Error::watch_not_found(),
-        ] {
+        ];
+        let numbers = (0..140).map(std::io::Error::from_raw_os_error);
+        for error in errors.into_iter().chain(numbers.map(notify::Error::io)) {
             let event = Err(error);
             assert!(is_hint(&event), "expected {event:?} to be a hint");
         }
@@ -325,27 +321,32 @@ impl Folder {
 }
 
 fn start(file: &Path, debounce: Debounce) -> (Reloader, Reads) {
-    let ((sender, reads), path) = (channel(), file.to_owned());
-    let read = move || drop(sender.send(text_of(&path)));
-    let reloader = Reloader::start(file, debounce, read);
-    (reloader.expect("the folder is there"), Reads(reads))
+    let path = file.to_owned();
+    let (reloader, reads) = start_with(file, debounce, move || text_of(&path));
+    (reloader, Reads(reads))
 }
 
-/// Starts a `Reloader`. Also returns the time of each read.
-fn start_clock(
+/// Starts a `Reloader`. Also returns the results of `read`.
+fn start_with<T: Send + 'static>(
     file: &Path,
     debounce: Debounce,
-) -> (Reloader, Receiver<Instant>) {
-    let (sender, times) = channel();
-    let read = move || {
-        let _ = sender.send(Instant::now());
-    };
+    mut read: impl FnMut() -> T + Send + 'static,
+) -> (Reloader, Receiver<T>) {
+    let (sender, results) = channel();
+    let read = move || drop(sender.send(read()));
     let reloader = Reloader::start(file, debounce, read);
-    (reloader.expect("the folder is there"), times)
+    (reloader.expect("the folder is there"), results)
 }
 
 fn text_of(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|error| error.kind().to_string())
+}
+
+/// Appends to the file. A truncation could wait for the disk, but this does not.
+fn append(file: &Path, text: &str) {
+    let file = File::options().append(true).open(file);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .expect("the file can be written");
 }
 
 struct Reads(Receiver<String>);
@@ -368,13 +369,6 @@ impl Reads {
 
     fn next(&self) -> String {
         self.0.recv_timeout(DEADLINE).expect("a read before the deadline")
-    }
-
-    /// Checks that nothing is read for a while.
-    fn expect_none(&self, when: &str) {
-        let read = self.0.recv_timeout(GRACE);
-        let none = Err(RecvTimeoutError::Timeout);
-        assert_eq!(read, none, "expected no read {when}, but saw {read:?}");
     }
 }
 
@@ -449,16 +443,21 @@ mod changes {
     /// `..data`, and only `..data` is swapped. The link may have any name.
     #[test]
     fn a_file_behind_a_swapped_symlink_is_read_again() {
-        for link in ["..data", "current", "version ü"] {
-            let folder = Folder::empty();
+        let links = "..data,current,version ü,current~,current.bak,\
+            .current.swp,.current.tmp,.#current,#current#,4913";
+        for link in links.split(',') {
+            let (folder, elsewhere) = (Folder::empty(), Folder::empty());
+            for text in ["one", "two", "six"] {
+                let version = folder.path(&format!("..version {text}"));
+                fs::create_dir(&version).expect("the folder can be made");
+                fs::write(version.join("app.toml"), text)
+                    .expect("the file can be written");
+            }
             let swap = |text: &str| {
-                let version = format!("..version {text}");
-                fs::create_dir(folder.path(&version))
-                    .expect("the folder can be made");
-                let file = folder.path(&version).join("app.toml");
-                fs::write(file, text).expect("the file can be written");
-                let next = folder.path("..data_tmp");
-                symlink(&version, &next).expect("the link can be made");
+                // The rename is the only event in the folder.
+                let next = elsewhere.path("next");
+                symlink(format!("..version {text}"), &next)
+                    .expect("the link can be made");
                 fs::rename(&next, folder.path(link))
                     .expect("the link can be swapped");
             };
@@ -473,37 +472,57 @@ mod changes {
         }
     }
 
+    /// The folder is a symlink that is switched, or it is replaced by a rename,
+    /// or deleted and created again, mostly with the same inode number.
     #[test]
-    fn changes_in_a_replaced_folder_are_seen_after_the_next_read() {
-        for has_link in [true, false] {
+    fn changes_in_a_replaced_folder_are_seen_from_the_next_read_on() {
+        let again = ["created again"; 4];
+        for way in ["switched", "renamed"].into_iter().chain(again) {
             let parent = Folder::empty();
             let current = parent.path("current");
             let switch_to = |text: &str| {
-                let version = parent.path(text);
-                fs::create_dir(&version).expect("the folder can be made");
-                fs::write(version.join("app.toml"), text)
+                let name =
+                    if way == "created again" { "current" } else { text };
+                let folder = parent.path(name);
+                let _ = fs::remove_dir_all(&folder);
+                fs::create_dir(&folder).expect("the folder can be made");
+                fs::write(folder.join("app.toml"), text)
                     .expect("the file can be written");
-                let next = parent.path("next");
-                if has_link {
-                    symlink(&version, &next).expect("the link can be made");
-                } else {
-                    fs::rename(&version, &next).expect("it can be renamed");
+                if way == "switched" {
+                    let next = parent.path("next");
+                    symlink(&folder, &next).expect("the link can be made");
+                    fs::rename(&next, &current).expect("it can be replaced");
+                } else if way == "renamed" {
                     let _ = fs::rename(&current, parent.path("old"));
                     let _ = fs::remove_dir_all(parent.path("old"));
+                    fs::rename(&folder, &current).expect("it can be renamed");
                 }
-                fs::rename(&next, &current).expect("it can be replaced");
             };
             switch_to("one");
             let file = current.join("app.toml");
-            let (reloader, reads) = start(&file, ONLY_CHANGES);
+            let path = file.clone();
+            let read = move || {
+                let text = text_of(&path);
+                // The first read after a switch also changes the file.
+                if ["two", "three", "four"].contains(&&*text) {
+                    append(&path, ", edited");
+                }
+                text
+            };
+            let (reloader, reads) = start_with(&file, ONLY_CHANGES, read);
+            let reads = Reads(reads);
             reads.wait_for("one");
-            for text in ["two", "three", "four"] {
+            let texts = [("two", "one"), ("three", "two"), ("four", "none")];
+            for (text, old) in texts {
                 switch_to(text);
-                reloader.trigger();
-                reads.wait_for(text);
-                let text = format!("{text}, edited");
-                fs::write(&file, &text).expect("the file can be written");
-                reads.wait_for(&text);
+                // A change in the old folder leads to a read, or a trigger does.
+                let old = parent.path(old).join("app.toml");
+                if way != "switched" || fs::write(old, "").is_err() {
+                    reloader.trigger();
+                }
+                reads.wait_for(&format!("{text}, edited"));
+                fs::write(&file, "again").expect("the file can be written");
+                reads.wait_for("again");
             }
             // For a while there is no folder.
             fs::rename(&current, parent.path("away"))
@@ -513,7 +532,7 @@ mod changes {
             fs::rename(parent.path("away"), &current)
                 .expect("it can be renamed");
             reloader.trigger();
-            reads.wait_for("four, edited");
+            reads.wait_for("again");
             fs::write(&file, "five").expect("the file can be written");
             reads.wait_for("five");
         }
@@ -527,92 +546,77 @@ mod changes {
         let (_reloader, reads) = folder.start(ONLY_CHANGES);
         assert_eq!(reads.next(), "one");
         fs::write(below.join("app.toml"), "").expect("the file can be written");
-        reads.expect_none("after a change in a subfolder");
+        let read = reads.0.recv_timeout(GRACE).ok();
+        assert_eq!(read, None, "a read after a change in a subfolder");
     }
 
     #[test]
     fn a_read_that_saves_each_new_text_in_the_folder_is_not_called_for_ever() {
         let folder = Folder::with("one");
         let (file, copy) = (folder.file.clone(), folder.path("last good"));
-        let (found, reads) = channel();
         let read = move || {
             let text = text_of(&file);
             if text != text_of(&copy) {
                 fs::write(&copy, &text).expect("the copy can be written");
             }
-            let _ = found.send(text);
+            text
         };
-        let _reloader = Reloader::start(&folder.file, ONLY_CHANGES, read);
+        let (_reloader, reads) = start_with(&folder.file, ONLY_CHANGES, read);
         let reads = Reads(reads);
         for text in ["one", "two"] {
             folder.write(text);
             reads.wait_for(text);
-            let more = (0..20).take_while(|_| {
-                let read = reads.0.recv_timeout(GRACE);
-                read != Err(RecvTimeoutError::Timeout)
-            });
-            let more = more.count();
+            let is_read = || reads.0.recv_timeout(GRACE).is_ok();
+            let more = (0..20).take_while(|_| is_read()).count();
             assert!(more < 20, "{more} reads or more after one change");
         }
     }
 
-    #[test]
-    fn a_change_made_just_after_the_first_read_is_not_missed() {
-        let folder = Folder::with("one");
-        let (file, (found, reads)) = (folder.file.clone(), channel());
-        let mut is_first = true;
-        let read = move || {
-            let text = text_of(&file);
-            if is_first {
-                fs::write(&file, "two").expect("the file can be written");
-            }
-            is_first = false;
-            let _ = found.send(text);
-        };
-        let _reloader = Reloader::start(&folder.file, ONLY_CHANGES, read);
-        Reads(reads).wait_for("two");
-    }
-
+    /// Each read changes the file, so each one must lead to another.
     #[test]
     fn a_change_made_during_a_read_is_picked_up_by_a_later_read() {
-        let folder = Folder::with("one");
-        let (file, (found, reads)) = (folder.file.clone(), channel());
-        let never = channel::<()>();
+        let folder = Folder::with("100");
+        let (file, never) = (folder.file.clone(), channel::<()>());
         let read = move || {
             let text = text_of(&file);
-            if text == "two" {
+            if let Ok(number @ ..108) = text.parse::<u32>() {
                 // The same length, and probably the same modification time.
-                fs::write(&file, "six").expect("the file can be written");
-                // The event arrives before this read ends.
-                let _ = never.1.recv_timeout(GRACE);
+                fs::write(&file, (number + 1).to_string())
+                    .expect("the file can be written");
+                // The event arrives during this read, or mostly after it.
+                let wait = [0, 2, 2, 2, 30][number as usize % 5];
+                let _ = never.1.recv_timeout(wait * ONLY_CHANGES.quiet);
             }
-            let _ = found.send(text);
+            text
         };
-        let _reloader = Reloader::start(&folder.file, ONLY_CHANGES, read);
-        let reads = Reads(reads);
-        reads.wait_for("one");
-        folder.write("two");
-        reads.wait_for("six");
+        let (_reloader, reads) = start_with(&folder.file, ONLY_CHANGES, read);
+        Reads(reads).wait_for("108");
     }
 
     #[test]
     fn a_file_that_is_written_all_the_time_is_still_read() {
         const READS: u32 = 4;
 
-        let max_delay = Duration::from_millis(50);
+        // A busy machine may interrupt the writer, but not often for so long.
+        let max_delay = Duration::from_millis(100);
         let debounce =
             Debounce { quiet: NEVER, max_delay, max_interval: NEVER };
         let folder = Folder::with("");
-        let (_reloader, reads) = start_clock(&folder.file, debounce);
+        let (_held, reads) = start_with(&folder.file, debounce, Instant::now);
         let first = reads.recv_timeout(DEADLINE).expect("a first read");
         let end = AtomicBool::new(false);
         thread::scope(|scope| {
-            scope.spawn(|| {
-                while !end.load(Relaxed) {
-                    folder.write("again");
-                    thread::yield_now();
-                }
-            });
+            // The second thread only opens and closes the file: this never
+            // waits for the disk.
+            for text in ["again", ""] {
+                let (file, end) = (&folder.file, &end);
+                scope.spawn(move || {
+                    while !end.load(Relaxed) {
+                        append(file, text);
+                        thread::yield_now();
+                    }
+                });
+            }
             let more = (0..READS).map(|_| reads.recv_timeout(DEADLINE).ok());
             let all: Option<Vec<_>> = more.collect();
             end.store(true, Relaxed);
@@ -640,7 +644,8 @@ mod changes {
             Debounce { quiet: QUIET, max_delay: NEVER, max_interval: NEVER };
         let burst = || {
             let folder = Folder::with("");
-            let (_reloader, reads) = start_clock(&folder.file, debounce);
+            let (_held, reads) =
+                start_with(&folder.file, debounce, Instant::now);
             reads.recv_timeout(DEADLINE).expect("the first read");
             let start = Instant::now();
             let mut last = start;
@@ -695,30 +700,38 @@ mod changes {
         );
     }
 
-    /// `max_interval` counts from the begin of a read, even if it is slow.
+    /// A slow read makes no interval longer, and leads to no burst of reads.
     #[test]
-    fn a_slow_read_does_not_make_the_maximum_interval_longer() {
+    fn the_maximum_interval_counts_from_the_begin_of_each_read() {
         let max_interval = Duration::from_millis(60);
         let debounce =
             Debounce { quiet: NEVER, max_delay: NEVER, max_interval };
         let folder = Folder::with("one");
-        let (begun, begins) = channel();
-        let never = channel::<()>();
+        let (never, mut number) = (channel::<()>(), 0);
         let read = move || {
-            let _ = begun.send(Instant::now());
-            let _ = never.1.recv_timeout(max_interval);
+            let begin = Instant::now();
+            let intervals = [1, 1, 1, 1, 4].get(number).unwrap_or(&0);
+            number += 1;
+            let _ = never.1.recv_timeout(max_interval * *intervals);
+            (begin, Instant::now())
         };
-        let reloader = Reloader::start(&folder.file, debounce, read);
-        let times: Vec<_> = (0..5)
-            .map(|_| begins.recv_timeout(DEADLINE).expect("a next read"))
+        let (reloader, reads) = start_with(&folder.file, debounce, read);
+        let times: Vec<_> = (0..8)
+            .map(|_| reads.recv_timeout(DEADLINE).expect("a next read"))
             .collect();
         drop(reloader);
-        let gaps = times.windows(2).map(|two| two[1] - two[0]);
+        let gaps = times[..5].windows(2).map(|two| two[1].0 - two[0].0);
         let least = gaps.min().expect("two reads");
         assert!(
             least < max_interval * 7 / 4,
             "expected slow reads to begin about {max_interval:?} apart, but saw \
              at least {least:?}"
+        );
+        let time = times[7].0 - times[4].1;
+        assert!(
+            time >= 2 * max_interval,
+            "expected three reads after a very slow one to begin \
+             {max_interval:?} apart, but they took {time:?}"
         );
     }
 }
@@ -744,26 +757,44 @@ mod lifecycle {
         }
     }
 
+    /// A child process has a working folder of its own.
     #[test]
     fn a_bare_file_name_is_a_file_in_the_working_folder() {
-        let (found, reads) = channel();
-        let read = move || found.send(()).expect("the test receives");
-        // The file does not exist: only its folder can be watched.
-        let file = Path::new("no such file.toml");
-        let started = Reloader::start(file, ONLY_TRIGGERS, read);
-        let error = started.as_ref().err();
-        assert!(
-            error.is_none(),
-            "expected `start` to succeed, but saw {error:?}"
-        );
-        reads.recv_timeout(DEADLINE).expect("`read` is called");
+        const CHILD: &str = "GRADE_RELOAD_CHILD";
+        if env::var_os(CHILD).is_none() {
+            let (_crate, module) = module_path!().split_once("::").unwrap();
+            let test = "a_bare_file_name_is_a_file_in_the_working_folder";
+            let folder = Folder::empty();
+            let own = env::current_exe().expect("this program's file");
+            let mut child = Command::new(own);
+            child.args(["--exact", &format!("{module}::{test}")]);
+            child.env(CHILD, "").current_dir(folder.folder.path());
+            let output = child.output().expect("this program can be started");
+            let seen = String::from_utf8_lossy(&output.stdout);
+            assert!(seen.contains("1 passed"), "in a child process: {seen}");
+            return;
+        }
+        let (_reloader, reads) = start(Path::new("app.toml"), ONLY_CHANGES);
+        reads.next();
+        for text in ["one", "two"] {
+            fs::write("app.toml", text).expect("the file can be written");
+            reads.wait_for(text);
+        }
     }
 
     #[test]
     fn trigger_called_during_a_read_returns_at_once_and_causes_a_new_read() {
         thread::scope(|scope| {
-            let all = ["t", "T", "wt", "tww", "wtw", "w"].map(|steps| {
-                scope.spawn(|| check_triggers_during_a_read(steps))
+            let all = ["t", "T", "wt", "tww", "wtw", "rt", "w"].map(|steps| {
+                scope.spawn(move || {
+                    assert_eq!(
+                        reads_after_a_read(steps, ONLY_TRIGGERS),
+                        u32::from(steps != "w"),
+                        "reads after a read with the steps {steps:?} (t: \
+                         trigger, T: 70000 triggers, w: write, r: 500 \
+                         renames), when only a trigger makes a read due"
+                    );
+                })
             });
             for thread in all {
                 thread.join().unwrap_or_else(|panic| resume_unwind(panic));
@@ -771,8 +802,19 @@ mod lifecycle {
         });
     }
 
-    /// Each character of `steps` is a step during a read.
-    fn check_triggers_during_a_read(steps: &'static str) {
+    #[test]
+    fn many_hints_during_a_read_lead_to_one_more_read() {
+        let reads = reads_after_a_read("rw", ONLY_CHANGES);
+        // On a busy machine, a few of the hints arrive after the read.
+        assert!(
+            (1..20).contains(&reads),
+            "expected one read after 500 renames during a read, but saw {reads}"
+        );
+    }
+
+    /// Each character of `steps` is a step during a read. Returns the number of
+    /// reads after it.
+    fn reads_after_a_read(steps: &'static str, debounce: Debounce) -> u32 {
         let folder = Arc::new(Folder::with("one"));
         let (begun, begins) = channel();
         let (go_on, may_go_on) = channel::<()>();
@@ -783,56 +825,45 @@ mod lifecycle {
         let read = move || {
             saw.fetch_max(inside.fetch_add(1, Relaxed) + 1, Relaxed);
             let _ = begun.send(());
-            if !is_first {
+            if !mem::take(&mut is_first) {
                 let _ = may_go_on.recv_timeout(DEADLINE);
             }
-            is_first = false;
             inside.fetch_sub(1, Relaxed);
         };
-        let reloader = Reloader::start(&folder.file, ONLY_TRIGGERS, read);
-        let reloader = reloader.expect("the folder is there");
+        let (reloader, _) = start_with(&folder.file, debounce, read);
         begins.recv_timeout(DEADLINE).expect("the first read");
-        let (writes, never) = (folder.clone(), channel::<()>());
-        let (begins, reloader) = with_deadline("`trigger`", move || {
+        let (changed, never) = (folder.clone(), channel::<()>());
+        let beside = folder.path("app.toml~");
+        let (begins, reloader) = within(DEADLINE / 2, "`trigger`", move || {
             reloader.trigger();
             begins.recv_timeout(DEADLINE).expect("the triggered read");
-            let start = Instant::now();
             for step in steps.chars() {
                 match step {
                     't' => reloader.trigger(),
-                    'T' => (0..1500).for_each(|_| reloader.trigger()),
-                    _ => {
-                        writes.write("two");
-                        let _ = never.1.recv_timeout(ARRIVAL);
-                    }
+                    'T' => (0..70_000).for_each(|_| reloader.trigger()),
+                    'r' => (0..250).for_each(|_| {
+                        let away = fs::rename(&changed.file, &beside);
+                        away.and_then(|()| fs::rename(&beside, &changed.file))
+                            .expect("the file can be renamed");
+                    }),
+                    _ => changed.write("two"),
                 }
+                let _ = never.1.recv_timeout(ARRIVAL);
             }
-            let elapsed = start.elapsed();
-            assert!(
-                elapsed < DEADLINE / 2,
-                "expected `trigger` to return at once during a read, but \
-                     it took {elapsed:?}"
-            );
             (begins, reloader)
         });
         let mut reads = 0;
         go_on.send(()).expect("the read waits for it");
-        let triggers = steps.contains(['t', 'T']);
-        let mut patience = if triggers { DEADLINE } else { ARRIVAL };
+        let mut patience = if steps == "w" { ARRIVAL } else { DEADLINE };
         while begins.recv_timeout(patience).is_ok() {
             reads += 1;
             patience = ARRIVAL;
             go_on.send(()).expect("the read waits for it");
         }
         drop(reloader);
-        assert_eq!(
-            reads,
-            u32::from(triggers),
-            "reads after a read with the steps {steps:?} (t: trigger, T: 1500 triggers, w: \
-                 write), when only a trigger makes a read due"
-        );
         let most = most.load(Relaxed);
         assert_eq!(most, 1, "the most calls of `read` at one time");
+        reads
     }
 
     /// The trigger comes a little later in each round, so that it meets each
@@ -842,11 +873,8 @@ mod lifecycle {
         let folder = Folder::with("one");
         let reads = Arc::new(AtomicU32::new(0));
         let counts = reads.clone();
-        let read = move || {
-            counts.fetch_add(1, Relaxed);
-        };
-        let reloader = Reloader::start(&folder.file, ONLY_TRIGGERS, read);
-        let reloader = reloader.expect("the folder is there");
+        let read = move || counts.fetch_add(1, Relaxed);
+        let (reloader, _) = start_with(&folder.file, ONLY_TRIGGERS, read);
         let wait_for = |expected: u32| {
             let start = Instant::now();
             for spins in 0.. {
@@ -884,7 +912,7 @@ mod lifecycle {
     }
 
     #[test]
-    fn a_read_that_panics_does_not_prevent_later_reads() {
+    fn a_read_that_panics_neither_prevents_nor_causes_later_reads() {
         let folder = Folder::with("one");
         let (found, reads) = channel();
         let mut number = 0_u32;
@@ -895,7 +923,7 @@ mod lifecycle {
             resume_unwind(Box::new(PanicsOnDrop(number % 3)));
         };
         with_deadline("a reloader whose reads panic", move || {
-            let started = Reloader::start(&folder.file, ONLY_TRIGGERS, read);
+            let started = Reloader::start(&folder.file, ONLY_CHANGES, read);
             let reloader = started.expect("the folder is there");
             for number in 1..=130 {
                 assert_eq!(
@@ -905,6 +933,9 @@ mod lifecycle {
                 );
                 reloader.trigger();
             }
+            reads.recv_timeout(DEADLINE).expect("the last triggered read");
+            let more = reads.recv_timeout(GRACE).ok();
+            assert_eq!(more, None, "a read after a panic, without a trigger");
         });
     }
 
@@ -925,6 +956,7 @@ mod lifecycle {
                     _ => reloader.trigger(),
                 }
                 let _ = returned.send(number);
+                assert!(number < READS, "on purpose: a bug in the last `read`");
             }
         };
         let reloader = Reloader::start(&folder.file, ONLY_CHANGES, read);
@@ -943,50 +975,58 @@ mod lifecycle {
 
     #[test]
     fn a_dropped_reloader_reads_no_more_and_drops_its_closure() {
-        let folder = Folder::with("one");
-        let held = Arc::new((AtomicBool::new(false), PanicsOnDrop(0)));
-        let (begun, begins) = channel();
-        let never = channel::<()>();
-        let (holds, panics) = (held.clone(), PanicsOnDrop(2));
-        let mut is_first = true;
-        let read = move || {
-            let _holds_all = &panics;
-            let _ = begun.send(());
-            if is_first {
-                is_first = false;
-                return;
-            }
-            // The drop begins during this read.
-            let start = Instant::now();
-            while !holds.0.load(Relaxed) && start.elapsed() < DEADLINE {
-                thread::yield_now();
-            }
-            let _ = never.1.recv_timeout(GRACE);
-        };
-        let reloader = Reloader::start(&folder.file, ONLY_CHANGES, read);
-        let reloader = reloader.expect("the folder is there");
-        begins.recv_timeout(DEADLINE).expect("the first read");
-        folder.write("two");
-        begins.recv_timeout(DEADLINE).expect("a read after a change");
-        for _ in 0..5 {
-            reloader.trigger();
+        // The test drops the `Reloader`, or a read of another `Reloader` does.
+        for is_by_another_read in [false, true] {
+            let folder = Folder::with("one");
+            let held = Arc::new((AtomicBool::new(false), PanicsOnDrop(0)));
+            let ((begun, begins), never) = (channel(), channel::<()>());
+            let (holds, panics) = (held.clone(), PanicsOnDrop(2));
+            let mut is_first = true;
+            let read = move || {
+                let _holds_all = &panics;
+                let _ = begun.send(());
+                if mem::take(&mut is_first) {
+                    return;
+                }
+                // The drop begins during this read.
+                let start = Instant::now();
+                while !holds.0.load(Relaxed) && start.elapsed() < DEADLINE {
+                    thread::yield_now();
+                }
+                let _ = never.1.recv_timeout(GRACE);
+            };
+            let (reloader, _) = start_with(&folder.file, ONLY_CHANGES, read);
+            begins.recv_timeout(DEADLINE).expect("the first read");
+            folder.write("two");
+            begins.recv_timeout(DEADLINE).expect("a read after a change");
+            (0..5).for_each(|_| reloader.trigger());
+            let (dropping, mut reloader) = (held.clone(), Some(reloader));
+            let mut drop_it = move || {
+                dropping.0.store(true, Relaxed);
+                drop(reloader.take());
+            };
+            with_deadline("the drop during a read", move || {
+                if !is_by_another_read {
+                    return drop_it();
+                }
+                let other = Folder::empty();
+                let (_other, drops) =
+                    start_with(&other.file, ONLY_TRIGGERS, drop_it);
+                drops.recv_timeout(DEADLINE).expect("the first read ends");
+            });
+            assert_eq!(
+                Arc::strong_count(&held),
+                1,
+                "owners of a value that the closure held, after the drop \
+                 (in a read of another `Reloader`: {is_by_another_read})"
+            );
+            folder.write("three");
+            assert_eq!(
+                begins.recv_timeout(GRACE),
+                Err(RecvTimeoutError::Disconnected),
+                "expected no read after the drop, even if one was due"
+            );
         }
-        let dropping = held.clone();
-        with_deadline("the drop during a read", move || {
-            dropping.0.store(true, Relaxed);
-            drop(reloader);
-        });
-        assert_eq!(
-            Arc::strong_count(&held),
-            1,
-            "owners of a value that the closure held, after the drop"
-        );
-        folder.write("three");
-        assert_eq!(
-            begins.recv_timeout(GRACE),
-            Err(RecvTimeoutError::Disconnected),
-            "expected no read after the drop, even if one was due"
-        );
     }
 
     #[test]
@@ -1004,20 +1044,33 @@ mod lifecycle {
         };
         let folder = Folder::with("one");
         let before = instances();
-        for _ in 0..2 * OTHERS {
-            drop(folder.start(ONLY_CHANGES));
-        }
-        // The thread of a watcher ends some time after the drop.
-        let start = Instant::now();
-        while instances() > before + OTHERS {
-            let seen = instances();
-            assert!(
-                start.elapsed() < DEADLINE,
-                "expected about {before} inotify instances after {} drops, but \
-                 saw {seen}",
-                2 * OTHERS
-            );
-            thread::yield_now();
+        for number in 0..4 * OTHERS {
+            let kept = Arc::new(Mutex::new(None::<Reloader>));
+            let own = kept.clone();
+            let read = move || drop(own.lock().unwrap().take());
+            let (it, reads) = start_with(&folder.file, ONLY_TRIGGERS, read);
+            if number % 2 == 0 {
+                drop(it);
+            } else {
+                // A read drops it.
+                let mut kept = kept.lock().unwrap();
+                it.trigger();
+                *kept = Some(it);
+            }
+            let end = (0..).find_map(|_| reads.recv_timeout(DEADLINE).err());
+            let dropped = Some(RecvTimeoutError::Disconnected);
+            assert_eq!(end, dropped, "after the drop, the closure is dropped");
+            // The thread of a watcher ends some time after the drop.
+            let start = Instant::now();
+            while instances() > before + OTHERS {
+                let seen = instances();
+                assert!(
+                    start.elapsed() < DEADLINE,
+                    "expected about {before} inotify instances after {number} \
+                     drops, half of them in `read`, but saw {seen}"
+                );
+                thread::yield_now();
+            }
         }
     }
 }
