@@ -15,18 +15,20 @@
 //!   `Send`, and `Swap` is `Sync`.
 //! - Neither `load` nor `store` waits for a guard, however long the guard is
 //!   kept.
-//! - A reader may keep the value that it loaded last from being dropped, also
-//!   without a guard, until its next load or its drop. Apart from that, if no
-//!   load and no other store runs at the same time, a store drops the replaced
-//!   value before it returns. A value that a reader has kept is dropped by a
-//!   later store, through any clone. So, beside the current value, at most one
-//!   old value per reader is left.
+//! - A reader may keep the value that it loaded last, even after the guard has
+//!   been dropped: this value need not be dropped before the reader's next load
+//!   or the reader's own drop. Apart from that, if no other thread loads or
+//!   stores at the same time, a store drops the replaced value before it
+//!   returns. A value that a reader has kept is dropped by a later store,
+//!   through any clone. So, beside the current value, at most one old value per
+//!   reader is left.
 //! - When the last `Swap` and the last reader have been dropped, each value has
 //!   been dropped exactly once.
 //! - The `drop` of a value may call `load` and `store` of the same `Swap`, and
 //!   it may panic. If it panics in a store, the panic reaches the caller of that
-//!   store. The other values are dropped all the same, and the `Swap` still
-//!   works.
+//!   store, with its payload. The other values are dropped all the same, and the
+//!   `Swap` still works. (If the drops of two values panic in one store, your
+//!   code may abort the process. No test does this.)
 //! - All these rules hold for every interleaving of the threads, and for every
 //!   value that an atomic load may return, as far as the model checker loom can
 //!   see. The last group of tests (rung) runs your file under loom.

@@ -1,5 +1,7 @@
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use week03::swap::{Guard, Reader, Swap};
@@ -73,7 +75,7 @@ mod publishes {
 
     #[test]
     fn reader_returns_none_only_while_all_readers_exist() {
-        for limit in [0, 1, 2, 17, 130, 1_500] {
+        for limit in [0, 1, 2, 17, 130, 5_000] {
             let swap = Swap::new("value", limit);
             let mut readers: Vec<_> =
                 (0..limit).map(|_| reader(&swap)).collect();
@@ -210,6 +212,8 @@ mod protects {
 mod frees {
     use super::*;
 
+    const LIMITS: [usize; 6] = [0, 1, 2, 17, 130, 300];
+
     #[test]
     fn store_drops_the_old_value_if_no_reader_has_loaded_it() {
         let ledger = Ledger::default();
@@ -268,59 +272,12 @@ mod frees {
 
     #[test]
     fn random_readers_keep_only_the_values_that_they_loaded_last() {
-        for limit in [1, 2, 17, 130, 300] {
-            compare_with_model(limit, 4 + 60 / limit);
-        }
+        LIMITS.iter().for_each(|limit| compare_with_model(*limit, false));
     }
 
     #[test]
-    fn a_store_whose_old_value_panics_drops_the_others_once() {
-        let ledger = Ledger::default();
-        let quiet = || Hooked { value: ledger.value(), on_drop: None };
-        let panics = || {
-            let value = ledger.value();
-            let number = value.number;
-            let on_drop = move || {
-                panic!("on purpose: value {number} panics when dropped")
-            };
-            Hooked { value, on_drop: Some(Box::new(on_drop)) }
-        };
-        let swap = Swap::new(quiet(), 2);
-        let (mut first, mut second) = (reader(&swap), reader(&swap));
-        let kept = first.load();
-        swap.store(quiet());
-        let released = second.load();
-        swap.store(panics());
-        drop(released);
-        drop(second);
-        let store = catch_unwind(AssertUnwindSafe(|| swap.store(quiet())));
-        assert!(
-            store.is_err(),
-            "`store` returned, although the drop of an old value panicked: \
-             expected the panic"
-        );
-        assert_eq!(
-            ledger.drops(),
-            [0, 1, 1, 0],
-            "drops after a store whose old value panicked, while a guard shows \
-             value 0: seen (left), expected (right)"
-        );
-        drop(kept);
-        drop(first);
-        assert_eq!(
-            reader(&swap).load().value.number,
-            3,
-            "`load` after a store that panicked: number seen (left), expected \
-             (right)"
-        );
-        swap.store(quiet());
-        drop(swap);
-        assert_eq!(
-            ledger.drops(),
-            [1; 5],
-            "drops of each value at the end, after a store that panicked: seen \
-             (left), expected (right)"
-        );
+    fn a_panic_in_the_drop_of_a_value_affects_no_other_value() {
+        LIMITS.iter().for_each(|limit| compare_with_model(*limit, true));
     }
 
     #[test]
@@ -394,20 +351,36 @@ mod frees {
     }
 
     /// Loads and stores at random, through a random number of readers and
-    /// clones, and compares the values that are left with a model.
-    fn compare_with_model(limit: usize, rounds: usize) {
+    /// clones, and compares the values that are left with a model. If `panics`,
+    /// the drop of every fourth value panics.
+    fn compare_with_model(limit: usize, panics: bool) {
+        let rounds = 4 + 60 / limit.max(1);
         let mut seed = limit as u64;
         let mut random = |below: usize| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (seed >> 33) as usize % below
         };
         let ledger = Ledger::default();
-        let mut clones = vec![Swap::new(ledger.value(), limit)];
+        let in_store = Arc::new(AtomicBool::new(false));
+        let drop_panics = |number: &usize| panics && number % 4 == 3;
+        let value = || {
+            let (value, in_store) = (ledger.value(), Arc::clone(&in_store));
+            let number = value.number;
+            let on_drop = move || {
+                // A panic during another one would abort the process.
+                if in_store.load(Relaxed) && !thread::panicking() {
+                    resume_unwind(Box::new(number));
+                }
+            };
+            let on_drop = drop_panics(&number).then(|| Box::new(on_drop) as _);
+            Hooked { value, on_drop }
+        };
+        let mut clones = vec![Swap::new(value(), limit)];
         let mut current = 0;
         let mut readers = Vec::new();
         // The number of the value that each reader loaded last.
         let mut loaded: Vec<Option<usize>> = Vec::new();
-        for _ in 0..rounds {
+        for round in 1..=rounds {
             for _ in 0..random(readers.len() + 1) {
                 let reader = random(readers.len());
                 drop(readers.swap_remove(reader));
@@ -433,11 +406,15 @@ mod frees {
             }
             let stores = [1, 4, 100][random(3)]; // one store in as many loads
             let mut guards = Vec::new();
-            for (index, reader) in readers.iter_mut().enumerate() {
-                if random(4) > 0 {
+            // The last step has no reader: without readers, it may still store.
+            let steps = readers.iter_mut().map(Some).chain([None]);
+            for (index, reader) in steps.enumerate() {
+                if let Some(reader) = reader
+                    && random(4) > 0
+                {
                     let guard = reader.load();
                     assert_eq!(
-                        guard.number, current,
+                        guard.value.number, current,
                         "`load`: number seen (left), stored last (right)"
                     );
                     loaded[index] = Some(current);
@@ -449,42 +426,70 @@ mod frees {
                 if random(stores) > 0 {
                     continue;
                 }
-                clones[random(clones.len())].store(ledger.value());
+                let (swap, new) = (&clones[random(clones.len())], value());
+                let before = ledger.drops();
+                in_store.store(true, Relaxed);
+                let store = catch_unwind(AssertUnwindSafe(|| swap.store(new)));
+                in_store.store(false, Relaxed);
                 current += 1;
                 let drops = ledger.drops();
-                for (number, guard) in &guards {
-                    // This comes first: a dropped value must not be read.
-                    assert_eq!(
-                        drops[*number], 0,
-                        "drops of a value that a guard shows: seen (left), \
-                         expected (right)"
-                    );
-                    assert_eq!(
-                        guard.number, *number,
-                        "the value that a guard shows: number seen (left), \
-                         number when loaded (right)"
-                    );
-                }
+                let mut panicked =
+                    Vec::from_iter((0..current).filter(drop_panics));
+                panicked.retain(|number| drops[*number] > before[*number]);
+                let seen = store.map_err(|panic| panic.downcast_ref().copied());
+                let is_right = panicked.is_empty() && seen.is_ok()
+                    || panicked.iter().any(|number| seen == Err(Some(*number)));
+                assert!(
+                    is_right,
+                    "result of a store in which the drops of the values \
+                     {panicked:?} panicked: seen {seen:?}, expected `Ok` if \
+                     there are none, else `Err(Some(_))` with one of these \
+                     numbers, its payload"
+                );
+                check_guards(&guards, &drops);
                 let mut kept = vec![false; drops.len()];
                 kept[current] = true;
                 loaded.iter().flatten().for_each(|value| kept[*value] = true);
                 for (number, kept) in kept.into_iter().enumerate() {
+                    let expected = if kept { 0..=1 } else { 1..=1 };
                     assert!(
-                        drops[number] <= 1 && (kept || drops[number] == 1),
-                        "value {number} of {current} was dropped {} times: \
-                         expected once, or not yet if it is current or if a \
-                         reader loaded it last ({kept})",
+                        expected.contains(&drops[number]),
+                        "drops of value {number}, after the store of value \
+                         {current}: seen {}, expected {expected:?} (only a \
+                         value that a reader loaded last may be kept)",
                         drops[number]
                     );
                 }
             }
+            if round == rounds {
+                clones.clear();
+                check_guards(&guards, &ledger.drops());
+            }
         }
-        drop((clones, readers));
+        in_store.store(true, Relaxed);
+        drop(catch_unwind(AssertUnwindSafe(|| drop(readers))));
         assert!(
             ledger.drops().iter().all(|drops| *drops == 1),
-            "drops of each value after all readers were dropped: seen {:?}, \
-             expected one each",
+            "drops of each value after the last `Swap` and the last reader were \
+             dropped: seen {:?}, expected one each",
             ledger.drops()
         );
+    }
+
+    /// Panics unless each guard shows the value with its number.
+    fn check_guards(guards: &[(usize, Guard<'_, Hooked>)], drops: &[usize]) {
+        for (number, guard) in guards {
+            // This comes first: a dropped value must not be read.
+            assert_eq!(
+                drops[*number], 0,
+                "drops of a value that a guard shows: seen (left), expected \
+                 (right)"
+            );
+            assert_eq!(
+                guard.value.number, *number,
+                "the value that a guard shows: number seen (left), number when \
+                 loaded (right)"
+            );
+        }
     }
 }

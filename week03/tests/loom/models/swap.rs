@@ -8,8 +8,18 @@ use loom::thread;
 use crate::common::{Value, assert_all_dropped, explore, is_dropped};
 use crate::swap::{Reader, Swap};
 
-fn reader(swap: &Swap<Value>) -> Reader<Value> {
+fn reader<T: Send + Sync>(swap: &Swap<T>) -> Reader<T> {
     swap.reader().expect("`reader` returned `None`: expected a free reader")
+}
+
+/// Panics unless the last store has dropped the first `values` values.
+fn assert_last_store_dropped(values: usize) {
+    for number in 0..values {
+        assert!(
+            is_dropped(number),
+            "value {number} is not dropped: expected the last store to drop it"
+        );
+    }
 }
 
 #[test]
@@ -39,19 +49,22 @@ fn a_load_after_a_store_returns_the_stored_value() {
     explore(None, || {
         let swap = Swap::new(Value::new(0), 1);
         let stored = Arc::new(AtomicBool::new(false));
-        let mut reader = reader(&swap);
         let readers = thread::spawn({
-            let stored = Arc::clone(&stored);
+            let (swap, stored) = (swap.clone(), Arc::clone(&stored));
             move || {
+                let mut reader = reader(&swap);
                 let earlier = reader.load().read();
-                if stored.load(Ordering::Acquire) {
-                    let seen = reader.load().read();
-                    assert_eq!(
-                        seen, 1,
-                        "`load` after the store of value 1: seen (left), \
-                         expected (right); the load before saw {earlier}"
-                    );
+                let is_stored = stored.load(Ordering::Acquire);
+                if !is_stored {
+                    swap.store(Value::new(2));
                 }
+                let seen = reader.load().read();
+                assert!(
+                    seen == 1 || seen == 2 && !is_stored,
+                    "`load` after the store of value {}: seen {seen}, expected \
+                     that value or a later one; the load before saw {earlier}",
+                    if is_stored { 1 } else { 2 }
+                );
             }
         });
         swap.store(Value::new(1));
@@ -83,7 +96,7 @@ fn load_returns_only_fully_written_values() {
 }
 
 #[test]
-fn dropping_a_guard_and_its_reader_during_a_store_is_safe() {
+fn a_reader_dropped_during_a_store_keeps_no_value() {
     explore(None, || {
         let swap = Swap::new(Value::new(0), 1);
         let writer = swap.clone();
@@ -99,8 +112,10 @@ fn dropping_a_guard_and_its_reader_during_a_store_is_safe() {
         drop(seen);
         drop(reader);
         writer.join().unwrap();
+        swap.store(Value::new(2));
+        assert_last_store_dropped(2);
         drop(swap);
-        assert_all_dropped(2);
+        assert_all_dropped(3);
     });
 }
 
@@ -153,17 +168,17 @@ fn two_readers_of_one_value_both_protect_it() {
 #[test]
 fn concurrent_stores_drop_each_value_once() {
     explore(None, || {
-        let swap = Swap::new(Value::new(0), 1);
+        let swap = Swap::new(ReadAtDrop(Value::new(0)), 1);
         let mut reader = reader(&swap);
         let seen = reader.load();
         let writer = thread::spawn({
             let swap = swap.clone();
-            move || swap.store(Value::new(1))
+            move || swap.store(ReadAtDrop(Value::new(1)))
         });
-        swap.store(Value::new(2));
+        swap.store(ReadAtDrop(Value::new(2)));
         writer.join().unwrap();
         assert_eq!(
-            seen.read(),
+            seen.0.read(),
             0,
             "a guard loaded before the stores: value shown (left), expected \
              (right)"
@@ -172,43 +187,49 @@ fn concurrent_stores_drop_each_value_once() {
         // The reader may keep its value.
         drop(reader);
         // The two stores may have left nodes. This store has to drop them all.
-        swap.store(Value::new(3));
+        swap.store(ReadAtDrop(Value::new(3)));
         let mut reader = self::reader(&swap);
-        let last = reader.load().read();
+        let last = reader.load().0.read();
         assert_eq!(
             last, 3,
             "`load` after the last store: value seen (left), stored (right)"
         );
-        for number in 0..3 {
-            assert!(
-                is_dropped(number),
-                "value {number} is not dropped: expected the last store to \
-                 drop it, since its reader was dropped"
-            );
-        }
+        assert_last_store_dropped(3);
         drop((reader, swap));
         assert_all_dropped(4);
     });
 }
 
 #[test]
-fn two_threads_never_share_one_reader_slot() {
-    explore(None, || {
-        let swap = Swap::new(Value::new(0), 1);
-        let other = thread::spawn({
-            let swap = swap.clone();
-            move || swap.reader()
+fn concurrent_calls_of_reader_return_readers_up_to_the_limit() {
+    for limit in [1, 2] {
+        explore(None, move || {
+            let swap = Swap::new(Value::new(0), limit);
+            let other = thread::spawn({
+                let swap = swap.clone();
+                move || {
+                    let first = swap.reader();
+                    (first.is_some(), swap.reader())
+                }
+            });
+            let third = swap.reader();
+            let (has_first, second) = other.join().unwrap();
+            assert!(
+                has_first || limit == 1 && third.is_some(),
+                "`reader` returned `None`, while fewer than {limit} readers \
+                 exist: expected a reader"
+            );
+            let rest = std::iter::from_fn(|| swap.reader());
+            let all =
+                Vec::from_iter(second.into_iter().chain(third).chain(rest));
+            assert!(
+                all.len() <= limit,
+                "{} readers exist after two threads have called `reader`: \
+                 expected at most {limit}",
+                all.len()
+            );
         });
-        let first = swap.reader();
-        let second = other.join().unwrap();
-        let given =
-            usize::from(first.is_some()) + usize::from(second.is_some());
-        assert_eq!(
-            given, 1,
-            "two threads call `reader` on a `Swap` for one reader: readers \
-             returned (left), expected (right)"
-        );
-    });
+    }
 }
 
 #[test]
@@ -262,4 +283,14 @@ fn values_retired_by_concurrent_stores_are_dropped_once() {
         drop((first, second, swap));
         assert_all_dropped(5);
     });
+}
+
+/// A value that is read when it is dropped. So a store that drops the value of
+/// another store must see all of it.
+struct ReadAtDrop(Value);
+
+impl Drop for ReadAtDrop {
+    fn drop(&mut self) {
+        self.0.read();
+    }
 }
