@@ -35,7 +35,7 @@
 //!     file name without a folder.
 //! - The folder may be replaced by another one, and a symlink in its path may
 //!   be switched to another folder. There may be no event for this. From the
-//!   begin of the next read on, changes in the new folder are seen.
+//!   beginning of the next read on, changes in the new folder are seen.
 //! - `read` is called when a read is due by `Schedule`. Calls of `read` never
 //!   overlap. Hints and triggers that arrive during a read, however many, lead
 //!   to one more read. Hints caused by `read` itself count as well: a `read`
