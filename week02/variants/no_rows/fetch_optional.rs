@@ -71,7 +71,7 @@ impl Accounts {
 
     /// Returns the account with this key.
     pub async fn get(&self, id: i64) -> Result<Account, Error> {
-        sqlx::query_as("SELECT * FROM accounts WHERE id = $1")
+        sqlx::query_as("SELECT id, name, team FROM accounts WHERE id = $1")
             .persistent(false)
             .bind(id)
             .fetch_optional(&self.pool)
@@ -82,12 +82,14 @@ impl Accounts {
 
     /// Returns the accounts of a team, ordered by key.
     pub async fn list(&self, team: &str) -> Result<Vec<Account>, Error> {
-        sqlx::query_as("SELECT * FROM accounts WHERE team = $1 ORDER BY id")
-            .persistent(false)
-            .bind(team)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(failed_to("list accounts"))
+        sqlx::query_as(
+            "SELECT id, name, team FROM accounts WHERE team = $1 ORDER BY id",
+        )
+        .persistent(false)
+        .bind(team)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed_to("list accounts"))
     }
 }
 

@@ -72,7 +72,8 @@ impl Accounts {
     /// Returns the account with this key.
     pub async fn get(&self, id: i64) -> Result<Account, Error> {
         let query =
-            sqlx::query("SELECT * FROM accounts WHERE id = $1").bind(id);
+            sqlx::query("SELECT id, name, team FROM accounts WHERE id = $1")
+                .bind(id);
         let query = query.persistent(false);
         let rows = query.fetch(&self.pool).and_then(async |row| decode(&row));
         match collect(rows).await {
@@ -91,7 +92,8 @@ impl Accounts {
     /// Returns the accounts of a team, ordered by key.
     pub async fn list(&self, team: &str) -> Result<Vec<Account>, Error> {
         let query =
-            sqlx::query("SELECT * FROM accounts WHERE team = $1").bind(team);
+            sqlx::query("SELECT id, name, team FROM accounts WHERE team = $1")
+                .bind(team);
         let query = query.persistent(false);
         let rows = query.fetch(&self.pool).and_then(async |row| decode(&row));
         let mut found =
