@@ -6,17 +6,22 @@
 //!   `NotFound` it returns `[deleted]`. For `Failed` it returns the same error
 //!   unchanged.
 //! - `Display` of `NotFound` names the entity and the key. `Display` of
-//!   `Failed` names the operation. Neither repeats the text of the source.
-//!   `source()` returns the `source` field.
-//! - `get` returns the row with this key as it is stored now. Every `i64` can be
-//!   a key, and any text a name or a team. Of a missing row it returns
+//!   `Failed` names the operation. Neither repeats the text of the source or of
+//!   the errors below it, in `{}` or in `{:#}`. `source()` returns the `source`
+//!   field.
+//! - `get` returns the row with this key as it is stored now. Every `i64` can
+//!   be a key, and any text that the database can store can be a name or a
+//!   team. For a missing row it returns
 //!   `NotFound { entity: "account", key: id, .. }`, with or without a source.
 //! - `list` returns exactly the accounts of this team as they are stored now,
-//!   ordered by id. Any text can be the name of a team, and a team has any
-//!   number of accounts. If no row matches, the list is empty.
-//! - The columns of the table may stand in any order.
-//! - Every error except a missing row is `Failed`, whatever its text says. This
-//!   includes a failure to get a connection from the pool.
+//!   ordered by id. A team has any number of accounts. If no row matches, the
+//!   list is empty.
+//! - Another client may change rows during a read. Then `get` and `list` return
+//!   the rows as they were before or after the change, never a mixture.
+//! - The columns of the table may stand in any order. A migration may change
+//!   the order between two reads.
+//! - Every error except a missing row is `Failed`, whatever its text or its
+//!   code says. This includes a failure to get a connection from the pool.
 //! - Whatever the failure, `get` and `list` name different operations, and the
 //!   source chain of the `Failed` error contains the `sqlx::Error`.
 //! - If a query fails after its first rows, or the connection breaks between
@@ -24,11 +29,14 @@
 //!   row: the key is unique, so no row can follow.
 //! - If a row does not decode (`NULL` in any column), `get` and `list` return
 //!   `Failed`. They never skip the row, and never put a default in its place.
-//! - Every read, failed or not, gives its connection back. After a hundred
-//!   reads, a pool with only one connection has that connection free. A caller
-//!   may also drop the future of a read at any await. Then the connection is
-//!   free, too, and not in a transaction.
-//! - The same rules hold on SQLite and on Postgres.
+//! - Every read, failed or not, returns its connection to the pool, and leaves
+//!   it open if it can be used again. After a hundred reads, a pool with only
+//!   one connection has that connection free.
+//! - A caller may drop the future of a read at any await, even while the read
+//!   waits for a connection. Then the connection is free, too, and not in a
+//!   transaction.
+//! - The same rules hold on SQLite and on Postgres, for every `AnyPool`, not
+//!   only for one that `db::connect` has opened.
 //!
 //! An `AnyPool` passes SQL to the database unchanged. The placeholder `$1`
 //! works on both databases, but `?` works only on SQLite. Decode rows as tuples

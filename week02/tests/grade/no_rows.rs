@@ -1,8 +1,11 @@
+use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::pin::pin;
 
 use lab::cancel::after_polls;
 use sqlx::AnyPool;
-use week02::no_rows::{Account, Accounts, Error, author_name};
+use sqlx::any::AnyPoolOptions;
+use week02::no_rows::{Account, Accounts, BoxError, Error, author_name};
 
 use crate::common::{
     ACQUIRE_TIMEOUT, Database, Row, TEXTS, assert_items, find_cause, insert,
@@ -15,6 +18,9 @@ const NO_ROWS: &str = "RowNotFound: no rows returned by a query that expected \
                        to return at least one row, no rows in result set, \
                        not found";
 
+/// A text that HTML escapes, and one that Postgres cannot store.
+const MORE_TEXTS: [&str; 2] = ["<b>&amp;\r\n", "re\0d"];
+
 mod errors {
     use std::error::Error as _;
     use std::io;
@@ -23,10 +29,11 @@ mod errors {
 
     #[test]
     fn a_missing_account_shows_as_deleted_and_a_stored_name_shows_unchanged() {
-        for (id, name, team) in rows() {
-            let read = Ok(account(id, &name, &team));
-            let shown = author_name(read).expect("expected the stored name");
-            assert_eq!(shown, name, "the stored name");
+        let more = MORE_TEXTS.map(|text| row(7, text, text));
+        for row in rows().into_iter().chain(more) {
+            let shown = author_name(Ok(from_row(&row)));
+            let shown = shown.expect("expected the stored name");
+            assert_eq!(shown, row.1, "the stored name");
         }
         for entity in ["account", "team"] {
             for source in [None, Some(NO_ROWS.into())] {
@@ -40,33 +47,26 @@ mod errors {
 
     #[test]
     fn a_failed_read_returns_its_error_and_is_not_shown_as_deleted() {
-        let shown = author_name(Err(failed(NO_ROWS)));
-
-        let error = shown.expect_err("expected an error for a failed read");
-        let Error::Failed { operation, source } = error else {
-            panic!("expected the Failed error unchanged, got {error:?}");
-        };
-        assert_eq!(operation, "count the seals", "the operation");
-        assert!(
-            source.is::<io::Error>(),
-            "expected the io::Error as source, got {source:?}"
-        );
+        let io = io::Error::other(NO_ROWS);
+        for source in [BoxError::from(io), sqlx::Error::RowNotFound.into()] {
+            let failed = Error::Failed { operation: "count the seals", source };
+            let expected = format!("{failed:?}");
+            let error =
+                author_name(Err(failed)).expect_err("expected an error");
+            assert_eq!(format!("{error:?}"), expected, "the error");
+        }
     }
 
     #[test]
     fn a_not_found_error_displays_entity_and_key_but_not_its_source() {
         for key in [-7, 0, i64::MIN, i64::MAX] {
             for entity in ["badge", "read model"] {
-                let missing = Error::NotFound { entity, key, source: None };
-                let source = missing.source();
-                assert!(source.is_none(), "expected no source: {source:?}");
-                let text = missing.to_string();
-                assert!(text.contains(entity), "no {entity:?} in {text:?}");
-                let key_text = key.to_string();
-                assert!(text.contains(&key_text), "no key {key} in {text:?}");
-
-                let source = Some(io::Error::other("beneath").into());
-                assert_source(&Error::NotFound { entity, key, source });
+                let missing = |source| Error::NotFound { entity, key, source };
+                let key = key.to_string();
+                assert!(missing(None).source().is_none(), "expected no source");
+                assert_displays(&missing(None), &[entity, &key]);
+                assert_has_source(&missing(Some(a_source())));
+                assert_displays(&missing(Some(a_source())), &[entity, &key]);
             }
         }
     }
@@ -74,32 +74,35 @@ mod errors {
     #[test]
     fn the_display_of_failed_has_the_operation_but_not_the_source() {
         for operation in ["count the seals", "q"] {
-            let source = io::Error::other("beneath").into();
-            let error = Error::Failed { operation, source };
-            let text = error.to_string();
-            assert!(text.contains(operation), "no {operation:?} in {text:?}");
-            assert_source(&error);
+            let failed = Error::Failed { operation, source: a_source() };
+            assert_has_source(&failed);
+            assert_displays(&failed, &[operation]);
         }
     }
 
-    /// Asserts that `source` returns the error with the text `beneath`, and that
-    /// `Display` does not repeat it.
-    #[track_caller]
-    fn assert_source(error: &Error) {
-        assert!(
-            error.source().is_some_and(|source| source.is::<io::Error>()),
-            "expected the io::Error as the source of {error:?}"
-        );
-        let text = error.to_string();
-        assert!(
-            !text.contains("beneath"),
-            "the source's text `beneath` is repeated in {text:?}"
-        );
+    /// Returns an error with the text `sail`, and a cause with `beneath`.
+    fn a_source() -> BoxError {
+        let source = io::Error::other("beneath").into();
+        Error::Failed { operation: "sail", source }.into()
     }
 
-    fn failed(cause: &str) -> Error {
-        let source = io::Error::other(cause).into();
-        Error::Failed { operation: "count the seals", source }
+    #[track_caller]
+    fn assert_has_source(error: &Error) {
+        let has = error.source().is_some_and(|source| source.is::<Error>());
+        assert!(has, "expected the field `source` as the source of {error:?}");
+    }
+
+    /// Asserts that the text has all parts, and repeats no text of a source.
+    #[track_caller]
+    fn assert_displays(error: &Error, parts: &[&str]) {
+        for text in [format!("{error}"), format!("{error:#}")] {
+            for part in parts {
+                assert!(text.contains(part), "no {part:?} in {text:?}");
+            }
+            for below in ["sail", "beneath"] {
+                assert!(!text.contains(below), "{text:?} repeats {below:?}");
+            }
+        }
     }
 }
 
@@ -109,14 +112,14 @@ mod rows {
     #[tokio::test]
     async fn get_returns_the_stored_row_or_not_found_with_its_key() {
         let database = Database::sqlite();
-        let (accounts, rows) = with_rows(&database).await;
+        let (accounts, rows) = with_rows(&database, &MORE_TEXTS).await;
         check_stored_and_missing_rows(&accounts, &rows).await;
     }
 
     #[tokio::test]
     async fn list_returns_exactly_the_rows_of_the_team_ordered_by_id() {
         let database = Database::sqlite();
-        let (accounts, rows) = with_rows(&database).await;
+        let (accounts, rows) = with_rows(&database, &MORE_TEXTS).await;
         assert_lists(&accounts, &rows).await;
     }
 
@@ -124,6 +127,16 @@ mod rows {
     async fn reads_return_what_other_clients_have_changed() {
         let database = Database::sqlite();
         check_reads_after_changes(&database).await;
+    }
+
+    #[tokio::test]
+    async fn a_read_during_a_change_returns_the_rows_before_or_after_it() {
+        let database = Database::sqlite();
+        let (accounts, _) = with_rows(&database, &[]).await;
+        let other = database.pool(1, ACQUIRE_TIMEOUT).await;
+        // In this mode, a reader does not block the writer.
+        prepare(&other, &["PRAGMA journal_mode = WAL"]).await;
+        check_reads_during_changes(&other, &accounts).await;
     }
 }
 
@@ -133,36 +146,35 @@ mod failures {
     use std::thread;
     use std::time::Duration;
 
-    use sqlx::any::{AnyPoolOptions, install_default_drivers};
+    use sqlx::any::install_default_drivers;
 
     use super::*;
 
     #[tokio::test]
     async fn a_failed_query_names_its_operation_and_keeps_the_cause() {
         let database = Database::sqlite();
+        let other = database.pool(1, ACQUIRE_TIMEOUT).await;
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
         let accounts = Accounts::new(pool.clone());
 
-        assert_both_fail(&accounts).await;
+        assert_both_fail(&accounts, "").await;
+        insert(&pool, &[]).await;
+        prepare(&pool, &["PRAGMA busy_timeout = 0"]).await;
+        let _lock = other.begin_with("BEGIN EXCLUSIVE").await.unwrap();
+        assert_both_fail(&accounts, "").await;
         pool.close().await;
-        assert_both_fail(&accounts).await;
+        assert_both_fail(&accounts, "").await;
     }
 
     #[tokio::test]
     async fn an_error_with_the_words_no_rows_in_its_text_is_still_a_failure() {
         let database = Database::sqlite();
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
-        let table = format!(r#"CREATE TABLE "{NO_ROWS}" (id, name, team)"#);
-        let view = format!(
-            r#"CREATE VIEW accounts AS SELECT id, name, team FROM "{NO_ROWS}""#
-        );
-        let drop = format!(r#"DROP TABLE "{NO_ROWS}""#);
-        for statement in [table, view, drop] {
-            let statement = sqlx::AssertSqlSafe(statement);
-            sqlx::query(statement).execute(&pool).await.unwrap();
-        }
-
-        assert_failed_with_no_rows_text(&Accounts::new(pool)).await;
+        // SQLite creates a view of a missing table, and fails to read it.
+        let view = format!("CREATE VIEW accounts AS SELECT * FROM [{NO_ROWS}]");
+        let view = sqlx::AssertSqlSafe(view);
+        sqlx::query(view).execute(&pool).await.unwrap();
+        assert_both_fail(&Accounts::new(pool), NO_ROWS).await;
     }
 
     #[tokio::test]
@@ -179,7 +191,7 @@ mod failures {
             }
         };
 
-        assert_both_fail(&Accounts::new(pool)).await;
+        assert_both_fail(&Accounts::new(pool), "").await;
     }
 
     #[tokio::test]
@@ -190,12 +202,9 @@ mod failures {
             let url = server_that_replies(reply);
             let pool = AnyPool::connect_lazy(&url).unwrap();
             let seen = format!("{:?}", pool.acquire().await.unwrap_err());
-            assert!(
-                seen.starts_with(error),
-                "expected sqlx to fail with {error}..), got {seen}"
-            );
+            assert!(seen.starts_with(error), "expected {error}..), got {seen}");
 
-            assert_both_fail(&Accounts::new(pool)).await;
+            assert_both_fail(&Accounts::new(pool), "").await;
         }
     }
 
@@ -206,9 +215,9 @@ mod failures {
     }
 
     #[tokio::test]
-    async fn a_list_query_that_fails_midway_is_a_failure() {
+    async fn a_list_of_any_size_is_complete_or_an_error() {
         let database = Database::sqlite();
-        check_query_that_fails_midway(&database).await;
+        check_complete_and_failed_lists(&database).await;
     }
 
     #[tokio::test]
@@ -220,7 +229,7 @@ mod failures {
     #[tokio::test]
     async fn a_dropped_read_releases_its_connection_without_a_transaction() {
         let database = Database::sqlite();
-        check_dropped_reads(&database, 8).await;
+        check_dropped_reads(&database, "BEGIN EXCLUSIVE", 8).await;
     }
 
     /// Starts a server that answers every client with `reply`, which is no
@@ -250,9 +259,11 @@ mod postgres {
     #[ignore = "needs postgres"]
     async fn get_and_list_on_postgres_equal_the_stored_rows() {
         let database = Database::postgres();
-        let (accounts, rows) = with_rows(&database).await;
+        let (accounts, rows) = with_rows(&database, &MORE_TEXTS[..1]).await;
         check_stored_and_missing_rows(&accounts, &rows).await;
         assert_lists(&accounts, &rows).await;
+        let other = database.pool(1, ACQUIRE_TIMEOUT).await;
+        check_reads_during_changes(&other, &accounts).await;
         database.clear().await;
         check_reads_after_changes(&database).await;
     }
@@ -261,7 +272,7 @@ mod postgres {
     #[ignore = "needs postgres"]
     async fn list_on_postgres_is_complete_or_an_error() {
         let database = Database::postgres();
-        check_query_that_fails_midway(&database).await;
+        check_complete_and_failed_lists(&database).await;
         database.clear().await;
         check_rows_that_do_not_decode(&database).await;
     }
@@ -271,18 +282,19 @@ mod postgres {
     async fn a_postgres_error_with_no_rows_in_its_text_is_still_a_failure() {
         let database = Database::postgres();
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
-        let raise = format!(
-            "CREATE FUNCTION accounts_or_not() RETURNS TABLE \
-             (id BIGINT, name TEXT, team TEXT) LANGUAGE plpgsql \
-             AS $$ BEGIN RAISE '{NO_ROWS}' USING ERRCODE = 'no_data_found'; \
-             END $$"
-        );
-        let raise = sqlx::AssertSqlSafe(raise);
-        sqlx::query(raise).execute(&pool).await.unwrap();
-        let view = "CREATE VIEW accounts AS SELECT * FROM accounts_or_not()";
-        prepare(&pool, &[view]).await;
-
-        assert_failed_with_no_rows_text(&Accounts::new(pool)).await;
+        // "No data" in PL/pgSQL and in SQL, a missing table, a timeout, a lock.
+        for code in ["P0002", "02000", "42P01", "57014", "55P03"] {
+            let view = format!(
+                "CREATE OR REPLACE FUNCTION accounts_or_not() RETURNS TABLE \
+                 (id BIGINT, name TEXT, team TEXT) LANGUAGE plpgsql \
+                 AS $$ BEGIN RAISE '{NO_ROWS}' USING ERRCODE = '{code}'; \
+                 END $$; CREATE OR REPLACE VIEW accounts AS \
+                 SELECT * FROM accounts_or_not()"
+            );
+            let view = sqlx::raw_sql(sqlx::AssertSqlSafe(view));
+            view.execute(&pool).await.unwrap();
+            assert_both_fail(&Accounts::new(pool.clone()), NO_ROWS).await;
+        }
     }
 
     #[tokio::test]
@@ -291,7 +303,7 @@ mod postgres {
         let database = Database::postgres();
         check_released_connections(&database).await;
         database.clear().await;
-        check_dropped_reads(&database, 1).await;
+        check_dropped_reads(&database, "BEGIN; LOCK accounts", 1).await;
     }
 
     #[tokio::test]
@@ -299,9 +311,7 @@ mod postgres {
     async fn list_fails_if_the_connection_breaks_during_the_response() {
         let database = Database::postgres();
         let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
-        let rows: Vec<_> = (0..30)
-            .map(|id| (id, format!("name {id}"), "red".to_owned()))
-            .collect();
+        let rows = red_rows(30);
         insert(&pool, &rows).await;
         let stored: Vec<_> = rows.iter().map(from_row).collect();
 
@@ -318,10 +328,11 @@ mod postgres {
     }
 }
 
-/// Inserts the accounts of [`rows`] into a database.
-async fn with_rows(database: &Database) -> (Accounts, Vec<Row>) {
+/// Inserts the accounts of [`rows`], and one more for each text.
+async fn with_rows(database: &Database, more: &[&str]) -> (Accounts, Vec<Row>) {
     let pool = database.pool(2, ACQUIRE_TIMEOUT).await;
-    let rows = rows();
+    let more = (20..).zip(more).map(|(id, text)| row(id, text, text));
+    let rows: Vec<_> = more.chain(rows()).collect();
     insert(&pool, &rows).await;
     (Accounts::new(pool), rows)
 }
@@ -336,32 +347,65 @@ async fn check_stored_and_missing_rows(accounts: &Accounts, rows: &[Row]) {
 }
 
 async fn check_reads_after_changes(database: &Database) {
-    let pool = database.pool(2, ACQUIRE_TIMEOUT).await;
-    insert(&pool, &[]).await;
-    let accounts = Accounts::new(pool.clone());
+    let other = database.pool(1, ACQUIRE_TIMEOUT).await;
+    insert(&other, &[]).await;
+    let accounts = Accounts::new(database.pool(1, ACQUIRE_TIMEOUT).await);
 
     // Account 7, which another client inserts, changes or deletes.
-    for (name, team) in [
-        (None, "red"),
-        (Some("ada"), "red"),
-        (Some("eve"), "red"),
-        (Some("eve"), "blue"),
-        (None, "red"),
-        (Some(""), "blue"),
-    ] {
-        prepare(&pool, &["DELETE FROM accounts"]).await;
-        let row = name.map(|name| (7, name.to_owned(), team.to_owned()));
-        if let Some((id, name, team)) = &row {
-            let insert =
-                "INSERT INTO accounts (id, name, team) VALUES ($1, $2, $3)";
-            let insert = sqlx::query(insert).bind(id).bind(name).bind(team);
-            insert.execute(&pool).await.unwrap();
+    let [ada, eve] = ["ada", "eve"].map(|name| Some((name, "red")));
+    for state in [None, ada, eve, Some(("eve", "blue")), None, Some(("", ""))] {
+        let row = state.map(|(name, team)| row(7, name, team));
+        prepare(&other, &["DROP TABLE accounts"]).await;
+        insert(&other, row.as_slice()).await;
+        // A migration changes the order of the columns.
+        let migration = [
+            "CREATE TABLE other AS SELECT id, name, team FROM accounts",
+            "DROP TABLE accounts",
+            "ALTER TABLE other RENAME TO accounts",
+        ];
+        for statements in [&[], &migration[..]] {
+            prepare(&other, statements).await;
+            match &row {
+                Some(row) => assert_stored(&accounts, row).await,
+                None => assert_missing(&accounts, 7).await,
+            }
+            assert_lists(&accounts, row.as_slice()).await;
         }
-        match &row {
-            Some(row) => assert_stored(&accounts, row).await,
-            None => assert_missing(&accounts, 7).await,
+    }
+}
+
+/// Changes the rows of [`with_rows`] during each read, after 1 to 5 polls.
+async fn check_reads_during_changes(other: &AnyPool, accounts: &Accounts) {
+    let change = "UPDATE accounts SET \
+         id = CASE id WHEN 3 THEN 4 WHEN 4 THEN 3 ELSE id END, \
+         team = CASE team WHEN 'red' THEN 'RED' WHEN 'RED' THEN 'red' \
+         ELSE team END";
+    for polls in 1..6 {
+        // An even number of each, as every second change undoes the first.
+        for method in [&["get"; 8][..], &["list"; 2]].concat() {
+            let before = read(accounts, method).await;
+            let mut during = pin!(read(accounts, method));
+            let completed = after_polls(polls, during.as_mut()).await;
+            prepare(other, &[change]).await;
+            let during = match completed {
+                Some(rows) => rows,
+                None => during.await,
+            };
+            let after = read(accounts, method).await;
+            assert_ne!(before, after, "the rows of `{method}` after a change");
+            let whole = during == before || during == after;
+            assert!(whole, "expected the rows before or after, got a mixture");
         }
-        assert_lists(&accounts, row.as_slice()).await;
+    }
+}
+
+async fn read(accounts: &Accounts, method: &str) -> Vec<Account> {
+    match method {
+        "get" => match accounts.get(3).await {
+            Err(Error::NotFound { .. }) => Vec::new(),
+            read => vec![read.expect("expected account 3 or NotFound")],
+        },
+        _ => accounts.list("red").await.expect("expected a list"),
     }
 }
 
@@ -369,88 +413,93 @@ async fn check_rows_that_do_not_decode(database: &Database) {
     let pool = database.pool(2, ACQUIRE_TIMEOUT).await;
     let accounts = with_a_null_in_each_column(&pool).await;
 
-    let by_id = assert_complete_failure(accounts.get(2).await);
-    let by_team = assert_complete_failure(accounts.list("red").await);
-    assert_ne!(by_id, by_team, "the operations of `get` and `list`");
+    assert_both_fail(&accounts, "").await;
     assert_complete_failure(accounts.get(4).await);
     assert_complete_failure(accounts.list("blue").await);
     let listed = accounts.list("").await.expect("expected an empty list");
     assert_eq!(listed, [], "the list of team \"\", which no account has");
     // A row without `NULL` in the same table can be read.
-    let read = accounts.get(3).await.expect("expected row 3, which decodes");
-    assert_eq!(read, account(3, "bo", "red"), "row 3");
+    assert_stored(&accounts, &row(3, "bo", "red")).await;
 }
 
-async fn check_query_that_fails_midway(database: &Database) {
+async fn check_complete_and_failed_lists(database: &Database) {
     let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
-    // The query fails when it computes the last of the three names.
+    // The query fails when it computes the name for key 20,000.
     prepare(
         &pool,
         &[
             "CREATE TABLE rows (id BIGINT PRIMARY KEY)",
-            "INSERT INTO rows VALUES (1), (2), (3)",
             "CREATE VIEW accounts AS SELECT id, 'red' AS team, \
-             'name ' || abs(CASE WHEN id < 3 THEN id \
+             'name ' || abs(CASE WHEN id < 20000 THEN id \
              ELSE CAST(-9223372036854775808 AS BIGINT) END) \
              AS name FROM rows",
         ],
     )
     .await;
-    let accounts = Accounts::new(pool);
+    let accounts = Accounts::new(pool.clone());
 
-    let read = accounts.get(2).await.expect("expected row 2");
-    assert_eq!(read, account(2, "name 2", "red"), "row 2");
-    assert_complete_failure(accounts.list("red").await);
+    for size in [2, 12_000] {
+        let insert = "INSERT INTO rows WITH RECURSIVE n(id) AS (SELECT 1 \
+                      UNION ALL SELECT id + 1 FROM n WHERE id < $1) \
+                      SELECT id FROM n";
+        prepare(&pool, &["DELETE FROM rows"]).await;
+        sqlx::query(insert).bind(size).execute(&pool).await.unwrap();
+        assert_lists(&accounts, &red_rows(size)).await;
+        prepare(&pool, &["INSERT INTO rows VALUES (20000)"]).await;
+        assert_stored(&accounts, &row(2, "name 2", "red")).await;
+        assert_complete_failure(accounts.list("red").await);
+    }
 }
 
 async fn check_released_connections(database: &Database) {
     let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
     let accounts = with_a_null_in_each_column(&pool).await;
+    prepare(&pool, &["CREATE TEMPORARY TABLE own (id BIGINT)"]).await;
 
     // A hundred and twenty-five reads.
     for _ in 0..25 {
-        for read in [
-            accounts.get(2).await.map(drop),
-            accounts.list("red").await.map(drop),
-        ] {
-            let error = assert_failed(read);
-            let cause = find_cause::<sqlx::Error>(&error);
-            let timed_out = matches!(cause, Some(sqlx::Error::PoolTimedOut));
-            assert!(!timed_out, "expected a free connection, got {error:?}");
-        }
-        let read = accounts.get(3).await;
-        let read = read.expect("expected row 3 over a free connection");
-        assert_eq!(read, account(3, "bo", "red"), "row 3");
+        let error = accounts.get(1).await.expect_err("expected an error");
+        assert!(matches!(error, Error::Failed { .. }), "not Failed: {error:?}");
+        assert_complete_failure(accounts.list("red").await);
+        assert_stored(&accounts, &row(3, "bo", "red")).await;
         assert_missing(&accounts, 6).await;
         let listed = accounts.list("green").await;
         assert_eq!(listed.expect("expected an empty list"), [], "the list");
     }
+    let own = sqlx::query("SELECT id FROM own").fetch_all(&pool).await;
+    own.expect("expected the temporary table of the pool's only connection");
 }
 
 /// Polls each read 1, 2, 3 … times and drops it, until it is complete.
 ///
 /// A fast response completes two awaits in one poll, so the read is dropped at
 /// neither of them. Therefore each read is repeated.
-async fn check_dropped_reads(database: &Database, rounds: usize) {
-    let other = database.pool(1, ACQUIRE_TIMEOUT).await;
-    let rows = [3, 1].map(|id| (id, format!("{id}"), "red".to_owned()));
+async fn check_dropped_reads(db: &Database, lock: &'static str, rounds: usize) {
+    let other = db.pool(1, ACQUIRE_TIMEOUT).await;
+    let rows = [3, 1].map(|id| row(id, &format!("{id}"), "red"));
     insert(&other, &rows).await;
-    let pool = database.pool(1, ACQUIRE_TIMEOUT).await;
+    // A pool without the precautions of `db::connect`.
+    let options = AnyPoolOptions::new().max_connections(1);
+    let options = options.acquire_timeout(ACQUIRE_TIMEOUT);
+    let pool = options.connect_lazy_with((*other.connect_options()).clone());
     let accounts = Accounts::new(pool.clone());
+
+    // A dropped read must not use the connection that it has waited for.
+    let connection = pool.acquire().await.unwrap();
+    after_polls(1, read(&accounts, "get")).await;
+    after_polls(1, read(&accounts, "list")).await;
+    let lock = other.begin_with(lock).await.unwrap();
+    drop(connection);
+    let free = pool.acquire().await;
+    drop(free.expect("expected a free connection after the dropped reads"));
+    lock.rollback().await.unwrap();
 
     for method in ["get", "list"].repeat(rounds) {
         for polls in 1.. {
-            let read = async {
-                match method {
-                    "get" => accounts.get(1).await.is_ok(),
-                    _ => accounts.list("red").await.is_ok(),
-                }
-            };
-            let completed = after_polls(polls, read).await;
-            database.assert_no_transaction(&pool, &other).await;
+            let read = after_polls(polls, read(&accounts, method)).await;
+            db.assert_no_transaction(&pool, &other).await;
             assert_stored(&accounts, &rows[0]).await;
-            if let Some(ok) = completed {
-                assert!(ok, "expected Ok from `{method}`");
+            if read.is_some() {
                 break;
             }
         }
@@ -464,20 +513,20 @@ async fn assert_stored(accounts: &Accounts, row: &Row) {
 }
 
 async fn assert_missing(accounts: &Accounts, id: i64) {
-    match accounts.get(id).await {
-        Err(Error::NotFound { entity, key, .. }) => {
-            assert_eq!(entity, "account", "the entity of the error");
-            assert_eq!(key, id, "the key of the error");
-        }
-        other => panic!("expected NotFound for id {id}, got {other:?}"),
-    }
+    let read = accounts.get(id).await;
+    let Err(Error::NotFound { entity, key, .. }) = read else {
+        panic!("expected NotFound for id {id}, got {read:?}")
+    };
+    assert_eq!((entity, key), ("account", id), "the entity and the key");
 }
 
 /// Asserts that each team has exactly the accounts in `rows`, ordered by id.
 async fn assert_lists(accounts: &Accounts, rows: &[Row]) {
     let mut rows: Vec<_> = rows.iter().map(from_row).collect();
     rows.sort_by_key(|account| account.id);
-    for team in TEXTS.into_iter().chain(["blue", "green", "re_"]) {
+    let stored = rows.iter().map(|account| account.team.as_str());
+    let teams = TEXTS.into_iter().chain(["blue", "green", "re_"]);
+    for team in teams.chain(stored).collect::<BTreeSet<_>>() {
         let mut members = rows.clone();
         members.retain(|account| account.team == team);
         let listed = accounts.list(team).await.expect("expected a list");
@@ -486,30 +535,27 @@ async fn assert_lists(accounts: &Accounts, rows: &[Row]) {
     }
 }
 
-/// Asserts that `get` and `list` fail, and name different operations.
-async fn assert_both_fail(accounts: &Accounts) {
+/// Asserts that `get` and `list` fail, name different operations, and have
+/// `words` in the texts of their source chains.
+async fn assert_both_fail(accounts: &Accounts, words: &str) {
     let read = assert_complete_failure(accounts.get(1).await);
     let list = assert_complete_failure(accounts.list("red").await);
-    assert_ne!(read, list, "the operations of `get` and `list`");
-}
-
-async fn assert_failed_with_no_rows_text(accounts: &Accounts) {
-    let read = assert_failed(accounts.get(1).await);
-    let list = assert_failed(accounts.list("red").await);
-    for error in [read, list] {
+    assert_ne!(read.0, list.0, "the operations of `get` and `list`");
+    for (_, error) in [read, list] {
         let text = format!("{:#}", anyhow::Error::from(error));
-        assert!(
-            text.contains(NO_ROWS),
-            "expected the driver's text {NO_ROWS:?} in the chain: {text}"
-        );
+        assert!(text.contains(words), "no {words:?} in the chain: {text}");
     }
 }
 
-/// Checks every rule about a `Failed` error, and returns its operation.
+/// Checks the rules about `Failed`, and returns the operation and the error.
 #[track_caller]
-fn assert_complete_failure<T: Debug>(result: Result<T, Error>) -> &'static str {
-    let error = assert_failed(result);
-    let Error::Failed { operation, source } = &error else { unreachable!() };
+fn assert_complete_failure<T: Debug>(
+    result: Result<T, Error>,
+) -> (&'static str, Error) {
+    let error = result.expect_err("expected a Failed error");
+    let Error::Failed { operation, source } = &error else {
+        panic!("expected a Failed error, got {error:?}")
+    };
     let cause = find_cause::<sqlx::Error>(&error);
     assert!(cause.is_some(), "no sqlx::Error in the source chain: {error:?}");
 
@@ -517,34 +563,23 @@ fn assert_complete_failure<T: Debug>(result: Result<T, Error>) -> &'static str {
     assert!(!operation.is_empty(), "the operation is empty: {error:?}");
     assert!(text.contains(operation), "no operation {operation:?} in {text:?}");
     for below in [source.to_string(), format!("{source:?}")] {
-        assert!(
-            !text.contains(&below),
-            "the source's text {below:?} is repeated in {text:?}"
-        );
+        assert!(!text.contains(&below), "{text:?} repeats {below:?}");
     }
-    operation
+    (operation, error)
 }
 
-#[track_caller]
-fn assert_failed<T: Debug>(result: Result<T, Error>) -> Error {
-    let error = result.expect_err("expected a Failed error");
-    assert!(
-        matches!(error, Error::Failed { .. }),
-        "expected a Failed error, got {error:?}"
-    );
-    error
-}
-
-/// Inserts five accounts: one without a name, one without a team, and one
-/// without a key.
+/// Inserts rows with `NULL` in each column, and 2,000 more of team `blue`.
 async fn with_a_null_in_each_column(pool: &AnyPool) -> Accounts {
     prepare(
         pool,
         &[
             "CREATE TABLE accounts (id BIGINT, name TEXT, team TEXT)",
             "INSERT INTO accounts (id, name, team) \
-             VALUES (1, 'ada', 'red'), (2, NULL, 'red'), (3, 'bo', 'red'), \
+             VALUES (2, 'ada', 'red'), (1, NULL, 'red'), (3, 'bo', 'red'), \
              (4, 'cy', NULL), (NULL, 'dan', 'blue')",
+            "INSERT INTO accounts WITH RECURSIVE n(id) AS (SELECT 10 \
+             UNION ALL SELECT id + 1 FROM n WHERE id < 2009) \
+             SELECT id, 'name ' || id, 'blue' FROM n",
         ],
     )
     .await;
@@ -552,9 +587,14 @@ async fn with_a_null_in_each_column(pool: &AnyPool) -> Accounts {
 }
 
 fn from_row((id, name, team): &Row) -> Account {
-    account(*id, name, team)
+    Account { id: *id, name: name.clone(), team: team.clone() }
 }
 
-fn account(id: i64, name: &str, team: &str) -> Account {
-    Account { id, name: name.to_owned(), team: team.to_owned() }
+/// Returns `size` accounts of team `red`.
+fn red_rows(size: i64) -> Vec<Row> {
+    (1..=size).map(|id| row(id, &format!("name {id}"), "red")).collect()
+}
+
+fn row(id: i64, name: &str, team: &str) -> Row {
+    (id, name.to_owned(), team.to_owned())
 }
