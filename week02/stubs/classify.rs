@@ -2,7 +2,8 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - `classify` follows this table. It ignores the messages.
+//! - `classify` follows this table. The class depends neither on the message
+//!   nor on the cause of an error.
 //!
 //!   | Class        | SQLSTATE          | SQLite         | sqlx::Error   |
 //!   |--------------|-------------------|----------------|---------------|
@@ -23,25 +24,31 @@
 //!   has the class of its primary code (517 is a kind of 5), except 1555, 2067
 //!   and 2579.
 //! - An error carries its class and the name of its operation, whatever the
-//!   failure. In no case do two methods use the same name.
-//! - `Display` of an error names the operation and does not repeat the source.
-//!   The source chain contains the `sqlx::Error`.
-//! - `rename` returns whether the account exists. Every `i64` can be an id, and
-//!   any text a name: it is stored unchanged.
-//! - `names` returns the names, as they are stored now, of the accounts of the
-//!   given team and of no other team, ordered by id. Any text can be the name of
-//!   a team, and a team has any number of accounts.
+//!   failure. Two methods never use the same name.
+//! - `Display` of an error names the operation, and contains no message of the
+//!   source chain. The source chain contains the `sqlx::Error`.
+//! - `rename` returns whether the update found the account. Every `i64` can be
+//!   an id. Any text that the database can store can be a name, and is stored
+//!   unchanged.
+//! - `names` returns the names of the given team's accounts, ordered by id, as
+//!   they are stored at one moment during the call. The accounts of
+//!   other teams do not affect the result. Any text can be the name of a team,
+//!   and a team has any number of accounts.
 //! - `audit` writes one row into the table `audit` for each account of the team
 //!   (`account`: its id, `entry`: its name). It writes all rows or none, and
-//!   returns their number. It also works with a pool of one connection.
-//! - If the database reports an error, the method returns an error of the right
-//!   class: also if the error follows the first rows of a response, or if the
-//!   connection breaks between them, or if the commit fails.
+//!   returns the number of rows that it has written. It also works with a pool
+//!   of one connection.
+//! - If the database reports an error or the connection breaks, the method
+//!   returns an error of the right class. This also holds after the first rows
+//!   of a response, and during the commit. If the error has already rolled the
+//!   transaction back, the class is still that of this error, not that of a
+//!   failed `ROLLBACK`. After a broken connection, no write is executed again.
 //! - If an account of the team has no name (`NULL`), `names` fails as `Corrupt`.
-//!   `audit` fails with any class, and writes no row.
+//!   `audit` fails with any class, and writes no row. The table `audit` accepts
+//!   no `NULL`.
 //! - A caller may drop the future of a method at any await. Then an audit has
-//!   written all rows or none, no connection of the pool is in a transaction,
-//!   and the next call succeeds.
+//!   written all rows or none, no connection of the pool is in a transaction or
+//!   holds a lock, and the next call succeeds, on any connection.
 //! - The columns of the table `accounts` may stand in any order.
 //! - The same rules hold on SQLite and on Postgres.
 //!
