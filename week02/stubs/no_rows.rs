@@ -18,8 +18,7 @@
 //!   list is empty.
 //! - Another client may change rows during a read. Then `get` and `list` return
 //!   the rows as they were before or after the change, never a mixture.
-//! - The columns of the table may stand in any order. A migration may change
-//!   the order between two reads.
+//! - The columns of the table may stand in any order.
 //! - Every error except a missing row is `Failed`, whatever its text or its
 //!   code says. This includes a failure to get a connection from the pool.
 //! - Whatever the failure, `get` and `list` name different operations, and the

@@ -355,22 +355,18 @@ async fn check_reads_after_changes(database: &Database) {
     let [ada, eve] = ["ada", "eve"].map(|name| Some((name, "red")));
     for state in [None, ada, eve, Some(("eve", "blue")), None, Some(("", ""))] {
         let row = state.map(|(name, team)| row(7, name, team));
-        prepare(&other, &["DROP TABLE accounts"]).await;
-        insert(&other, row.as_slice()).await;
-        // A migration changes the order of the columns.
-        let migration = [
-            "CREATE TABLE other AS SELECT id, name, team FROM accounts",
-            "DROP TABLE accounts",
-            "ALTER TABLE other RENAME TO accounts",
-        ];
-        for statements in [&[], &migration[..]] {
-            prepare(&other, statements).await;
-            match &row {
-                Some(row) => assert_stored(&accounts, row).await,
-                None => assert_missing(&accounts, 7).await,
-            }
-            assert_lists(&accounts, row.as_slice()).await;
+        prepare(&other, &["DELETE FROM accounts"]).await;
+        if let Some((id, name, team)) = &row {
+            let insert =
+                "INSERT INTO accounts (id, name, team) VALUES ($1, $2, $3)";
+            let insert = sqlx::query(insert).bind(id).bind(name).bind(team);
+            insert.execute(&other).await.unwrap();
         }
+        match &row {
+            Some(row) => assert_stored(&accounts, row).await,
+            None => assert_missing(&accounts, 7).await,
+        }
+        assert_lists(&accounts, row.as_slice()).await;
     }
 }
 
