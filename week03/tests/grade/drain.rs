@@ -595,7 +595,7 @@ mod drains {
             "status, and whether the server then closed its sending half"
         );
         // In ticks. All of the pauses take longer than a second.
-        for pause in [2; 33].into_iter().chain([20, 2, 2]) {
+        for pause in [2; 55].into_iter().chain([20, 2, 2]) {
             let sent = slow.stream.write_all(b"y").await;
             sent.expect("expected to be able to send: no pause takes a second");
             sleep(pause * TICK).await;
