@@ -175,17 +175,7 @@ impl<'a> Batch<'a> {
                 .map_err(|error| Error::file("copy", &lock, &error))?;
         }
 
-        let folder = Path::new(ALL_DEPENDENCIES);
-        let mut all = Table::new();
-        entry(&mut all, "package")
-            .insert("name".to_owned(), ALL_DEPENDENCIES.into());
-        entry(&mut all, "package").insert("edition".to_owned(), "2024".into());
-        all.extend(self.dependencies.clone());
-        self.write_file(&folder.join("Cargo.toml"), &all.to_string())?;
-        self.write_file(&folder.join("src/lib.rs"), "")?;
-        // Without a build script, cargo ignores the build dependencies.
-        self.write_file(&folder.join("build.rs"), "fn main() {}")?;
-
+        self.write_all_dependencies()?;
         for (name, file) in names.iter().zip(subjects) {
             let subject = [(exercise.name.clone(), file.clone())];
             let sources = Sources::of(&week, &subject)
@@ -210,6 +200,18 @@ impl<'a> Batch<'a> {
             }
         }
         Ok(())
+    }
+
+    fn write_all_dependencies(&self) -> Result<(), Error> {
+        let folder = Path::new(ALL_DEPENDENCIES);
+        let mut manifest = self.dependencies.clone();
+        let package = entry(&mut manifest, "package");
+        package.insert("name".to_owned(), ALL_DEPENDENCIES.into());
+        package.insert("edition".to_owned(), "2024".into());
+        self.write_file(&folder.join("Cargo.toml"), &manifest.to_string())?;
+        self.write_file(&folder.join("src/lib.rs"), "")?;
+        // Without a build script, cargo ignores the build dependencies.
+        self.write_file(&folder.join("build.rs"), "fn main() {}")
     }
 
     fn write_file(&self, file: &Path, text: &str) -> Result<(), Error> {

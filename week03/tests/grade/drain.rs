@@ -362,8 +362,9 @@ fn ok(body: &str) -> Option<(u16, String)> {
     Some((200, body.to_owned()))
 }
 
-/// A handler panics, and another request is in flight.
-async fn a_panic(shuts_down: bool) {
+/// Checks that a handler panic ends only its own connection. Another request is
+/// in flight meanwhile.
+async fn check_a_panic(shuts_down: bool) {
     let server = TestServer::start(LONG).await;
     // Handlers are released in the order in which they began to wait.
     let mut panics = server.client_in_handler("/waits_and_panics").await;
@@ -486,7 +487,7 @@ mod serves {
 
     #[tokio::test]
     async fn a_handler_panic_ends_only_its_own_connection() {
-        a_panic(false).await;
+        check_a_panic(false).await;
     }
 }
 
@@ -714,7 +715,7 @@ mod drains {
 
     #[tokio::test]
     async fn a_handler_panic_during_the_drain_ends_only_its_own_connection() {
-        a_panic(true).await;
+        check_a_panic(true).await;
     }
 
     #[tokio::test]
