@@ -25,7 +25,7 @@ fn main() -> io::Result<()> {
     // replaces a newer one. The hash changes then.
     println!("cargo::rerun-if-env-changed=WB_SUBJECT_HASH");
 
-    let Sources { subject, grade, loom } =
+    let Sources { subject, grade, loom, .. } =
         Sources::of(&week, &subjects(&package, &week)?)?;
     let out = PathBuf::from(var("OUT_DIR"));
     fs::write(out.join("subject.rs"), subject)?;

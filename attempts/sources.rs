@@ -20,7 +20,19 @@ pub(crate) struct Sources {
     /// The test binary with the models, compiled with the types of loom and
     /// shuttle.
     pub(crate) loom: String,
+    /// The first lines of that binary's crate root. They are also in
+    /// `loom_and_tokio.rs`: the compiler does not accept them in a file that is
+    /// included.
+    #[allow(dead_code, reason = "the build script does not need them")]
+    pub(crate) loom_names: &'static str,
 }
+
+/// Lets `tokio`, `tokio_util` and `std` mean types of shuttle.
+const SHUTTLE_NAMES: &str = "extern crate self as tokio;
+extern crate self as tokio_util;
+extern crate std_under_shuttle as std;
+extern crate tokio as real_tokio;
+";
 
 impl Sources {
     /// Creates the sources for `subjects`, each the name of an exercise and a
@@ -44,6 +56,13 @@ impl Sources {
         let common = test(week, "loom", "common");
         if common.exists() {
             loom += &module("mod common", &common);
+        }
+        let mut loom_names = "";
+        let tokio = test(week, "loom", "tokio_under_shuttle");
+        if tokio.exists() {
+            loom_names = SHUTTLE_NAMES;
+            loom += &module("mod tokio_under_shuttle", &tokio);
+            loom += "pub(crate) use tokio_under_shuttle::*;\n";
         }
         for (exercise, file) in subjects {
             let public = format!("pub mod {exercise}");
@@ -72,7 +91,7 @@ impl Sources {
         let name = week.file_name().expect("the folder of a week has a name");
         loom += &format!("use {}::*;\n", name.display());
         loom += &format!("mod models {{\n{models}}}\n");
-        Ok(Self { subject, grade, loom })
+        Ok(Self { subject, grade, loom, loom_names })
     }
 }
 

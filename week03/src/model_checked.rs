@@ -5,6 +5,9 @@
 //! re-exports the real types. `tests/loom/` compiles the same source against a
 //! folder of the same name, where `loom_*` modules have loom's types and
 //! `shuttle_*` modules have shuttle's.
+//!
+//! [`group`](crate::group) needs none of these modules: in `tests/loom/`, the
+//! names `tokio`, `tokio_util` and `std::sync` themselves mean shuttle's types.
 
 pub(crate) mod loom_atomics;
 pub(crate) mod loom_epoch;

@@ -32,6 +32,10 @@
 //! - A group that has ended leaves no task in the runtime.
 //! - The future of `wait` is `Send`, so that a task of another group can await
 //!   it.
+//!
+//! The last rung, `models`, runs this file under shuttle, in many orders of the
+//! tasks' steps. There, the types of tokio, tokio-util and `std::sync` are
+//! shuttle's.
 
 use std::marker::PhantomData;
 

@@ -194,7 +194,10 @@ impl<'a> Batch<'a> {
                 ("Cargo.toml", manifest),
                 (&library, root(&sources.subject)),
                 ("grade.rs", root(&sources.grade)),
-                ("loom.rs", root(&sources.loom)),
+                (
+                    "loom.rs",
+                    root(&[sources.loom_names, &sources.loom].concat()),
+                ),
             ] {
                 self.write_file(&Path::new(name).join(file), &text)?;
             }

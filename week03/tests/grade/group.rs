@@ -1,10 +1,9 @@
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, ThreadId};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -454,100 +453,6 @@ mod errors {
         });
         let ended = timeout(TOO_LONG, group.wait()).await;
         assert_eq!(ended, Ok(Err("broken")), "expected the first error");
-    }
-
-    #[test]
-    fn an_error_is_recorded_before_the_token_is_cancelled() {
-        // Two threads. The first cancels the token, and a waker holds it there.
-        // Meanwhile the second thread's task sees the cancellation, fails, and
-        // records its error. When the second thread parks, it releases the
-        // first.
-        let follower = Arc::new(OnceLock::new());
-        let (release, released) = mpsc::channel();
-        let on_park = {
-            let follower = Arc::clone(&follower);
-            move || {
-                if follower.get() == Some(&thread::current().id()) {
-                    let _ = release.send(());
-                }
-            }
-        };
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
-            .on_thread_park(on_park)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let _entered = runtime.enter();
-        let mut group = group();
-        let mut cancellation = Box::pin(group.token().cancelled_owned());
-        let (cancel, cancelled) = mpsc::channel();
-        let waker = Waker::from(Arc::new(HoldCanceller {
-            cancel,
-            released: released.into(),
-        }));
-        let polled =
-            cancellation.as_mut().poll(&mut Context::from_waker(&waker));
-        assert!(
-            polled.is_pending(),
-            "the token of a new group is already cancelled"
-        );
-        let (begin, begun) = mpsc::channel();
-        group.spawn(FailWhenCancelled { begin, cancelled, follower });
-        // The first task occupies its thread before the second one starts.
-        let _ = begun.recv_timeout(PATIENCE);
-        group.spawn(async { Err("broken") });
-        assert_eq!(
-            runtime.block_on(group.wait()),
-            Err("broken"),
-            "expected the error that cancelled the token"
-        );
-    }
-
-    /// A waker that runs inside the call that cancels the token. It returns
-    /// when the other task's error has been recorded, or after 1 s: an answer
-    /// that cancels under a lock lets no other error be recorded meanwhile.
-    struct HoldCanceller {
-        cancel: mpsc::Sender<()>,
-        released: Mutex<mpsc::Receiver<()>>,
-    }
-
-    impl Wake for HoldCanceller {
-        fn wake(self: Arc<Self>) {
-            // This fails if the other task has already ended.
-            let _ = self.cancel.send(());
-            let _ = self.released.lock().unwrap().recv_timeout(seconds(1));
-        }
-    }
-
-    /// A task that blocks its thread and fails as soon as the token is
-    /// cancelled.
-    struct FailWhenCancelled {
-        begin: mpsc::Sender<()>,
-        cancelled: mpsc::Receiver<()>,
-        /// The thread on which this task fails.
-        follower: Arc<OnceLock<ThreadId>>,
-    }
-
-    impl Future for FailWhenCancelled {
-        type Output = Result<(), &'static str>;
-
-        fn poll(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Self::Output> {
-            let _ = self.begin.send(());
-            let cancelled = self.cancelled.recv_timeout(PATIENCE);
-            let _ = self.follower.set(thread::current().id());
-            match cancelled {
-                Ok(()) => {
-                    Poll::Ready(Err("failed because the token was cancelled"))
-                }
-                Err(_) => {
-                    Poll::Ready(Err("the token was not cancelled in 3 s"))
-                }
-            }
-        }
     }
 
     #[tokio::test(start_paused = true)]

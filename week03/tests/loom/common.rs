@@ -1,11 +1,13 @@
 //! Runs models: of threads under loom, of tasks and locks under shuttle. Also
 //! has `Value`, which checks when it is read and dropped.
 
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use loom::cell::UnsafeCell;
 use loom::model::Builder;
+use real_tokio::runtime::Builder as RuntimeBuilder;
 use shuttle::scheduler::RandomScheduler;
 use shuttle::{Config, Runner};
 
@@ -50,10 +52,17 @@ const EXECUTIONS: usize = 40_000;
 const SCHEDULES: usize = 2000;
 
 /// Runs the async `model` under shuttle, as `shuffle_threads` does.
+///
+/// The model may use tokio's timers. They never fire, since time stands still.
 pub(crate) fn shuffle<F>(model: impl Fn() -> F + Send + Sync + 'static)
 where
     F: Future<Output = ()> + 'static,
 {
+    let mut runtime = RuntimeBuilder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build();
+    // Not dropped: after a failure, that would wake tasks outside of shuttle.
+    let runtime = ManuallyDrop::new(runtime.expect("a runtime"));
+    let _context = runtime.enter();
     shuffle_threads(move || shuttle::future::block_on(model()));
 }
 

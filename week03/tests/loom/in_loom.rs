@@ -1,7 +1,10 @@
 //! Runs a program of the memory model in loom.
 
+// In `tests/loom`, the name `std` means another crate.
+extern crate std as real_std;
+
+use self::real_std::sync::{Arc, Mutex, mpsc};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, mpsc};
 
 use loom::model::Builder;
 use week03::memory_model::{Op, Outcome, Program};

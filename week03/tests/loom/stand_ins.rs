@@ -1,6 +1,7 @@
-//! The stand-ins have the methods of tokio and crossbeam-epoch that an attempt
-//! may use. Code that compiles with the real types must compile with them.
+//! The stand-ins have the methods of `std`, tokio and crossbeam-epoch that an
+//! attempt may use. Code that compiles with the real types must compile with them.
 
+use std::future::pending;
 use std::panic::resume_unwind;
 
 use loom::sync::atomic::Ordering::Acquire;
@@ -10,6 +11,7 @@ use crate::model_checked::loom_epoch::{Atomic, Owned, Shared, pin};
 use crate::model_checked::shuttle_tasks::{
     Arc, CancellationToken, Notify, Semaphore, spawn, try_id,
 };
+use crate::task::{AbortOnDropHandle, JoinSet, TaskTracker, yield_now};
 
 #[test]
 fn a_handle_has_the_id_of_its_task() {
@@ -37,10 +39,72 @@ fn a_handle_returns_the_panic_of_its_task() {
         assert!(error.is_panic() && !error.is_cancelled() && error.id() == id);
         let payload = error.try_into_panic().expect("the task panicked");
         assert_eq!(payload.downcast_ref(), Some(&"on purpose"));
-        let aborted = spawn(std::future::pending::<()>());
+        let aborted = spawn(pending::<()>());
         aborted.abort();
         let error = aborted.await.expect_err("the task was aborted");
         assert!(error.is_cancelled() && error.try_into_panic().is_err());
+    });
+}
+
+#[test]
+fn a_join_set_returns_panics_and_aborts_its_tasks_on_drop() {
+    shuffle(async || {
+        let held = Arc::new(());
+        let holds = || {
+            let held = Arc::clone(&held);
+            async move {
+                pending::<()>().await;
+                drop(held);
+            }
+        };
+        drop(AbortOnDropHandle::new(spawn(holds())));
+        let mut aborted = JoinSet::new();
+        aborted.spawn(holds());
+        drop(aborted);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async { resume_unwind(Box::new("on purpose")) });
+        let ended: Option<Result<(), _>> = tasks.join_next().await;
+        assert!(ended.expect("one task").is_err_and(|it| it.is_panic()));
+        assert!(tasks.join_next().await.is_none());
+        for _ in 0..20 {
+            yield_now().await;
+        }
+        assert_eq!(Arc::strong_count(&held), 1, "a task was not aborted");
+    });
+}
+
+#[test]
+fn a_task_tracker_waits_for_its_tasks() {
+    shuffle(async || {
+        let (tracker, held) = (TaskTracker::new(), Arc::new(()));
+        let task = Arc::clone(&held);
+        tracker.spawn(async move {
+            yield_now().await;
+            drop(task);
+        });
+        tracker.close();
+        tracker.wait().await;
+        assert_eq!(Arc::strong_count(&held), 1, "a task has not ended");
+    });
+}
+
+#[test]
+fn other_tasks_run_while_a_task_holds_a_lock_of_std() {
+    shuffle(async || {
+        let lock = Arc::new(std::sync::Mutex::new(0));
+        let tasks = [(); 2].map(|()| {
+            let lock = Arc::clone(&lock);
+            spawn(async move {
+                let mut sum = lock.lock().unwrap();
+                let before = *sum;
+                shuttle::thread::yield_now();
+                *sum = before + 1;
+            })
+        });
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(*lock.lock().unwrap(), 2);
     });
 }
 
@@ -51,7 +115,7 @@ fn tokens_have_guards_that_borrow_and_futures_that_own() {
         assert!(!token.drop_guard_ref().disarm().is_cancelled());
         drop(token.drop_guard_ref());
         assert!(token.is_cancelled() && token.child_token().is_cancelled());
-        let never = std::future::pending::<()>();
+        let never = pending::<()>();
         assert_eq!(token.run_until_cancelled_owned(never).await, None);
     });
 }

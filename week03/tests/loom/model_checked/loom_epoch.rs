@@ -19,7 +19,7 @@ use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::real::sync::{Arc, Mutex};
 
 use loom::sync::atomic::{
     AtomicPtr, AtomicUsize,

@@ -9,12 +9,13 @@ use std::fmt;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use shuttle_tokio_impl::{sync, task};
-use shuttle_tokio_util_impl::sync as util;
+use shuttle_tokio_util_impl::{sync as util, task as util_task};
 
 pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard};
 pub(crate) use shuttle_tokio_impl::sync::{
@@ -59,6 +60,14 @@ where
     JoinHandle { task: Box::pin(shuttle_tokio_impl::spawn(future)), id }
 }
 
+pub(crate) fn spawn_blocking<F, R>(work: F) -> JoinHandle<R>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Send + 'static,
+{
+    spawn(async { work() })
+}
+
 #[derive(Debug)]
 pub(crate) struct JoinHandle<T> {
     task: Pin<Box<task::JoinHandle<Result<T, Payload>>>>,
@@ -94,7 +103,7 @@ impl<T> Future for JoinHandle<T> {
         self.task.as_mut().poll(context).map(|ended| match ended {
             Ok(Ok(output)) => Ok(output),
             Ok(Err(payload)) => Err(JoinError {
-                payload: Some(std::sync::Mutex::new(payload)),
+                payload: Some(std::real::sync::Mutex::new(payload)),
                 id,
             }),
             Err(_cancelled) => Err(JoinError { payload: None, id }),
@@ -125,7 +134,7 @@ impl AbortHandle {
 /// A task was aborted or, if there is a payload, panicked.
 #[derive(Debug)]
 pub(crate) struct JoinError {
-    payload: Option<std::sync::Mutex<Payload>>,
+    payload: Option<std::real::sync::Mutex<Payload>>,
     id: Id,
 }
 
@@ -165,6 +174,191 @@ impl fmt::Display for JoinError {
 
 impl Error for JoinError {}
 
+/// Aborts its task on drop.
+#[derive(Debug)]
+pub(crate) struct AbortOnDropHandle<T>(Option<JoinHandle<T>>);
+
+impl<T> AbortOnDropHandle<T> {
+    pub(crate) fn new(handle: JoinHandle<T>) -> Self {
+        Self(Some(handle))
+    }
+
+    pub(crate) fn detach(mut self) -> JoinHandle<T> {
+        self.0.take().expect("taken only when it is dropped")
+    }
+}
+
+impl<T> Deref for AbortOnDropHandle<T> {
+    type Target = JoinHandle<T>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("taken only when it is dropped")
+    }
+}
+
+impl<T> Future for AbortOnDropHandle<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Self::Output> {
+        let handle = self.0.as_mut().expect("taken only when it is dropped");
+        Pin::new(handle).poll(context)
+    }
+}
+
+impl<T> Drop for AbortOnDropHandle<T> {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.0 {
+            handle.abort();
+        }
+    }
+}
+
+/// Aborts its tasks on drop.
+#[derive(Debug)]
+pub(crate) struct JoinSet<T>(FuturesUnordered<JoinHandle<T>>);
+
+impl<T> Default for JoinSet<T> {
+    fn default() -> Self {
+        Self(FuturesUnordered::new())
+    }
+}
+
+impl<T> JoinSet<T> {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn abort_all(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+
+    pub(crate) fn detach_all(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl<T: Send + 'static> JoinSet<T> {
+    pub(crate) fn spawn<F>(&mut self, future: F) -> AbortHandle
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let handle = spawn(future);
+        let abort = handle.abort_handle();
+        self.0.push(handle);
+        abort
+    }
+
+    pub(crate) fn spawn_on<F>(
+        &mut self,
+        future: F,
+        _runtime: &Handle,
+    ) -> AbortHandle
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.spawn(future)
+    }
+
+    pub(crate) async fn join_next(&mut self) -> Option<Result<T, JoinError>> {
+        self.0.next().await
+    }
+
+    pub(crate) fn poll_join_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<T, JoinError>>> {
+        self.0.poll_next_unpin(context)
+    }
+
+    pub(crate) async fn join_next_with_id(
+        &mut self,
+    ) -> Option<Result<(Id, T), JoinError>> {
+        let id = |handle: &JoinHandle<T>| handle.id;
+        let before: Vec<_> = self.0.iter().map(id).collect();
+        let ended = self.0.next().await?;
+        let after: Vec<_> = self.0.iter().map(id).collect();
+        let id = before.into_iter().find(|id| !after.contains(id));
+        Some(ended.map(|output| (id.expect("one has ended"), output)))
+    }
+
+    pub(crate) async fn join_all(mut self) -> Vec<T> {
+        let mut outputs = Vec::new();
+        while let Some(ended) = self.join_next().await {
+            outputs.push(ended.expect("no task panicked"));
+        }
+        outputs
+    }
+
+    pub(crate) fn try_join_next(&mut self) -> Option<Result<T, JoinError>> {
+        self.0.next().now_or_never().flatten()
+    }
+
+    pub(crate) async fn shutdown(&mut self) {
+        self.abort_all();
+        while self.join_next().await.is_some() {}
+    }
+}
+
+impl<T> Drop for JoinSet<T> {
+    fn drop(&mut self) {
+        self.abort_all();
+    }
+}
+
+/// shuttle's only runtime.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle;
+
+impl Handle {
+    pub(crate) fn current() -> Self {
+        Self
+    }
+
+    pub(crate) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        spawn(future)
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TaskTracker(util_task::TaskTracker);
+
+impl TaskTracker {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        spawn(self.0.track_future(future))
+    }
+}
+
+impl Deref for TaskTracker {
+    type Target = util_task::TaskTracker;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Notify(sync::Notify);
 
@@ -184,6 +378,37 @@ impl Deref for Notify {
 
     fn deref(&self) -> &Self::Target {
         &self.0
+    }
+}
+
+/// `watch` with `Sender::new`.
+pub(crate) mod watch {
+    use std::ops::Deref;
+
+    use shuttle_tokio_impl::sync::watch;
+
+    pub(crate) use watch::{Receiver, Ref, error};
+
+    #[derive(Debug)]
+    pub(crate) struct Sender<T>(watch::Sender<T>);
+
+    pub(crate) fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
+        let (sender, receiver) = watch::channel(value);
+        (Sender(sender), receiver)
+    }
+
+    impl<T> Sender<T> {
+        pub(crate) fn new(value: T) -> Self {
+            channel(value).0
+        }
+    }
+
+    impl<T> Deref for Sender<T> {
+        type Target = watch::Sender<T>;
+
+        fn deref(&self) -> &Self::Target {
+            &self.0
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Properties that hold for every order in which threads take their locks.
 //! shuttle runs the threads.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use core::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst,
+};
+use std::real::sync::{Arc, Mutex};
 
 use serde::Deserialize;
 use shuttle::thread;

@@ -1,11 +1,11 @@
 //! Models of `limit`. shuttle runs each one with its tasks' steps in many
 //! orders, and it must hold in all of them.
 
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::future::ready;
 use std::num::NonZero;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
