@@ -1,10 +1,9 @@
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::iter;
 
 use bytes::Buf;
+use lab::alloc::{Counting, allocated_bytes};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
@@ -325,30 +324,8 @@ mod call {
     }
 }
 
-thread_local! {
-    /// How many bytes this thread has ever allocated.
-    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-struct Counting;
-
-// SAFETY: `System` does all the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // No panic: an allocator may not unwind.
-        ALLOCATED.set(ALLOCATED.get().wrapping_add(layout.size()));
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 /// Checks what `read` returns, and how much memory it allocates.
 fn assert_reads<'a, T: Debug + PartialEq>(
@@ -356,9 +333,9 @@ fn assert_reads<'a, T: Debug + PartialEq>(
     bytes: &'a [u8],
     expected: Result<T, Error>,
 ) {
-    let before = ALLOCATED.get();
+    let before = allocated_bytes();
     let results = [expected, read(bytes)];
-    let allocated = ALLOCATED.get().wrapping_sub(before);
+    let allocated = allocated_bytes() - before;
     // A field in memory is much larger than its bytes, and vectors grow.
     let limit = 4_096 + 200 * bytes.len();
     let [expected, seen] = &results;

@@ -1,5 +1,3 @@
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::future::{Ready, pending};
 use std::hash::{Hash, Hasher};
@@ -10,6 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use lab::alloc::{Counting, bytes_in_use};
 use tokio::sync::oneshot;
 use tokio::task::{unconstrained, yield_now};
 use week05::window;
@@ -23,6 +22,9 @@ const NANO: Duration = Duration::from_nanos(1);
 const CENTURY: Duration = Duration::from_secs(3_155_760_000);
 const SIZES: [usize; 5] = [1, 2, 17, 130, 1_500];
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 mod store {
     use super::*;
@@ -338,7 +340,7 @@ mod invalidate {
                 }
             }
             world.invalidate(7);
-            bytes.push(BYTES.get());
+            bytes.push(bytes_in_use());
         }
         let more = bytes[1] - bytes[0];
         assert!(more < 1_000, "{more} bytes more after 1,200 loads of a key");
@@ -375,32 +377,6 @@ mod invalidate {
                 world.check().await;
             }
         }
-    }
-}
-
-thread_local! {
-    /// How many bytes this thread has allocated and not freed.
-    static BYTES: Cell<isize> = const { Cell::new(0) };
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-struct Counting;
-
-// SAFETY: `System` does all the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // No panic: an allocator may not unwind.
-        BYTES.set(BYTES.get().wrapping_add_unsigned(layout.size()));
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        BYTES.set(BYTES.get().wrapping_sub_unsigned(layout.size()));
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use lab::alloc::allocated_bytes;
 use lab::servers::Postgres;
 use proptest::prelude::*;
 use proptest::test_runner::{self, RngAlgorithm, TestRng, TestRunner};
@@ -16,8 +17,6 @@ use week08::replication::{
     Change, Column, Event, LogicalMessage, Lsn, Message, Relation,
     ReplicaIdentity as Identity, Row, StreamError, Transaction, Tuple, Value,
 };
-
-use crate::common::ALLOCATED;
 
 static Y2000: LazyLock<SystemTime> =
     LazyLock::new(|| UNIX_EPOCH + Duration::from_secs(946_684_800));
@@ -180,9 +179,9 @@ mod rows {
     #[test]
     fn any_bytes_decode_or_fail_in_memory_in_proportion() {
         let check_size = |bytes: &[u8]| {
-            let before = ALLOCATED.get();
+            let before = allocated_bytes();
             let result = decode(bytes);
-            let allocated = ALLOCATED.get().wrapping_sub(before);
+            let allocated = allocated_bytes() - before;
             let limit = 4_096 + 200 * bytes.len();
             assert!(
                 allocated <= limit,
@@ -230,9 +229,9 @@ mod rows {
         ];
         let insert = Message::Insert { relation: 1, new: new(values.into()) };
         for message in [insert, Message::Logical(logical)] {
-            let (bytes, before) = (encode(&message, 0), ALLOCATED.get());
+            let (bytes, before) = (encode(&message, 0), allocated_bytes());
             drop(decode(&bytes).expect("a message"));
-            let allocated = ALLOCATED.get().wrapping_sub(before);
+            let allocated = allocated_bytes() - before;
             assert!(allocated < 4_096, "{allocated} bytes for borrowed values");
         }
         // Large numbers of items, or of bytes, and too few of them.

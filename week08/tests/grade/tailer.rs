@@ -5,6 +5,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use lab::alloc::bytes_in_use;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -15,8 +16,6 @@ use week08::replication::{
     Transaction, Value,
 };
 use week08::tailer::{BadRow, Config, Effect, Event, Lag, Message, Tailer};
-
-use crate::common::{ALLOCATED, FREED};
 
 mod rows {
     use super::*;
@@ -480,11 +479,10 @@ mod session {
     #[test]
     fn a_long_session_needs_no_more_memory() {
         let mut session = Session::new(config(), 0, 0);
-        let live = || ALLOCATED.get().wrapping_sub(FREED.get());
         let mut before = 0;
         for round in 0..3_000 {
             if round == 500 {
-                before = live();
+                before = bytes_in_use();
             }
             // Other aggregates in each round.
             let keys = ["a/1", "a/2", "b/3", "c/4"];
@@ -519,7 +517,7 @@ mod session {
             let event = Event::KeepAlive { end, reply_requested: false };
             session.tailer.step(event, session.now).unwrap();
         }
-        let grown = live().wrapping_sub(before).cast_signed();
+        let grown = bytes_in_use() - before;
         assert!(
             grown < 4_096,
             "expected the memory of 500 rounds after 3,000 rounds, seen {grown} \
