@@ -9,19 +9,27 @@
 //! - `Display` of a [`PublishError`] contains the article's id. Its source is
 //!   the [`ReadError`].
 //! - `Display` of the error that [`handle`] returns contains the request's id
-//!   and its route, unchanged. Its chain has four links: this error, the
+//!   and its route. Its chain begins with four links: this error, the
 //!   [`PublishError`], the [`ReadError`] and the `sqlx::Error`. The sources of
 //!   the `sqlx::Error`, if it has any, follow. `anyhow::Error::downcast_ref`
 //!   finds the [`PublishError`].
-//! - These rules hold for every id, and for every kind of `sqlx::Error`.
-//! - No link repeats the text of a link below it, neither as `Display` nor as
-//!   `Debug`. The texts of the three links above the `sqlx::Error` contain each
-//!   of these once: request id, route, article id, `accounts`, author id.
+//! - Each of these three texts contains its own facts once and unchanged. Apart
+//!   from them, it contains no digit and no fact of another link. Two facts may
+//!   be equal, such as the ids, and a fact may contain another, such as the
+//!   request id `accounts/7`: each link still contains its own facts.
+//! - `Display` of a link repeats nothing of a link below it: neither its
+//!   `Display` nor its `Debug` text, nor a value in the `sqlx::Error`, such as
+//!   its message, its kind or a constraint. A derived `Debug` may repeat them.
+//! - These rules hold for `{}` and for `{:#}`, for all ids and routes, and for
+//!   every kind of `sqlx::Error`. A request id and a route may be empty or
+//!   long. The tests use none that is a word of your text.
 //! - The errors of the two lower layers are `std::error::Error + Send + Sync +
 //!   'static`, so that callers can match on them. Only the edge uses `anyhow`.
-//! - If `RUST_BACKTRACE` is `1` or `full`, anyhow captures one backtrace, and the
-//!   lower errors contain no backtrace. If the variable is `0` or is not set, no
-//!   backtrace is captured. No layer uses `std::backtrace::Backtrace`.
+//! - If `RUST_BACKTRACE` is `1` or `full`, a failed request captures one
+//!   backtrace, the one of `anyhow`. The two lower layers capture none, and
+//!   neither does a request that succeeds. If the variable is `0` or is not set
+//!   (and `RUST_LIB_BACKTRACE` is not set), no backtrace is captured.
+//! - A failed request keeps no memory after its error is dropped.
 //!
 //! Use thiserror, or write `Display` and `Error` by hand, starting from the
 //! empty implementations below. The fields of the error types are up to you.

@@ -6,8 +6,3 @@ mod classify;
 mod context;
 mod no_rows;
 mod report;
-
-/// The texts of the subjects, for graders that read them.
-mod sources {
-    pub(crate) const CONTEXT: &str = include_str!("../../src/context.rs");
-}
