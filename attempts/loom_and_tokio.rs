@@ -1,6 +1,7 @@
 //! As `loom.rs`, for a week with the module `tokio_under_shuttle`: the names
-//! `tokio`, `tokio_util` and `std` mean types of shuttle. The compiler accepts
-//! these lines only outside of the generated file.
+//! `tokio`, `tokio_util` and `std` mean types of shuttle, `std` only if loom runs
+//! no subject. The compiler accepts these lines only outside of the generated
+//! file.
 
 #![allow(
     dead_code,
@@ -10,6 +11,7 @@
 
 extern crate self as tokio;
 extern crate self as tokio_util;
+#[cfg(std_under_shuttle)]
 extern crate std_under_shuttle as std;
 extern crate tokio as real_tokio;
 

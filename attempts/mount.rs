@@ -25,8 +25,12 @@ fn main() -> io::Result<()> {
     // replaces a newer one. The hash changes then.
     println!("cargo::rerun-if-env-changed=WB_SUBJECT_HASH");
 
-    let Sources { subject, grade, loom, .. } =
+    let Sources { subject, grade, loom, loom_names } =
         Sources::of(&week, &subjects(&package, &week)?)?;
+    println!("cargo::rustc-check-cfg=cfg(std_under_shuttle)");
+    if loom_names.contains("std_under_shuttle") {
+        println!("cargo::rustc-cfg=std_under_shuttle");
+    }
     let out = PathBuf::from(var("OUT_DIR"));
     fs::write(out.join("subject.rs"), subject)?;
     fs::write(out.join("grade.rs"), grade)?;

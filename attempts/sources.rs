@@ -23,16 +23,17 @@ pub(crate) struct Sources {
     /// The first lines of that binary's crate root. They are also in
     /// `loom_and_tokio.rs`: the compiler does not accept them in a file that is
     /// included.
-    #[allow(dead_code, reason = "the build script does not need them")]
-    pub(crate) loom_names: &'static str,
+    pub(crate) loom_names: String,
 }
 
-/// Lets `tokio`, `tokio_util` and `std` mean types of shuttle.
+/// Lets `tokio` and `tokio_util` mean types of shuttle.
 const SHUTTLE_NAMES: &str = "extern crate self as tokio;
 extern crate self as tokio_util;
-extern crate std_under_shuttle as std;
 extern crate tokio as real_tokio;
 ";
+
+/// Lets `std` mean types of shuttle. In a model of loom, they panic.
+const SHUTTLE_STD: &str = "extern crate std_under_shuttle as std;\n";
 
 impl Sources {
     /// Creates the sources for `subjects`, each the name of an exercise and a
@@ -57,10 +58,13 @@ impl Sources {
         if common.exists() {
             loom += &module("mod common", &common);
         }
-        let mut loom_names = "";
+        let mut loom_names = String::new();
         let tokio = test(week, "loom", "tokio_under_shuttle");
         if tokio.exists() {
-            loom_names = SHUTTLE_NAMES;
+            loom_names += SHUTTLE_NAMES;
+            if !have_loom_model(week, subjects)? {
+                loom_names += SHUTTLE_STD;
+            }
             loom += &module("mod tokio_under_shuttle", &tokio);
             loom += "pub(crate) use tokio_under_shuttle::*;\n";
         }
@@ -93,6 +97,20 @@ impl Sources {
         loom += &format!("mod models {{\n{models}}}\n");
         Ok(Self { subject, grade, loom, loom_names })
     }
+}
+
+/// Returns whether loom runs a model of one of `subjects`.
+fn have_loom_model(
+    week: &Path,
+    subjects: &[(String, PathBuf)],
+) -> io::Result<bool> {
+    for (exercise, _) in subjects {
+        let model = test(week, "loom/models", exercise);
+        if model.exists() && fs::read_to_string(model)?.contains("use loom::") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Returns the answers with models that the text of a subject with models uses,

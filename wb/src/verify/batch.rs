@@ -194,10 +194,7 @@ impl<'a> Batch<'a> {
                 ("Cargo.toml", manifest),
                 (&library, root(&sources.subject)),
                 ("grade.rs", root(&sources.grade)),
-                (
-                    "loom.rs",
-                    root(&[sources.loom_names, &sources.loom].concat()),
-                ),
+                ("loom.rs", root(&(sources.loom_names + &sources.loom))),
             ] {
                 self.write_file(&Path::new(name).join(file), &text)?;
             }

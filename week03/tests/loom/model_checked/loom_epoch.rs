@@ -10,6 +10,10 @@
 
 #![allow(dead_code, reason = "an attempt may need more than the answer")]
 
+// In `tests/loom`, the name `std` may mean another crate.
+extern crate std as real_std;
+
+use self::real_std::sync::{Arc, Mutex};
 use std::borrow::{Borrow, BorrowMut};
 use std::cell::Cell;
 use std::cmp;
@@ -19,7 +23,6 @@ use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
 use std::rc::Rc;
-use std::real::sync::{Arc, Mutex};
 
 use loom::sync::atomic::{
     AtomicPtr, AtomicUsize,

@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "an attempt may need more than the answers")]
 
+// In `tests/loom`, the name `std` may mean another crate.
+extern crate std as real_std;
+
 use std::any::Any;
 use std::error::Error;
 use std::fmt;
@@ -103,7 +106,7 @@ impl<T> Future for JoinHandle<T> {
         self.task.as_mut().poll(context).map(|ended| match ended {
             Ok(Ok(output)) => Ok(output),
             Ok(Err(payload)) => Err(JoinError {
-                payload: Some(std::real::sync::Mutex::new(payload)),
+                payload: Some(real_std::sync::Mutex::new(payload)),
                 id,
             }),
             Err(_cancelled) => Err(JoinError { payload: None, id }),
@@ -134,7 +137,7 @@ impl AbortHandle {
 /// A task was aborted or, if there is a payload, panicked.
 #[derive(Debug)]
 pub(crate) struct JoinError {
-    payload: Option<std::real::sync::Mutex<Payload>>,
+    payload: Option<real_std::sync::Mutex<Payload>>,
     id: Id,
 }
 
