@@ -8,23 +8,33 @@
 //!   after the last `Swap` is dropped. There may be any number of readers, and
 //!   each of them may have any number of guards.
 //! - A guard shows the value that was current when the guard was loaded, for as
-//!   long as the guard lives. Neither `load` nor `store` waits for a guard.
-//! - A replaced value is dropped within three more stores, if no guard exists
-//!   while these stores run, and no load or other store overlaps them.
-//! - While a guard lives, values that are replaced after its load may be kept,
-//!   too. If n values have been kept because of a guard, they are dropped
-//!   within n + 3 stores after the guard is dropped.
+//!   long as the guard lives. Neither `load`, nor `store`, nor the drop of a
+//!   `Swap` waits for a guard.
+//! - `Reader` and `Guard` are neither `Send` nor `Sync`. So the compiler rejects
+//!   a task that keeps a guard across an `.await` and may move to another
+//!   thread. `Swap` is `Send` and `Sync`.
+//! - If each guard lives for at most k stores, a replaced value is dropped
+//!   within 3k + 3 more stores, also if there is always some guard. So if there
+//!   are no guards, it is dropped within three. Guards of one reader that
+//!   overlap count as one guard.
+//! - If n replaced values are kept when the last guard is dropped, at most three
+//!   are kept after n + 3 more stores without a guard.
+//! - Each reader that is dropped may delay these drops by one more store. No
+//!   limit holds while calls on different threads overlap.
 //! - A reader without a guard keeps no value. A guard of another `Swap` does
 //!   not keep the values of this `Swap`.
+//! - The `drop` of a value may call `load` and `store` of the same `Swap`.
 //! - When the last `Swap` and the last reader have been dropped, each value has
-//!   been dropped exactly once.
+//!   been dropped exactly once, also if a thread that called `store` still runs.
 //! - All these rules hold for every interleaving of the threads, and for every
 //!   value that an atomic load may return. The last group of tests (rung) runs
 //!   your file under the model checker loom.
 //!
-//! For loom, take `Arc` and `Ordering` from
+//! For loom, take `Arc`, `Ordering` and atomics from
 //! `crate::model_checked::loom_atomics`, and the types of crossbeam-epoch from
-//! `crate::model_checked::loom_epoch`.
+//! `crate::model_checked::loom_epoch`. loom treats a `SeqCst` *access* as
+//! `AcqRel`, and so reports errors in code that is correct: use a `SeqCst` fence
+//! or a read-modify-write instead.
 //!
 //! crossbeam-epoch does the work. A `Collector` has handles, and a handle pins
 //! its thread. A pinned thread can defer a function. The function runs only
@@ -55,7 +65,7 @@ pub struct Swap<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// Reads the value of a [`Swap`], in the thread that created the reader.
+/// Reads the value of a [`Swap`]. A reader and its guards stay in one thread.
 #[derive(Debug)]
 pub struct Reader<T> {
     shared: Arc<Shared<T>>,
@@ -83,14 +93,14 @@ impl<T: Send + Sync + 'static> Swap<T> {
         todo!("what does a thread need before it can pin itself?")
     }
 
-    /// Replaces the value. Never waits for another thread.
+    /// Replaces the value.
     pub fn store(&self, _value: T) {
         todo!("which call drops the old value, and when?")
     }
 }
 
 impl<T> Reader<T> {
-    /// Returns a guard of the current value. Never waits and never retries.
+    /// Returns a guard of the current value.
     pub fn load(&self) -> Guard<'_, T> {
         todo!("which has to come first, the load or the pin?")
     }

@@ -1,5 +1,6 @@
 //! Helpers that the graders of this week share.
 
+use std::marker::PhantomData;
 use std::mem;
 use std::panic::resume_unwind;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -76,6 +77,34 @@ impl Drop for Value {
     fn drop(&mut self) {
         self.ledger.0.lock().unwrap()[self.number] += 1;
     }
+}
+
+/// A value that calls a function when it is dropped.
+pub(crate) struct Hooked {
+    pub(crate) value: Value,
+    pub(crate) on_drop: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+impl Drop for Hooked {
+    fn drop(&mut self) {
+        if let Some(on_drop) = self.on_drop.take() {
+            on_drop();
+        }
+    }
+}
+
+/// `Probe::<T>::IS_SEND` says whether `T` is `Send`.
+pub(crate) struct Probe<T>(PhantomData<T>);
+
+/// Says that a type is not `Send`, unless `Probe` itself says that it is.
+pub(crate) trait NotSend {
+    const IS_SEND: bool = false;
+}
+
+impl<T> NotSend for Probe<T> {}
+
+impl<T: Send> Probe<T> {
+    pub(crate) const IS_SEND: bool = true;
 }
 
 /// Generates pseudorandom numbers (SplitMix64). The seed is fixed, so that each

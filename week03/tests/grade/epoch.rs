@@ -1,11 +1,32 @@
+use std::sync::mpsc;
 use std::thread;
 
-use week03::epoch::Swap;
+use week03::epoch::{Guard, Reader, Swap};
 
-use crate::common::{Ledger, with_deadline};
+use crate::common::{
+    Hooked, Ledger, NotSend as _, Probe, Value, with_deadline,
+};
 
-/// The number of later stores within which a replaced value is dropped.
+/// The number of later stores within which a replaced value is dropped, if there
+/// are no guards.
 const STORES: usize = 3;
+
+/// Panics unless each guard shows the value with its number.
+fn check_guards(guards: &[(usize, Guard<'_, Value>)], ledger: &Ledger) {
+    let drops = ledger.drops();
+    for (number, guard) in guards {
+        // This comes first: a dropped value must not be read.
+        assert_eq!(
+            drops[*number], 0,
+            "drops of a value that a guard shows: seen (left), expected (right)"
+        );
+        assert_eq!(
+            guard.number, *number,
+            "the value that a guard shows: number seen (left), number when \
+             loaded (right)"
+        );
+    }
+}
 
 mod publishes {
     use super::*;
@@ -69,36 +90,19 @@ mod protects {
     use super::*;
 
     #[test]
-    fn ten_guards_of_one_reader_keep_ten_different_values() {
-        let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value());
-        let reader = swap.reader();
-        let guards: Vec<_> = (0..10)
-            .map(|number| {
+    fn each_guard_of_one_reader_keeps_its_own_value() {
+        with_deadline("stores, and the drop of a `Swap`, with guards", || {
+            let ledger = Ledger::default();
+            let swap = Swap::new(ledger.value());
+            let reader = swap.reader();
+            let guards = Vec::from_iter((0..1_500).map(|number| {
                 let guard = reader.load();
-                assert_eq!(
-                    guard.number, number,
-                    "`load` after {number} stores: number seen (left), \
-                     expected (right)"
-                );
                 swap.store(ledger.value());
-                guard
-            })
-            .collect();
-        // This comes first: a dropped value must not be read.
-        assert_eq!(
-            ledger.drops(),
-            [0; 11],
-            "drops of ten values with a guard, and of the current one: seen \
-             (left), expected (right)"
-        );
-        for (number, guard) in guards.iter().enumerate() {
-            assert_eq!(
-                guard.number, number,
-                "the value that a guard shows: number seen (left), number when \
-                 loaded (right)"
-            );
-        }
+                (number, guard)
+            }));
+            drop(swap);
+            check_guards(&guards, &ledger);
+        });
     }
 
     #[test]
@@ -106,19 +110,9 @@ mod protects {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let reader = swap.reader();
-        let seen = reader.load();
+        let guard = reader.load();
         swap.store(ledger.value());
-        assert_eq!(
-            ledger.drops()[0],
-            0,
-            "drops of the value that a guard shows: seen (left), expected \
-             (right)"
-        );
-        assert_eq!(
-            seen.number, 0,
-            "the value that the guard shows: number seen (left), number when \
-             loaded (right)"
-        );
+        check_guards(&[(0, guard)], &ledger);
     }
 
     #[test]
@@ -126,11 +120,30 @@ mod protects {
         let swap = Swap::new(0);
         let reader = swap.reader();
         let seen = reader.load();
-        with_deadline("a store while a guard is held", {
+        with_deadline("10,000 stores while a guard is held", {
             let swap = swap.clone();
-            move || (1..=100).for_each(|value| swap.store(value))
+            move || (1..=10_000).for_each(|value| swap.store(value))
         });
         drop(seen);
+    }
+
+    #[test]
+    fn readers_and_guards_stay_in_their_thread() {
+        drop(Swap::new(1).reader().load()); // the stub fails here
+        let is_send = [
+            Probe::<Guard<'_, u8>>::IS_SEND,
+            Probe::<&Guard<'_, u8>>::IS_SEND,
+            Probe::<Reader<u8>>::IS_SEND,
+            Probe::<&Reader<u8>>::IS_SEND,
+            Probe::<Swap<u8>>::IS_SEND,
+            Probe::<&Swap<u8>>::IS_SEND,
+        ];
+        assert_eq!(
+            is_send,
+            [false, false, false, false, true, true],
+            "whether `Guard`, `&Guard`, `Reader`, `&Reader`, `Swap` and \
+             `&Swap` are `Send`: seen (left), expected (right)"
+        );
     }
 }
 
@@ -138,53 +151,52 @@ mod frees {
     use super::*;
 
     #[test]
-    fn an_old_value_without_a_guard_is_dropped_within_three_stores() {
-        let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value());
-        let reader = swap.reader();
-        assert_eq!(
-            reader.load().number,
-            0,
-            "`load` before any store: number seen (left), expected (right)"
-        );
-        for _ in 0..100 {
-            swap.store(ledger.value());
-            let left = ledger.left();
-            assert!(
-                left <= STORES + 1,
-                "{left} values are not dropped: expected at most {}, the \
-                 current one and those replaced by the last {STORES} stores",
-                STORES + 1
-            );
+    fn short_guards_that_overlap_do_not_keep_old_values() {
+        for life in [0, 1, 2, 17, 130] {
+            let ledger = Ledger::default();
+            let swap = Swap::new(ledger.value());
+            let readers = [swap.reader(), swap.reader()];
+            // If `life` is not 0, there is always one guard, and it is dropped
+            // after the next one is loaded.
+            let mut guard = None;
+            for stores in 0..10 * (life + STORES) {
+                if stores % life.max(1) == 0 {
+                    let next = readers[stores / life.max(1) % 2].load();
+                    guard = Some(next).filter(|_| life > 0);
+                }
+                swap.store(ledger.value());
+                let (left, limit) = (ledger.left(), 3 * life + STORES + 1);
+                assert!(
+                    left <= limit,
+                    "{left} values are not dropped while guards live for \
+                     {life} stores: expected at most {limit}, the current one \
+                     and those replaced by the last {} stores",
+                    limit - 1
+                );
+            }
+            drop(guard);
         }
     }
 
     #[test]
     fn a_reader_without_a_guard_keeps_no_value() {
-        let ledger = Ledger::default();
-        let swap = Swap::new(ledger.value());
-        let (idle, dropped) = (swap.reader(), swap.reader());
-        assert_eq!(
-            idle.load().number,
-            0,
-            "`load` before any store: number seen (left), expected (right)"
-        );
-        drop(dropped);
-        for _ in 0..STORES + 1 {
-            swap.store(ledger.value());
+        for dropped in [0, 1, 17, 130, 1_500] {
+            let ledger = Ledger::default();
+            let swap = Swap::new(ledger.value());
+            let mut readers =
+                Vec::from_iter((0..=dropped).map(|_| swap.reader()));
+            readers.iter().for_each(|reader| drop(reader.load()));
+            readers.truncate(1);
+            let stores = dropped + STORES + 1;
+            (0..stores).for_each(|_| swap.store(ledger.value()));
+            assert_eq!(
+                ledger.drops()[0],
+                1,
+                "drops of the first value after {dropped} readers were \
+                 dropped, and {stores} stores, while one reader has no guard: \
+                 seen (left), expected (right)"
+            );
         }
-        assert_eq!(
-            ledger.drops()[0],
-            1,
-            "drops of the first value after {} stores, while a reader has no \
-             guard: seen (left), expected (right)",
-            STORES + 1
-        );
-        assert_eq!(
-            idle.load().number,
-            STORES + 1,
-            "`load` after the last store: number seen (left), expected (right)"
-        );
     }
 
     #[test]
@@ -199,10 +211,8 @@ mod frees {
         let ledger = Ledger::default();
         let (swap, other) = (Swap::new(ledger.value()), Swap::new(0));
         let reader = other.reader();
-        let seen = reader.load();
-        for _ in 0..STORES + 1 {
-            swap.store(ledger.value());
-        }
+        let _guard = reader.load();
+        (0..=STORES).for_each(|_| swap.store(ledger.value()));
         assert_eq!(
             ledger.drops()[0],
             1,
@@ -210,10 +220,34 @@ mod frees {
              another `Swap` lives: seen (left), expected (right)",
             STORES + 1
         );
+    }
+
+    #[test]
+    fn the_drop_of_a_value_may_load_and_store() {
+        let ledger = Ledger::default();
+        let value = |on_drop| Hooked { value: ledger.value(), on_drop };
+        let [first, inner] = [value(None), value(None)];
+        let swap = Swap::new(first);
+        let shared = swap.clone();
+        let on_drop = move || {
+            shared.store(inner);
+            let seen = shared.reader().load().value.number;
+            assert_eq!(
+                seen, 1,
+                "`load` in the drop of a value, after a store there: number \
+                 seen (left), expected (right)"
+            );
+        };
+        swap.store(value(Some(Box::new(on_drop))));
+        let later = Vec::from_iter((0..=STORES).map(|_| value(None)));
+        with_deadline("a store that drops a value whose drop stores", || {
+            later.into_iter().for_each(move |value| swap.store(value));
+        });
         assert_eq!(
-            *seen, 0,
-            "the value that the other `Swap`'s guard shows: seen (left), \
-             expected (right)"
+            ledger.drops()[2],
+            1,
+            "drops of the value whose drop stores, after {STORES} more stores: \
+             seen (left), expected (right)"
         );
     }
 
@@ -222,11 +256,21 @@ mod frees {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let readers = [swap.reader(), swap.reader()];
-        let guards = readers.each_ref().map(|reader| {
-            let guard = reader.load();
-            swap.store(ledger.value());
-            guard
+        let guards = readers.each_ref().map(Reader::load);
+        let (stored, is_stored) = mpsc::channel();
+        let (_end, ends) = mpsc::channel::<()>();
+        thread::spawn({
+            let (swap, ledger) = (swap.clone(), ledger.clone());
+            move || {
+                swap.store(ledger.value());
+                swap.store(ledger.value());
+                drop(swap);
+                stored.send(()).expect("the test waits for the stores");
+                // This thread lives until the test ends.
+                ends.recv()
+            }
         });
+        is_stored.recv().expect("the other thread stores two values");
         drop(guards);
         let [first, second] = readers;
         drop((second, swap));
@@ -239,8 +283,8 @@ mod frees {
         assert_eq!(
             ledger.drops(),
             [1; 3],
-            "drops of each value after the last reader was dropped: seen \
-             (left), expected (right)"
+            "drops of each value after the last reader was dropped, while the \
+             thread that stored still lives: seen (left), expected (right)"
         );
     }
 
@@ -256,15 +300,16 @@ mod frees {
         let ledger = Ledger::default();
         let swap = Swap::new(ledger.value());
         let clones = [swap.clone(), swap.clone(), swap];
+        let readers =
+            Vec::from_iter((0..readers).map(|_| clones[random(3)].reader()));
         let mut current = 0;
-        for phase in 0..8 {
-            let all: Vec<_> =
-                (0..readers).map(|_| clones[random(3)].reader()).collect();
+        for _ in 0..8 {
             let mut guards = Vec::new();
             for _ in 0..100 {
                 match random(8) {
                     0..=2 => {
-                        guards.push((current, all[random(readers)].load()))
+                        let reader = &readers[random(readers.len())];
+                        guards.push((current, reader.load()));
                     }
                     3..=4 if !guards.is_empty() => {
                         guards.swap_remove(random(guards.len()));
@@ -274,24 +319,9 @@ mod frees {
                         current += 1;
                     }
                 }
-                let drops = ledger.drops();
-                for (number, guard) in &guards {
-                    // This comes first: a dropped value must not be read.
-                    assert_eq!(
-                        drops[*number], 0,
-                        "drops of a value that a guard shows: seen (left), \
-                         expected (right)"
-                    );
-                    assert_eq!(
-                        guard.number, *number,
-                        "the value that a guard shows: number seen (left), \
-                         number when loaded (right)"
-                    );
-                }
+                check_guards(&guards, &ledger);
             }
             drop(guards);
-            // In every second phase, the readers remain, without a guard.
-            let _idle = (phase % 2 == 0).then_some(all);
             let kept = ledger.left() - 1;
             for stores in 1..=kept + STORES + 5 {
                 clones[random(3)].store(ledger.value());
@@ -307,11 +337,11 @@ mod frees {
                 );
             }
         }
-        drop(clones);
+        drop((clones, readers));
         assert!(
             ledger.drops().iter().all(|drops| *drops == 1),
-            "drops of each value after the last `Swap` was dropped: seen {:?}, \
-             expected one each",
+            "drops of each value after the last `Swap` and the last reader \
+             were dropped: seen {:?}, expected one each",
             ledger.drops()
         );
     }

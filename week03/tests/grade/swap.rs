@@ -1,4 +1,3 @@
-use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -6,7 +5,7 @@ use std::thread;
 
 use week03::swap::{Guard, Reader, Swap};
 
-use crate::common::{Ledger, Value, with_deadline};
+use crate::common::{Hooked, Ledger, NotSend as _, Probe, with_deadline};
 
 fn reader<T: Send + Sync>(swap: &Swap<T>) -> Reader<T> {
     swap.reader().expect("`reader` returned `None`: expected a free reader")
@@ -194,19 +193,6 @@ mod protects {
              (left), expected (right)"
         );
     }
-
-    struct Probe<T>(PhantomData<T>);
-
-    /// Says that a type is not `Send`, unless `Probe` itself says that it is.
-    trait NotSend {
-        const IS_SEND: bool = false;
-    }
-
-    impl<T> NotSend for Probe<T> {}
-
-    impl<T: Send> Probe<T> {
-        const IS_SEND: bool = true;
-    }
 }
 
 mod frees {
@@ -334,20 +320,6 @@ mod frees {
             "drops of each value after the last reader was dropped: seen \
              (left), expected (right)"
         );
-    }
-
-    /// A value that calls a function when it is dropped.
-    struct Hooked {
-        value: Value,
-        on_drop: Option<Box<dyn FnOnce() + Send + Sync>>,
-    }
-
-    impl Drop for Hooked {
-        fn drop(&mut self) {
-            if let Some(on_drop) = self.on_drop.take() {
-                on_drop();
-            }
-        }
     }
 
     /// Loads and stores at random, through a random number of readers and

@@ -19,7 +19,7 @@ pub struct Swap<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// Reads the value of a [`Swap`], in the thread that created the reader.
+/// Reads the value of a [`Swap`]. A reader and its guards stay in one thread.
 pub struct Reader<T> {
     handle: LocalHandle,
     shared: Arc<Shared<T>>,

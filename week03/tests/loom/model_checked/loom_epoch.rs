@@ -4,6 +4,8 @@
 //! It counts no epochs. A deferred function has a list of the pins that existed
 //! when it was deferred, and runs as soon as the last of them has ended.
 //!
+//! A pin panics if another thread is pinned through the same handle.
+//!
 //! It is stronger in one place. crossbeam's fences promise that a thread that
 //! pins later does not load what was deferred before. loom can only express
 //! that everything before the `defer` happens before that pin, which is more.
@@ -28,6 +30,7 @@ use loom::sync::atomic::{
     AtomicPtr, AtomicUsize,
     Ordering::{self, Acquire, Relaxed, Release},
 };
+use loom::thread::ThreadId;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Collector(Arc<Global>);
@@ -70,6 +73,8 @@ struct Local {
     collector: Collector,
     guards: Cell<usize>,
     pin: Cell<usize>,
+    /// The thread that pinned last.
+    thread: Cell<Option<ThreadId>>,
 }
 
 /// A pin of its thread. `None` is the guard of `unprotected`.
@@ -91,6 +96,7 @@ impl Collector {
             collector: self.clone(),
             guards: Cell::new(0),
             pin: Cell::new(0),
+            thread: Cell::new(None),
         }))
     }
 
@@ -151,9 +157,17 @@ impl fmt::Debug for Garbage {
 impl LocalHandle {
     pub(crate) fn pin(&self) -> Guard {
         let local = &self.0;
+        let thread = Some(loom::thread::current().id());
         if local.guards.replace(local.guards.get() + 1) == 0 {
+            local.thread.set(thread);
             local.pin.set(local.collector.pin());
         }
+        assert_eq!(
+            thread,
+            local.thread.get(),
+            "the thread that pins through a handle (left), and the one that has \
+             pinned through it already (right): expected the same"
+        );
         Guard(Some(Rc::clone(local)))
     }
 
