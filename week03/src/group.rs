@@ -11,8 +11,8 @@
 //!
 //! *Guarantee.* [`wait`](Group::wait) returns when every task has ended, with
 //! the error that occurred first in time. A panic counts as a failure, also in
-//! the destructor of a task: `wait` raises it again once every task has ended. When a group is dropped, each of
-//! its tasks ends at its next `.await`.
+//! the destructor of a task: `wait` raises it again once every task has ended.
+//! When a group is dropped, each of its tasks ends at its next `.await`.
 //!
 //! *Cost.* Cancellation is cooperative: `wait` waits for a task that ignores
 //! its token, however long that task runs. Errors after the first are dropped.

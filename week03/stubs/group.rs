@@ -3,15 +3,16 @@
 //! These rules are graded, and nothing else:
 //!
 //! - `spawn` starts the task at once, even if `wait` has not been called yet.
-//! - `wait` returns when every task has ended, even after an error, however
-//!   long a task takes. A task has ended when its future has been dropped. If
-//!   the group has no tasks, `wait` returns at once.
+//! - `wait` returns when every task has ended. It waits for all tasks, also
+//!   after an error, and without a time limit. A task has ended when its future
+//!   has been dropped. If the group has no tasks, `wait` returns at once.
 //! - `wait` returns the error that occurred first in time, in whatever order
-//!   the tasks were spawned. An error that a task returns because another task
-//!   has failed comes later, so `wait` does not return it. If no task fails,
-//!   `wait` returns `Ok`.
+//!   the tasks were spawned. If no task fails, `wait` returns `Ok`.
+//! - Record an error before you cancel the token: an error caused by this
+//!   cancellation is never returned.
 //! - A task that fails or panics cancels the group's token at once: while the
-//!   other tasks still run, and even if `wait` has not been called yet. A task
+//!   other tasks still run, and even if `wait` has not been called yet. The
+//!   destructor of the task's future may run before the cancellation. A task
 //!   that returns `Ok` cancels nothing.
 //! - The token is cancelled at once when its parent is cancelled. If the parent
 //!   is cancelled before the group is created, the token is cancelled from the
@@ -28,8 +29,10 @@
 //!   before or after the panic. If several tasks panic, `wait` raises one of
 //!   these panics.
 //! - When the group or the future of `wait` is dropped, each task ends at its
-//!   next `.await`. The group may be dropped outside of its runtime.
-//! - A group that has ended leaves no task in the runtime.
+//!   next `.await`. Both may be dropped outside of the runtime. The tasks keep
+//!   tokio's cooperative budget, so that a busy task yields, and can end.
+//! - When `wait` has returned or raised a panic, neither a task of the group
+//!   nor a task that the group started for itself stays in the runtime.
 //! - The future of `wait` is `Send`, so that a task of another group can await
 //!   it.
 //!

@@ -1,19 +1,22 @@
+use std::any::Any;
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::Either;
 use tokio::runtime::{Builder, Handle};
+use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use week03::group::Group;
 
-use crate::common::Random;
+use crate::common::{Ledger, Random, with_deadline};
 
 /// Creates a group that no other token can cancel.
 fn group() -> Group<&'static str> {
@@ -28,33 +31,8 @@ const fn seconds(n: u64) -> Duration {
 /// no real time.
 const TOO_LONG: Duration = seconds(1000 * 3600);
 
-/// Far longer than one thread needs to signal another.
-const PATIENCE: Duration = seconds(3);
-
-/// Counts the [`End`]s that have been dropped: a task drops its own when it
-/// ends.
-#[derive(Clone, Default)]
-struct Ends(Arc<AtomicUsize>);
-
-struct End(Ends);
-
-impl Ends {
-    fn one(&self) -> End {
-        End(self.clone())
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Relaxed)
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        self.0.0.fetch_add(1, Relaxed);
-    }
-}
-
 /// A panic payload that is no string. `wait` must raise this very value.
+#[derive(Debug, PartialEq)]
 struct Bug(usize);
 
 /// How `wait` ends.
@@ -66,25 +44,33 @@ enum Outcome {
     Never,
 }
 
+/// Awaits `wait`, which must have cancelled the token when it finishes.
 async fn outcome(group: Group<&'static str>) -> Outcome {
+    let token = group.token();
     let wait = timeout(TOO_LONG, group.wait());
     let mut wait = Box::pin(AssertUnwindSafe(wait).catch_unwind());
     // The waker may be another one at each poll.
     let mut context = Context::from_waker(Waker::noop());
     let ended = match wait.as_mut().poll(&mut context) {
         Poll::Ready(ended) => ended,
-        Poll::Pending => wait.await,
+        Poll::Pending => wait.as_mut().await,
     };
-    match ended {
+    let outcome = match ended {
         Ok(Ok(returned)) => Outcome::Returned(returned),
         Ok(Err(_elapsed)) => Outcome::Never,
         Err(payload) => {
             Outcome::Raised(payload.downcast().ok().map(|bug: Box<Bug>| bug.0))
         }
-    }
+    };
+    // The drop of the future would be too late.
+    assert!(
+        token.is_cancelled() || outcome == Outcome::Never,
+        "the token is not yet cancelled when `wait` has finished: {outcome:?}"
+    );
+    outcome
 }
 
-/// What a task of a generated run does at its end.
+/// What a task does at its end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ending {
     ReturnsOk,
@@ -92,6 +78,15 @@ enum Ending {
     Panics,
 }
 use Ending::*;
+
+/// Ends the task with this number.
+fn end_with(ending: Ending, number: usize) -> Result<(), &'static str> {
+    match ending {
+        ReturnsOk => Ok(()),
+        Fails => Err(error(number)),
+        Panics => panic_any(Bug(number)),
+    }
+}
 
 /// Times are milliseconds since the start of the run.
 #[derive(Clone, Debug)]
@@ -126,8 +121,9 @@ fn generate(random: &mut Random, size: usize, endings: &[Ending]) -> Run {
     // Rarely 10 h: a `wait` that logs every 10 s is correct, too.
     let longest = [100_000, 36_000_000][usize::from(random.below(6) == 0)];
     let longest = longest.max(20 * size * size);
-    // In half of the runs, many tasks end before the last one is spawned.
-    let spawn_end = longest / [1, 10][random.below(2)];
+    // Either all tasks are spawned at once, or many of them have ended before
+    // the last one is spawned, or few have.
+    let spawn_end = [1, longest, longest / 10][random.below(3)];
     let mut below = |end| random.below(end) as u64;
     let mut tasks: Vec<_> = (0..size)
         .map(|number| Plan {
@@ -167,11 +163,8 @@ impl Run {
             ends.push((at.max(task.spawned_at) + task.lasts, task));
         }
         ends.sort_by_key(|(end, _)| *end);
-        let mut times: Vec<_> = ends
-            .iter()
-            .flat_map(|(end, task)| [*end, task.spawned_at])
-            .chain(cancellation)
-            .collect();
+        let mut times: Vec<_> =
+            ends.iter().map(|(end, _)| *end).chain(cancellation).collect();
         times.sort_unstable();
         if times.windows(2).any(|pair| pair[0] == pair[1]) {
             return None;
@@ -206,21 +199,24 @@ async fn compare_with_model(endings: &[Ending], sizes: &[usize], runs: usize) {
         let shown = format!("{:.2000}", format!("{run:?}"));
         let (alive, start) = (alive_tasks(), Instant::now());
         let at = move |ms| start + Duration::from_millis(ms);
-        let (parent, ends) = (CancellationToken::new(), Ends::default());
+        let (parent, ends) = (CancellationToken::new(), Ledger::default());
         let mut group = Group::new(&parent);
         let watched = group.token();
         let watcher = tokio::spawn(async move {
             watched.cancelled().await;
             start.elapsed()
         });
-        if let Some((when, by_parent)) = run.cancelled_at {
+        let canceller = run.cancelled_at.map(|(when, by_parent)| {
             let token = if by_parent { parent.clone() } else { group.token() };
-            tokio::spawn(sleep_until(at(when)).map(move |()| token.cancel()));
-        }
+            tokio::spawn(sleep_until(at(when)).map(move |()| token.cancel()))
+        });
         for task in &run.tasks {
-            sleep_until(at(task.spawned_at)).await;
+            // `sleep_until` may yield even if the time is in the past.
+            if Instant::now() < at(task.spawned_at) {
+                sleep_until(at(task.spawned_at)).await;
+            }
             let (task, token) = (task.clone(), group.token());
-            let end = ends.one();
+            let end = ends.value();
             let work = async move {
                 let _end = end;
                 if task.is_cooperative {
@@ -229,23 +225,12 @@ async fn compare_with_model(endings: &[Ending], sizes: &[usize], runs: usize) {
                 } else {
                     sleep_until(at(task.spawned_at + task.lasts)).await;
                 }
-                let number = task.number;
-                match task.ending {
-                    Fails => Err(error(number)),
-                    Panics => panic_any(Bug(number)),
-                    ReturnsOk => Ok(()),
-                }
+                end_with(task.ending, task.number)
             };
             group.spawn(work);
         }
         sleep_until(at(run.wait_called_at)).await;
-        let token = group.token();
         let outcome = outcome(group).await;
-        assert!(
-            token.is_cancelled(),
-            "the token is not cancelled after `wait` has finished, in the run \
-             {shown}"
-        );
         let elapsed = start.elapsed().as_millis() as u64;
         match (expected.error, &outcome) {
             (_, Outcome::Raised(Some(number)))
@@ -266,28 +251,32 @@ async fn compare_with_model(endings: &[Ending], sizes: &[usize], runs: usize) {
             "ms until `wait` finished, in the run {shown}"
         );
         assert_eq!(
-            ends.count(),
-            size,
-            "tasks that had ended when `wait` finished, in the run {shown}"
+            ends.left(),
+            0,
+            "tasks that had not ended when `wait` finished, in the run {shown}"
         );
-        let cancelled = timeout(TOO_LONG, watcher).await.unwrap().unwrap();
         assert_eq!(
-            cancelled.as_millis() as u64,
+            watcher.await.unwrap().as_millis() as u64,
             expected.cancelled_at,
             "ms until the token was cancelled, in the run {shown}"
         );
-        // The task that cancels may be later than the end of the group.
-        sleep(TOO_LONG).await;
-        assert_eq!(
-            parent.is_cancelled(),
-            matches!(run.cancelled_at, Some((_, true))),
-            "the parent is cancelled: seen and expected, in the run {shown}"
-        );
+        // The cancellation may be due after the end of the group.
+        if let Some(canceller) = canceller {
+            canceller.abort();
+            let _ = canceller.await;
+        }
+        sleep(Duration::from_millis(1)).await;
         assert_eq!(
             alive_tasks(),
             alive,
-            "tasks of the runtime after the group has ended: expected as many \
-             as before the group, in the run {shown}"
+            "tasks of the runtime 1 ms after `wait` finished: expected as \
+             many as before the group, in the run {shown}"
+        );
+        let (when, by_parent) = run.cancelled_at.unwrap_or_default();
+        assert_eq!(
+            parent.is_cancelled(),
+            by_parent && when < expected.ended_at,
+            "the parent is cancelled: seen and expected, in the run {shown}"
         );
     }
 }
@@ -306,16 +295,6 @@ mod joins {
     use std::cell::RefCell;
 
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn wait_on_an_empty_group_returns_ok_at_once() {
-        let ended = timeout(TOO_LONG, group().wait()).await;
-        assert_eq!(
-            ended,
-            Ok(Ok(())),
-            "expected `wait` to return at once without tasks"
-        );
-    }
 
     #[tokio::test(start_paused = true)]
     async fn wait_returns_when_the_last_of_any_number_of_tasks_has_ended() {
@@ -343,11 +322,7 @@ mod joins {
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Self::Output> {
-            match self.ending {
-                Fails => Poll::Ready(Err("broken")),
-                Panics => panic!("on purpose"),
-                ReturnsOk => Poll::Ready(Ok(())),
-            }
+            Poll::Ready(end_with(self.ending, 0))
         }
     }
 
@@ -364,7 +339,7 @@ mod joins {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn wait_is_pending_while_the_destructor_of_a_task_runs() {
         for ending in [ReturnsOk, Fails, Panics] {
             let (mut group, is_too_early) = (group(), Arc::default());
@@ -384,22 +359,19 @@ mod joins {
             );
             let wait = WAIT.take().expect("`wait` is pending");
             let ended = AssertUnwindSafe(wait).catch_unwind();
-            let ended = timeout(PATIENCE, ended).await;
+            let ended = timeout(TOO_LONG, ended).await;
             assert!(
                 ended.is_ok(),
-                "`wait` has not finished in {PATIENCE:?} after the task had \
-                 ended; the task: {ending:?}"
+                "`wait` does not finish after the task has ended; the task: \
+                 {ending:?}"
             );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_future_of_wait_is_send() {
-        let wait = group().wait();
-        #[allow(clippy::needless_borrow, reason = "chooses the trait")]
-        let is_send = (&IsSend(&wait)).is_send();
         assert!(
-            is_send,
+            IsSend(&group().wait()).is_send(),
             "expected the future of `wait` to be `Send`: a task of another \
              group may await it"
         );
@@ -407,25 +379,22 @@ mod joins {
 
     /// Decides at run time, so that a future that is not `Send` fails this
     /// test, and not the compilation of all tests.
-    #[allow(dead_code, reason = "only its type is used")]
-    struct IsSend<'a, T>(&'a T);
+    struct IsSend<'a, T>(#[allow(dead_code, reason = "for its type")] &'a T);
 
-    trait Sendable {
+    impl<T: Send> IsSend<'_, T> {
         fn is_send(&self) -> bool {
             true
         }
     }
 
     #[allow(dead_code, reason = "used if the future is not `Send`")]
-    trait NotSendable {
+    trait NotSend {
         fn is_send(&self) -> bool {
             false
         }
     }
 
-    impl<T: Send> Sendable for IsSend<'_, T> {}
-
-    impl<T> NotSendable for &IsSend<'_, T> {}
+    impl<T> NotSend for IsSend<'_, T> {}
 }
 
 mod errors {
@@ -438,21 +407,34 @@ mod errors {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_caused_by_the_first_failure_is_not_returned() {
-        let mut group = group();
-        for _ in 0..3 {
-            let token = group.token();
-            group.spawn(async move {
-                token.cancelled().await;
-                Err("failed because the token was cancelled")
-            });
+    async fn a_later_error_is_not_returned() {
+        // tokio's types yield if the task has used up its budget, 128 units.
+        for used in 100..200 {
+            let (mut group, failed) = (group(), Arc::default());
+            for number in 0..3 {
+                let failed: Arc<AtomicBool> = Arc::clone(&failed);
+                group.spawn(async move {
+                    if number == 1 {
+                        for _ in 0..used {
+                            consume_budget().await;
+                        }
+                        failed.store(true, Relaxed);
+                        return Err("first");
+                    }
+                    let mut polls = 0..100;
+                    while !failed.load(Relaxed) && polls.next().is_some() {
+                        yield_now().await;
+                    }
+                    Err("later")
+                });
+            }
+            assert_eq!(
+                outcome(group).await,
+                Outcome::Returned(Err("first")),
+                "expected the first error: a group must not yield before it \
+                 records it; used units of the task's budget: {used}"
+            );
         }
-        group.spawn(async {
-            sleep(seconds(1)).await;
-            Err("broken")
-        });
-        let ended = timeout(TOO_LONG, group.wait()).await;
-        assert_eq!(ended, Ok(Err("broken")), "expected the first error");
     }
 
     #[tokio::test(start_paused = true)]
@@ -474,10 +456,9 @@ mod errors {
                 sleep(seconds(1)).await;
                 Err("failed after the cancellation")
             });
-            let ended = timeout(TOO_LONG, group.wait()).await;
             assert_eq!(
-                ended,
-                Ok(Err("failed after the cancellation")),
+                outcome(group).await,
+                Outcome::Returned(Err("failed after the cancellation")),
                 "expected a task that is spawned after the cancellation to run"
             );
         }
@@ -487,41 +468,50 @@ mod errors {
 mod panics {
     use super::*;
 
+    /// Returns the panic that `wait` raises if the first task calls `panics`.
+    async fn raised(panics: fn(usize)) -> Box<dyn Any + Send> {
+        let mut group = group();
+        group.spawn(async move {
+            panics(7);
+            Ok(())
+        });
+        // The panic must outlive any number of tasks that end later.
+        for _ in 0..1500 {
+            yield_now().await;
+            group.spawn(async { Ok(()) });
+        }
+        let ended = AssertUnwindSafe(group.wait()).catch_unwind().await;
+        ended.expect_err("`wait` must raise the panic of its first task again")
+    }
+
     #[tokio::test(start_paused = true)]
     async fn wait_raises_a_panic_again_with_the_same_payload() {
-        let mut group = group();
-        group.spawn(async { panic_any(Bug(7)) });
-        assert_eq!(outcome(group).await, Outcome::Raised(Some(7)));
-        let mut group = self::group();
-        group.spawn(async { panic!("on purpose") });
-        let ended = AssertUnwindSafe(group.wait()).catch_unwind().await;
-        let payload = ended.expect_err("`wait` must raise the panic again");
         assert_eq!(
-            payload.downcast_ref(),
+            raised(|_| panic!("on purpose")).await.downcast_ref(),
             Some(&"on purpose"),
             "the payload: `None` is another type than `&str`"
+        );
+        assert_eq!(
+            raised(|n| panic!("on purpose {n}")).await.downcast_ref(),
+            Some(&"on purpose 7".to_owned()),
+            "the payload: `None` is another type than `String`"
+        );
+        assert_eq!(
+            raised(|n| panic_any(Bug(n))).await.downcast_ref(),
+            Some(&Bug(7)),
+            "the payload: `None` is another type than `Bug`"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_panic_cancels_the_token_even_if_wait_is_not_yet_called() {
-        let (mut group, start) = (group(), Instant::now());
-        let token = group.token();
-        group.spawn(async {
-            sleep(seconds(1)).await;
-            panic_any(Bug(1))
-        });
-        group.spawn(pending());
-        // `wait` is not called.
-        let cancelled = timeout(TOO_LONG, token.cancelled()).await;
+        let mut group = group();
+        group.spawn(async { panic_any(Bug(1)) });
+        sleep(Duration::from_millis(1)).await;
         assert!(
-            cancelled.is_ok(),
-            "expected a failure to cancel the token before `wait` is called"
-        );
-        assert_eq!(
-            start.elapsed(),
-            seconds(1),
-            "time until the token was cancelled: the task panics after 1 s"
+            group.token().is_cancelled(),
+            "expected the token to be cancelled 1 ms after a task panicked, \
+             before `wait` is called"
         );
     }
 
@@ -537,75 +527,98 @@ mod drops {
 
     #[tokio::test(start_paused = true)]
     async fn dropping_the_group_or_the_future_of_wait_ends_its_tasks() {
-        // The group is dropped, before and after its tasks have started. Then
-        // the future of `wait`, before its first poll and after a longer and
-        // longer time: in each second, one more task has ended. Then the same
-        // with a token that is already cancelled.
-        for case in 0..12 {
-            let (alive, ends) = (alive_tasks(), Ends::default());
+        // How the short task ends. `None`: the token is cancelled, too.
+        let events = [Some(ReturnsOk), Some(Fails), Some(Panics), None];
+        // The group, or the future of `wait`, is dropped before its tasks have
+        // started, and after 0, 1 and 2 of the long tasks have ended.
+        for (event, case) in
+            events.into_iter().flat_map(|event| (0..8).map(move |n| (event, n)))
+        {
+            let (alive, ends) = (alive_tasks(), Ledger::default());
             let mut group = group();
             let token = group.token();
-            for n in [1, 2, 3600] {
-                let end = ends.one();
+            for n in [0, 1, 2, 3600] {
+                let end = ends.value();
                 group.spawn(async move {
                     let _end = end;
+                    if n == 0 {
+                        return end_with(event.unwrap_or(ReturnsOk), 0);
+                    }
                     sleep(seconds(n)).await;
                     Ok(())
                 });
             }
-            if case >= 6 {
+            if event.is_none() {
                 token.cancel();
             }
-            match case % 6 {
-                0 => drop(group),
-                1 => {
-                    sleep(Duration::from_millis(500)).await;
-                    drop(group);
+            let owner = async move {
+                // In an even case, `wait` is not called.
+                if case % 2 == 0 {
+                    pending::<()>().await;
                 }
-                2 => drop(group.wait()),
-                case => {
-                    let time = seconds(case - 2) - Duration::from_millis(500);
-                    let ended = timeout(time, group.wait()).await;
-                    assert!(
-                        ended.is_err(),
-                        "expected `wait` to be pending: {ended:?}"
-                    );
-                }
-            }
+                group.wait().await
+            };
+            let ended = match case / 2 {
+                0 => owner.now_or_never(),
+                n => timeout(seconds(n) - seconds(1) / 2, owner).await.ok(),
+            };
+            assert_eq!(ended, None, "expected `wait` to be pending");
             assert!(
                 token.is_cancelled(),
                 "the token is not cancelled after the drop"
             );
             sleep(Duration::from_millis(1)).await;
             assert_eq!(
-                (ends.count(), alive_tasks()),
-                (3, alive),
-                "tasks of the group that had ended 1 ms after the drop, and \
-                 tasks of the runtime: expected as many as before the group"
+                (ends.left(), alive_tasks()),
+                (0, alive),
+                "tasks of the group that had not ended 1 ms after the drop, \
+                 and tasks of the runtime: expected as many as before the \
+                 group; the short task: {event:?}"
             );
         }
     }
 
     #[test]
-    fn a_group_may_be_dropped_outside_of_its_runtime() {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let (runtime, ends) = (runtime.unwrap(), Ends::default());
-        let end = ends.one();
-        drop(runtime.block_on(async {
-            let mut group = group();
-            group.spawn(async move {
-                let _end = end;
-                pending().await
+    fn the_group_and_wait_may_be_dropped_outside_of_the_runtime() {
+        // The group, and the future of `wait` before and after its first poll.
+        for case in 0..3 {
+            let left = with_deadline("the drop of a busy task", move || {
+                let runtime =
+                    Builder::new_current_thread().enable_all().build().unwrap();
+                let ends = Ledger::default();
+                let end = ends.value();
+                let owner = runtime.block_on(async {
+                    let mut group = group();
+                    group.spawn(async move {
+                        let _end = end;
+                        // It yields only because it uses up tokio's budget.
+                        loop {
+                            consume_budget().await;
+                        }
+                    });
+                    yield_now().await;
+                    if case == 0 {
+                        return Either::Left(group);
+                    }
+                    let mut wait = Box::pin(group.wait());
+                    if case == 2 {
+                        assert_eq!((&mut wait).now_or_never(), None);
+                    }
+                    Either::Right(wait)
+                });
+                drop(owner);
+                runtime.block_on(async {
+                    for _ in 0..100 {
+                        yield_now().await;
+                    }
+                });
+                ends.left()
             });
-            yield_now().await;
-            group
-        }));
-        runtime.block_on(async { sleep(Duration::from_millis(1)).await });
-        assert_eq!(
-            ends.count(),
-            1,
-            "tasks that had ended 1 ms after the group was dropped outside of \
-             its runtime"
-        );
+            assert_eq!(
+                left, 0,
+                "tasks that had not ended after the group or the future of \
+                 `wait` was dropped outside of the runtime"
+            );
+        }
     }
 }
