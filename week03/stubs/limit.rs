@@ -2,13 +2,18 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - No more than `limit` tasks run at any time. A task counts as running until
-//!   the task, with every value that it holds, is dropped, also after a panic.
-//! - `spawn` starts the task as soon as a slot is free. Waiting spawns get a
-//!   slot in order of arrival. `try_spawn` never waits.
+//! - No more than `limit` tasks run at any time. `limit` may be `NonZero::MAX`.
+//!   A task counts as running until the task, with every value that it holds,
+//!   is dropped, also after a panic.
+//! - `spawn` starts the task as soon as a slot is free. A released slot is
+//!   assigned to the `spawn` that has waited longest; no later `spawn`, member
+//!   or `try_spawn` overtakes it. A slot that is assigned to a waiting `spawn`
+//!   is not free until that `spawn` is polled or dropped.
 //! - Every task releases its slot, whether it returns, fails, panics, or is
-//!   dropped, for instance with its runtime. If a `spawn` is dropped while it waits, no slot leaks, even if a
-//!   slot had just been assigned to this `spawn`.
+//!   dropped, for instance with its runtime.
+//! - If a `spawn` is dropped while it waits, no slot leaks: if a slot was
+//!   assigned to it, the slot goes to the next waiting `spawn`. This is also
+//!   true if thousands of waiting spawns are dropped.
 //! - A *member* is a task of this group. A member never waits in `spawn`: if no
 //!   slot is free, `spawn` returns `Full`. A member of another group waits like
 //!   any other caller.
@@ -19,29 +24,27 @@
 //! - A task that fails or panics cancels the group before its slot is released.
 //! - After a cancellation, `try_spawn` still starts a task if a slot is free,
 //!   so that tasks can clean up.
-//! - The group ends through `wait`, or when it is dropped. Once it has ended,
-//!   `spawn` and `try_spawn` return `Cancelled`. Every task is either refused,
-//!   or `wait` waits for it.
+//! - The group ends when `wait` finds no running task, or when the group is
+//!   dropped. Once it has ended, `spawn` and `try_spawn` return `Cancelled`.
+//!   Every task is either refused, or `wait` waits for it.
 //! - `Full` and `Cancelled` give the task back.
 //! - As in `group`: `wait` returns the first error in time, and a task records
 //!   its error before it cancels the group. A panic cancels the group, too, and
 //!   `wait` raises one of the panics again, with the same payload, even if
 //!   another task failed before or after it. This is also true of a panic after
-//!   a cancellation. Dropping the group drops its tasks. The group never cancels
-//!   its parent.
+//!   a cancellation. When the group is dropped, each task ends at its next
+//!   `.await`. The group never cancels its parent.
 //! - These rules hold in every interleaving of the tasks: the last group of
-//!   tests (rung) runs your file under shuttle. So import the following items
-//!   from `crate::model_checked::shuttle_tasks`: `Semaphore` and its permits,
-//!   `spawn`, `task_local`, `try_id`, `Mutex`, `Notify`, `oneshot`, and tokens.
-//!   Under shuttle they have the methods of tokio, except for the blocking ones
-//!   and `Notify::notified_owned`. A panic of a task is returned by its handle.
-//!   Do not use tokio's own versions: shuttle does not see them, or they panic
-//!   because no tokio runtime exists under shuttle.
+//!   tests (rung) runs your file under shuttle. There, the types of tokio,
+//!   tokio-util, `std::sync` and `crate::model_checked::shuttle_tasks` are
+//!   shuttle's. They have the methods of tokio, except for the blocking ones
+//!   and `Notify::notified_owned`. Under shuttle, too, a `JoinHandle` returns
+//!   the panic of its task.
 //!
 //! `Group`, `wait` and the count of tasks are given. You write the slots,
 //! `spawn`, `try_spawn`, and the future that wraps each task. This wrapper
 //! holds a `Running` until its task has ended: `wait` waits until every
-//! `Running` is dropped. You may use tokio's own `select!`.
+//! `Running` is dropped. You may use tokio's `select!`.
 
 #![allow(dead_code, reason = "you will use it")]
 

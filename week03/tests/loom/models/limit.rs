@@ -28,8 +28,9 @@ fn group(limit: usize) -> Group<Failed> {
     Group::new(&CancellationToken::new(), limit)
 }
 
-/// Counts the tasks that run, the most at a time, and those that have ended. A
-/// task does not panic, since a group may only see its panic in `wait`.
+/// Counts the tasks that run, the most at a time, and those that have ended. The
+/// tasks contain no assertions: the group would catch the panic and raise it
+/// only in `wait`.
 #[derive(Clone, Default)]
 struct Count {
     running: Arc<AtomicUsize>,
