@@ -2,15 +2,17 @@
 //!
 //! These rules are graded, and nothing else:
 //!
-//! - No more than `limit` tasks run at any time. `limit` may be `NonZero::MAX`.
-//!   A task counts as running until the task, with every value that it holds,
-//!   is dropped, also after a panic.
+//! - No more than `limit` tasks run at any time. `limit` may be as large as
+//!   tokio's `Semaphore::MAX_PERMITS`; with a larger one, `new` may panic. A
+//!   task counts as running until the task, with every value that it holds, is
+//!   dropped, also after a panic.
 //! - `spawn` starts the task as soon as a slot is free. A released slot is
 //!   assigned to the `spawn` that has waited longest; no later `spawn`, member
 //!   or `try_spawn` overtakes it. A slot that is assigned to a waiting `spawn`
 //!   is not free until that `spawn` is polled or dropped.
 //! - Every task releases its slot, whether it returns, fails, panics, or is
 //!   dropped, for instance with its runtime.
+//! - The group keeps no memory for tasks that have ended.
 //! - If a `spawn` is dropped while it waits, no slot leaks: if a slot was
 //!   assigned to it, the slot goes to the next waiting `spawn`. This is also
 //!   true if thousands of waiting spawns are dropped.
@@ -106,8 +108,6 @@ impl<E: Send + 'static> Group<E> {
     /// Creates an empty group that runs at most `limit` tasks at a time.
     ///
     /// It is cancelled when `parent` is, and never cancels `parent`.
-    // `limit` may be `NonZero::MAX`. tokio's `Semaphore::new` panics if it gets
-    // more than `Semaphore::MAX_PERMITS`.
     pub fn new(parent: &CancellationToken, _limit: NonZero<usize>) -> Self {
         let (token, abort) = (parent.child_token(), CancellationToken::new());
         let _cancel_on_drop =

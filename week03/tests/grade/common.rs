@@ -8,6 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use lab::alloc::Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
 /// The limit of [`with_deadline`].
 const DEADLINE: Duration = Duration::from_secs(5);
 

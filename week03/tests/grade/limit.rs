@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use lab::alloc::bytes_in_use;
 use tokio::runtime::Builder;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, coop::unconstrained, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -295,7 +296,7 @@ mod bounds {
 
     #[tokio::test(start_paused = true)]
     async fn the_number_of_running_tasks_never_exceeds_the_limit() {
-        for limit in [3, 300, 1 << 33, usize::MAX] {
+        for limit in [3, 300, 1 << 33, Semaphore::MAX_PERMITS] {
             let (group, work) = (group(limit), Work::default());
             let (spawner, tasks) = (group.spawner(), 3 * limit.min(300));
             for _ in 0..tasks {
@@ -453,6 +454,26 @@ mod releases {
                 });
             }
         }
+    }
+
+    #[tokio::test]
+    async fn the_group_keeps_no_memory_for_tasks_that_have_ended() {
+        let group = group(2);
+        let in_use_after = async |tasks: usize| {
+            for _ in 0..tasks {
+                spawn_accepted(&group.spawner(), ready(Ok(())).boxed()).await;
+            }
+            settle().await;
+            bytes_in_use()
+        };
+        // The first tasks may allocate what the group reuses.
+        let before = in_use_after(1_000).await;
+        let kept = in_use_after(10_000).await - before;
+        assert!(
+            kept < 10_000,
+            "bytes kept for 10,000 tasks that have ended: {kept}, expected less \
+             than one byte for each task"
+        );
     }
 
     /// A waker that lets the other thread poll the waiting `spawn`, inside the
