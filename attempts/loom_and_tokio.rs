@@ -1,7 +1,7 @@
-//! As `loom.rs`, for a week with the module `tokio_under_shuttle`: the names
-//! `tokio`, `tokio_util` and `std` mean types of shuttle, `std` only if loom runs
-//! no subject. The compiler accepts these lines only outside of the generated
-//! file.
+//! Like `loom.rs`, for a week with the module `tokio_under_shuttle`. Here,
+//! `tokio` and `tokio_util` mean shuttle's types. `std` does so, too, unless loom
+//! runs a model of a subject. The generated file cannot contain these lines:
+//! rustc rejects them in an included file.
 
 #![allow(
     dead_code,

@@ -20,9 +20,9 @@ pub(crate) struct Sources {
     /// The test binary with the models, compiled with the types of loom and
     /// shuttle.
     pub(crate) loom: String,
-    /// The first lines of that binary's crate root. They are also in
-    /// `loom_and_tokio.rs`: the compiler does not accept them in a file that is
-    /// included.
+    /// The first lines of that binary's crate root. `cargo wb verify` writes
+    /// them. Attempts have them in `loom_and_tokio.rs`, since rustc rejects them
+    /// in a file that is included.
     pub(crate) loom_names: String,
 }
 
@@ -32,7 +32,9 @@ extern crate self as tokio_util;
 extern crate tokio as real_tokio;
 ";
 
-/// Lets `std` mean types of shuttle. In a model of loom, they panic.
+/// Lets `std` mean types of shuttle. They panic outside of a shuttle model, so a
+/// binary with a loom model omits this line. (If it has shuttle models, too, a
+/// lock of std may block them: `cargo wb` grades one subject at a time.)
 const SHUTTLE_STD: &str = "extern crate std_under_shuttle as std;\n";
 
 impl Sources {
@@ -106,7 +108,7 @@ fn have_loom_model(
 ) -> io::Result<bool> {
     for (exercise, _) in subjects {
         let model = test(week, "loom/models", exercise);
-        if model.exists() && fs::read_to_string(model)?.contains("use loom::") {
+        if model.exists() && fs::read_to_string(model)?.contains("loom::") {
             return Ok(true);
         }
     }

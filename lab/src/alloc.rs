@@ -10,7 +10,7 @@
 //! static ALLOCATOR: Counting = Counting;
 //!
 //! let before = (allocations(), allocated_bytes(), bytes_in_use());
-//! drop(vec![0_u8; 1_000]);
+//! drop(std::hint::black_box(vec![0_u8; 1_000]));
 //! assert_eq!(allocations() - before.0, 1);
 //! assert_eq!(allocated_bytes() - before.1, 1_000);
 //! assert_eq!(bytes_in_use(), before.2);
@@ -25,14 +25,15 @@ thread_local! {
     static FREED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, which also counts what each thread does with it.
+/// The system's allocator, with counters of each thread's allocations, allocated
+/// bytes and freed bytes.
 ///
 /// A vector that grows counts as a new allocation of its full size, and the
 /// memory that it had before as freed.
 #[derive(Debug, Clone, Copy)]
 pub struct Counting;
 
-// SAFETY: `System` does all the work. The counters are never dropped and wrap
+// SAFETY: `System` does all the work. The counters have no destructor and wrap
 // around, so counting neither allocates nor panics.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -68,6 +69,7 @@ pub fn bytes_in_use() -> isize {
 
 #[cfg(test)]
 mod tests {
+    use std::hint::black_box;
     use std::thread;
 
     use super::*;
@@ -78,7 +80,7 @@ mod tests {
     #[test]
     fn a_vector_that_grows_is_counted_as_allocated_again() {
         let before = (allocations(), allocated_bytes(), bytes_in_use());
-        let mut vector = vec![1_u8; 100];
+        let mut vector = black_box(vec![1_u8; 100]);
         vector.reserve_exact(200);
         assert_eq!(allocations() - before.0, 2);
         assert_eq!(allocated_bytes() - before.1, 100 + 300);
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn memory_that_another_thread_frees_is_still_counted_as_in_use() {
-        let large = vec![1_u8; 1 << 20];
+        let large = black_box(vec![1_u8; 1 << 20]);
         let before = bytes_in_use();
         let freed = thread::scope(|scope| {
             let other = scope.spawn(|| {

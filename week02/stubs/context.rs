@@ -13,22 +13,22 @@
 //!   [`PublishError`], the [`ReadError`] and the `sqlx::Error`. The sources of
 //!   the `sqlx::Error`, if it has any, follow. `anyhow::Error::downcast_ref`
 //!   finds the [`PublishError`].
-//! - Each of these three texts contains its own facts once and unchanged. Apart
-//!   from them, it contains no digit and no fact of another link. Two facts may
-//!   be equal, such as the ids, and a fact may contain another, such as the
-//!   request id `accounts/7`: each link still contains its own facts.
-//! - `Display` of a link repeats nothing of a link below it: neither its
-//!   `Display` nor its `Debug` text, nor a value in the `sqlx::Error`, such as
-//!   its message, its kind or a constraint. A derived `Debug` may repeat them.
+//! - Each of these three texts contains each of its own facts exactly once,
+//!   unchanged, and besides them no digit and no fact of another link. This also
+//!   holds if two facts are equal (article 7 by author 7), or if one contains
+//!   another (request id `accounts/7`).
+//! - `Display` of a link contains neither the `Display` text nor the `Debug`
+//!   text of a link below it, nor a value of the `sqlx::Error`, such as its
+//!   message, its kind or a constraint. A derived `Debug` may contain them.
 //! - These rules hold for `{}` and for `{:#}`, for all ids and routes, and for
 //!   every kind of `sqlx::Error`. A request id and a route may be empty or
-//!   long. The tests use none that is a word of your text.
+//!   long. No test uses one that is an ordinary English word.
 //! - The errors of the two lower layers are `std::error::Error + Send + Sync +
 //!   'static`, so that callers can match on them. Only the edge uses `anyhow`.
 //! - If `RUST_BACKTRACE` is `1` or `full`, a failed request captures one
-//!   backtrace, the one of `anyhow`. The two lower layers capture none, and
-//!   neither does a request that succeeds. If the variable is `0` or is not set
-//!   (and `RUST_LIB_BACKTRACE` is not set), no backtrace is captured.
+//!   backtrace, which `anyhow` captures. The two lower layers capture none, and
+//!   neither does a request that succeeds. If the variable is `0` or is not set,
+//!   no backtrace is captured. (`RUST_LIB_BACKTRACE` is not set in the tests.)
 //! - A failed request keeps no memory after its error is dropped.
 //!
 //! Use thiserror, or write `Display` and `Error` by hand, starting from the

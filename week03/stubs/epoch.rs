@@ -10,19 +10,19 @@
 //! - A guard shows the value that was current when the guard was loaded, for as
 //!   long as the guard lives. Neither `load`, nor `store`, nor the drop of a
 //!   `Swap` waits for a guard.
-//! - `Reader` and `Guard` are neither `Send` nor `Sync`. So the compiler rejects
-//!   a task that keeps a guard across an `.await` and may move to another
-//!   thread. `Swap` is `Send` and `Sync`.
+//! - `Reader` and `Guard` are neither `Send` nor `Sync`. So the compiler
+//!   rejects a guard that is held across an `.await` of a task of
+//!   `tokio::spawn`. `Swap` is `Send` and `Sync`.
 //! - If each guard lives for at most k stores, a replaced value is dropped
 //!   within 3k + 3 more stores, also if there is always some guard. So if there
 //!   are no guards, it is dropped within three. Guards of one reader that
-//!   overlap count as one guard.
+//!   overlap count as one guard, from the first load to the last drop.
 //! - If n replaced values are kept when the last guard is dropped, at most three
 //!   are kept after n + 3 more stores without a guard.
 //! - Each reader that is dropped may delay these drops by one more store. No
 //!   limit holds while calls on different threads overlap.
-//! - A reader without a guard keeps no value. A guard of another `Swap` does
-//!   not keep the values of this `Swap`.
+//! - A reader without a guard keeps no replaced value. A guard of another
+//!   `Swap` does not keep the values of this `Swap`.
 //! - The `drop` of a value may call `load` and `store` of the same `Swap`.
 //! - When the last `Swap` and the last reader have been dropped, each value has
 //!   been dropped exactly once, also if a thread that called `store` still runs.

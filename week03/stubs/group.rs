@@ -8,7 +8,8 @@
 //!   has been dropped. If the group has no tasks, `wait` returns at once.
 //! - `wait` returns the error that occurred first in time, in whatever order
 //!   the tasks were spawned. If no task fails, `wait` returns `Ok`.
-//! - Record an error before you cancel the token: an error caused by this
+//! - An error occurs when the task returns it. Record it before you await
+//!   anything else, and before you cancel the token: an error caused by this
 //!   cancellation is never returned.
 //! - A task that fails or panics cancels the group's token at once: while the
 //!   other tasks still run, and even if `wait` has not been called yet. The
@@ -31,14 +32,16 @@
 //! - When the group or the future of `wait` is dropped, each task ends at its
 //!   next `.await`. Both may be dropped outside of the runtime. The tasks keep
 //!   tokio's cooperative budget, so that a busy task yields, and can end.
-//! - When `wait` has returned or raised a panic, neither a task of the group
-//!   nor a task that the group started for itself stays in the runtime.
+//! - When `wait` has returned or raised a panic, or when the tasks of a dropped
+//!   group have ended, neither a task of the group nor a task that the group
+//!   started for itself stays in the runtime.
 //! - The future of `wait` is `Send`, so that a task of another group can await
 //!   it.
 //!
 //! The last rung, `models`, runs this file under shuttle, in many orders of the
-//! tasks' steps. There, the types of tokio, tokio-util and `std::sync` are
-//! shuttle's.
+//! tasks' steps. There, the names `tokio`, `tokio_util` and `std::sync` mean
+//! shuttle's tasks, locks, channels and tokens. They have the common methods,
+//! except for the blocking ones. Timers never fire.
 
 use std::marker::PhantomData;
 

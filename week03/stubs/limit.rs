@@ -7,22 +7,24 @@
 //!   task counts as running until the task, with every value that it holds, is
 //!   dropped, also after a panic.
 //! - `spawn` starts the task as soon as a slot is free. A released slot is
-//!   assigned to the `spawn` that has waited longest; no later `spawn`, member
-//!   or `try_spawn` overtakes it. A slot that is assigned to a waiting `spawn`
-//!   is not free until that `spawn` is polled or dropped.
+//!   assigned to the `spawn` that has waited longest; no later call of `spawn`
+//!   or `try_spawn` overtakes it, also not by a member. A slot that is assigned
+//!   to a waiting `spawn` is not free: the next poll of this `spawn` starts the
+//!   task in it.
 //! - Every task releases its slot, whether it returns, fails, panics, or is
 //!   dropped, for instance with its runtime.
-//! - The group keeps no memory for tasks that have ended.
+//! - The group keeps no memory for tasks that have ended, except for the first
+//!   error and one panic.
 //! - If a `spawn` is dropped while it waits, no slot leaks: if a slot was
 //!   assigned to it, the slot goes to the next waiting `spawn`. This is also
 //!   true if thousands of waiting spawns are dropped.
 //! - A *member* is a task of this group. A member never waits in `spawn`: if no
 //!   slot is free, `spawn` returns `Full`. A member of another group waits like
 //!   any other caller.
-//! - Once the group is cancelled, by its parent, a caller or a failed task, every
-//!   `spawn` returns `Cancelled`: calls that already wait, later calls, and
-//!   calls by members, even if no slot is free. A waiting `spawn` returns at
-//!   once, even if a slot is released at the same moment.
+//! - Once the group is cancelled, by its parent, a caller or a failed task,
+//!   every `spawn` returns `Cancelled`: calls that already wait, later calls,
+//!   and calls by members, even if no slot is free. A waiting `spawn` returns
+//!   at once, even if a slot is released at the same moment.
 //! - A task that fails or panics cancels the group before its slot is released.
 //! - After a cancellation, `try_spawn` still starts a task if a slot is free,
 //!   so that tasks can clean up.
@@ -37,11 +39,11 @@
 //!   a cancellation. When the group is dropped, each task ends at its next
 //!   `.await`. The group never cancels its parent.
 //! - These rules hold in every interleaving of the tasks: the last group of
-//!   tests (rung) runs your file under shuttle. There, the types of tokio,
-//!   tokio-util, `std::sync` and `crate::model_checked::shuttle_tasks` are
-//!   shuttle's. They have the methods of tokio, except for the blocking ones
-//!   and `Notify::notified_owned`. Under shuttle, too, a `JoinHandle` returns
-//!   the panic of its task.
+//!   tests (rung) runs your file under shuttle. There, the names `tokio`,
+//!   `tokio_util`, `std::sync` and `crate::model_checked::shuttle_tasks` mean
+//!   shuttle's tasks, locks, channels and tokens. They have the common methods,
+//!   except for the blocking ones. Timers never fire. A `JoinHandle` returns
+//!   the panic of its task, as in tokio.
 //!
 //! `Group`, `wait` and the count of tasks are given. You write the slots,
 //! `spawn`, `try_spawn`, and the future that wraps each task. This wrapper

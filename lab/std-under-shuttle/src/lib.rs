@@ -5,8 +5,10 @@
 //! other tasks while one of them holds a lock. With the real lock, the first
 //! task that waits would block the only thread for ever.
 //!
-//! Everything else is the real `std`, also under the name [`real`]. Outside of
-//! a model, only `core::sync` and `real::sync` can be used.
+//! Everything else is the real `std`, also under the name [`real`]. `OnceLock`,
+//! `LazyLock` and `thread` are std's, so an initializer must not yield. The types
+//! of [`sync`] panic outside of a shuttle model: use `core::sync` or `real::sync`
+//! there.
 
 pub extern crate std as real;
 

@@ -191,7 +191,12 @@ mod edge {
             let before = bytes_in_use();
             drop(case.handle());
             let kept = bytes_in_use() - before;
-            assert_eq!(kept, 0, "bytes in use after {:?}", case.request);
+            let Request { article, author, .. } = case.request;
+            assert_eq!(
+                kept, 0,
+                "bytes still in use after the error was dropped: seen (left), \
+                 expected (right); article {article}, author {author}"
+            );
         }
     }
 }
@@ -250,7 +255,7 @@ mod backtraces {
                 calls.map(|call| (growth(call) + one / 2) / one),
                 [expected, 0, 0, 0],
                 "backtraces captured by handle, publish and read_author with \
-                 {:?}, and by handle on success",
+                 {:?}, and by handle on success: seen (left), expected (right)",
                 (case.driver)()
             );
         }

@@ -329,10 +329,9 @@ mod frees {
                 let left = ledger.left();
                 assert!(
                     stores < kept + STORES || left <= STORES + 1,
-                    "{left} values are not dropped by {stores} stores after \
-                     the last guard, which left {kept} old values: expected at \
-                     most {}, the current one and those replaced by the last \
-                     {STORES} stores",
+                    "{kept} replaced values were kept when the last guard was \
+                     dropped; after {stores} more stores {left} values are not \
+                     dropped, expected at most {}: the current one and {STORES}",
                     STORES + 1
                 );
             }

@@ -62,7 +62,7 @@ async fn outcome(group: Group<&'static str>) -> Outcome {
             Outcome::Raised(payload.downcast().ok().map(|bug: Box<Bug>| bug.0))
         }
     };
-    // The drop of the future would be too late.
+    // The future of `wait` still lives: its drop cancels the token, too.
     assert!(
         token.is_cancelled() || outcome == Outcome::Never,
         "the token is not yet cancelled when `wait` has finished: {outcome:?}"
@@ -248,17 +248,20 @@ async fn compare_with_model(endings: &[Ending], sizes: &[usize], runs: usize) {
         }
         assert_eq!(
             elapsed, expected.ended_at,
-            "ms until `wait` finished, in the run {shown}"
+            "ms until `wait` finished: seen (left), expected (right), in the \
+             run {shown}"
         );
         assert_eq!(
             ends.left(),
             0,
-            "tasks that had not ended when `wait` finished, in the run {shown}"
+            "tasks that had not ended when `wait` finished: seen (left), \
+             expected (right), in the run {shown}"
         );
         assert_eq!(
             watcher.await.unwrap().as_millis() as u64,
             expected.cancelled_at,
-            "ms until the token was cancelled, in the run {shown}"
+            "ms until the token was cancelled: seen (left), expected (right), \
+             in the run {shown}"
         );
         // The cancellation may be due after the end of the group.
         if let Some(canceller) = canceller {
@@ -431,8 +434,9 @@ mod errors {
             assert_eq!(
                 outcome(group).await,
                 Outcome::Returned(Err("first")),
-                "expected the first error: a group must not yield before it \
-                 records it; used units of the task's budget: {used}"
+                "expected the first error: the group must record an error \
+                 before it awaits anything else; used units of the task's \
+                 budget: {used}"
             );
         }
     }

@@ -553,8 +553,8 @@ mod releases {
             assert!(polled.is_none(), "expected a wait, saw {polled:?}");
             call
         };
-        // tokio's budget would stop some of these polls before they wait. A
-        // recursion of this depth overflows the stack.
+        // tokio's budget would stop some of these polls before they wait. An
+        // attempt that passes a slot on by recursion overflows its stack.
         let calls = async {
             for _ in 0..20_000 {
                 drop(wait());
@@ -693,8 +693,8 @@ mod refuses {
                         self.wait.is_some() && self.model.running.len() == 1;
                     let ending = match self.random.below(3) {
                         0 => *self.random.pick(endings),
-                        // Otherwise `wait` may end the group before the
-                        // waiting spawn starts its task, or not.
+                        // Otherwise two outcomes are right: `wait` ends the
+                        // group, or the waiting spawn starts its task first.
                         _ if is_last && has_waiting => Fails,
                         _ => ReturnsOk,
                     };

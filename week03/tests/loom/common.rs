@@ -1,5 +1,5 @@
-//! Runs models: of threads under loom, of tasks and locks under shuttle. Also
-//! has `Value`, which checks when it is read and dropped.
+//! Runs models: of threads under loom, of tasks and locks under shuttle. `Value`
+//! reports an error if it is read after its drop, or dropped twice.
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::mem::ManuallyDrop;

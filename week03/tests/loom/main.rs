@@ -5,8 +5,8 @@
 
 #![allow(unused_imports, reason = "an answer uses only some of them")]
 
-// `crate::group` uses neither `loom_*` nor `shuttle_*`: here, what it takes from
-// tokio, tokio-util and `std::sync` is shuttle's.
+// `crate::group` imports from tokio, tokio-util and `std::sync` directly. In
+// this crate, these names mean shuttle's types.
 extern crate self as tokio;
 extern crate self as tokio_util;
 extern crate std_under_shuttle as std;

@@ -10,7 +10,7 @@ use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::ops::Deref;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -21,6 +21,7 @@ use shuttle_tokio_impl::{sync, task};
 use shuttle_tokio_util_impl::{sync as util, task as util_task};
 
 pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard};
+pub(crate) use shuttle_tokio_impl::runtime::TryCurrentError;
 pub(crate) use shuttle_tokio_impl::sync::{
     AcquireError, SemaphorePermit, TryAcquireError, oneshot,
 };
@@ -152,6 +153,13 @@ impl JoinError {
 
     pub(crate) fn is_panic(&self) -> bool {
         self.payload.is_some()
+    }
+
+    fn resume(self) -> ! {
+        match self.try_into_panic() {
+            Ok(payload) => resume_unwind(payload),
+            Err(cancelled) => panic!("{cancelled}"),
+        }
     }
 
     pub(crate) fn into_panic(self) -> Payload {
@@ -298,7 +306,7 @@ impl<T: Send + 'static> JoinSet<T> {
     pub(crate) async fn join_all(mut self) -> Vec<T> {
         let mut outputs = Vec::new();
         while let Some(ended) = self.join_next().await {
-            outputs.push(ended.expect("no task panicked"));
+            outputs.push(ended.unwrap_or_else(|error| error.resume()));
         }
         outputs
     }
@@ -326,6 +334,18 @@ pub(crate) struct Handle;
 impl Handle {
     pub(crate) fn current() -> Self {
         Self
+    }
+
+    pub(crate) fn try_current() -> Result<Self, TryCurrentError> {
+        Ok(Self)
+    }
+
+    pub(crate) fn spawn_blocking<F, R>(&self, work: F) -> JoinHandle<R>
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        spawn_blocking(work)
     }
 
     pub(crate) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
@@ -406,6 +426,12 @@ pub(crate) mod watch {
         }
     }
 
+    impl<T> Clone for Sender<T> {
+        fn clone(&self) -> Self {
+            Self(self.0.clone())
+        }
+    }
+
     impl<T> Deref for Sender<T> {
         type Target = watch::Sender<T>;
 
@@ -431,17 +457,16 @@ impl Semaphore {
 
     /// Removes up to `n` free permits, and returns their number.
     pub(crate) fn forget_permits(&self, n: usize) -> usize {
-        loop {
-            let n = self.0.available_permits().min(n);
+        let most = self.0.available_permits().min(n);
+        // Another task may take some of them, or wait for all of them.
+        for n in (1..=most).rev() {
             let many = u32::try_from(n).expect("a model has few permits");
-            if n == 0 {
-                return 0;
-            }
             if let Ok(permits) = self.0.try_acquire_many(many) {
                 permits.forget();
                 return n;
             }
         }
+        0
     }
 
     pub(crate) async fn acquire_owned(

@@ -1,10 +1,13 @@
 //! Properties that hold for every order in which threads take their locks.
 //! shuttle runs the threads.
 
+// In this crate, `std` may mean another crate.
+extern crate std as real_std;
+
+use self::real_std::sync::{Arc, Mutex};
 use core::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst,
 };
-use std::real::sync::{Arc, Mutex};
 
 use serde::Deserialize;
 use shuttle::thread;

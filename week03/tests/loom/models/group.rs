@@ -26,7 +26,7 @@ fn group() -> Group<&'static str> {
 #[derive(Clone, Default)]
 struct Ends(Arc<AtomicUsize>);
 
-/// Counts when it is dropped. Its destructor yields.
+/// Increments the count when it is dropped, after a yield.
 struct End(Ends);
 
 impl Ends {
