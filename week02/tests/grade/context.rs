@@ -392,22 +392,32 @@ fn assert_facts(texts: &[String], facts: &[&str], request: &Request) {
     for text in texts {
         let mut rest = text.clone();
         for fact in facts {
-            let seen = (short(fact), short(text));
-            assert!(rest.contains(fact), "expected {} in {}", seen.0, seen.1);
+            assert!(
+                rest.contains(fact),
+                "expected {} in the text; seen: {}",
+                short(fact),
+                short(text)
+            );
             rest = rest.replacen(fact, "", 1);
         }
-        let other = others.iter().find(|it| rest.contains(**it));
-        assert_eq!(
-            other.map(|it| short(it)),
-            None,
-            "a fact or digit that is repeated or belongs to another link, in {}",
-            short(text)
-        );
+        if let Some(other) = others.iter().find(|it| rest.contains(**it)) {
+            panic!(
+                "expected the text without {}, which it repeats, or which \
+                 belongs to another link; seen: {}",
+                short(other),
+                short(text)
+            );
+        }
     }
 }
 
+/// Quotes a text. Cuts a long one.
 fn short(text: &str) -> String {
-    format!("{:.200} ({} bytes)", format!("{text:?}"), text.len())
+    let quoted = format!("{text:?}");
+    if quoted.chars().count() <= 200 {
+        return quoted;
+    }
+    format!("{quoted:.200}… ({} bytes)", text.len())
 }
 
 /// Checks that the texts of a link contain neither the text of a link below it,
