@@ -325,7 +325,7 @@ mod recovery {
         let runtime = paused();
         let nodes: Vec<_> = runtime.block_on(async {
             let new = |_| Pair::new([0, 9_000, 9_000, 2_000], 1);
-            let nodes: Vec<_> = (0..4_000).map(new).collect();
+            let nodes: Vec<_> = (0..250).map(new).collect();
             for Pair { world, node, .. } in &nodes {
                 world.plan(0, Unavailable, 0);
                 node.get("first").await.unwrap();
@@ -333,7 +333,10 @@ mod recovery {
             }
             nodes.into_iter().map(|pair| (pair.world, pair.node)).collect()
         });
-        for expected in 1..=15 {
+        // On a loaded machine, the threads wait milliseconds for each other.
+        let start = std::time::Instant::now();
+        let in_time = |_: &usize| start.elapsed() < Duration::from_secs(2);
+        for expected in (1..=160).take_while(in_time) {
             // The probes before are dropped, so the next ones are due.
             runtime.block_on(advance(Duration::from_secs(2)));
             let arrived = AtomicUsize::new(0);
