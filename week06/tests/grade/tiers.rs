@@ -347,8 +347,15 @@ mod recovery {
                     let read = async move { node.get(key).await };
                     let mut read: Read = Box::pin(unconstrained(read));
                     arrived.fetch_add(1, Relaxed);
-                    while arrived.load(Relaxed) < 2 * round + 2 {
-                        thread::yield_now();
+                    // Both must run at the same time to meet, so neither gives
+                    // its core away unless the other one does not come.
+                    for spins in 0.. {
+                        if arrived.load(Relaxed) >= 2 * round + 2 {
+                            break;
+                        }
+                        if spins > 30_000 {
+                            thread::yield_now();
+                        }
                     }
                     poll(&mut read);
                 }
