@@ -165,7 +165,7 @@ impl<'a> Batch<'a> {
         if let Some(workspace) = table(&mut root, "workspace") {
             workspace.insert("members".to_owned(), Value::Array(members));
         }
-        compile_fast(&mut root, &names);
+        set_profiles(&mut root, &names);
         remove_folder(&self.home)?;
         self.write_file(Path::new("Cargo.toml"), &root.to_string())?;
         let lock = self.book.root.join("Cargo.lock");
@@ -361,9 +361,9 @@ fn add_dependency(all: &mut Table, name: &str, dependency: &Value) {
 }
 
 /// Disables debug information, which a panic message does not need. It would be
-/// half of each binary, most of it from the dependencies. Several subjects are
-/// compiled at a time, so none is split for several cores, which costs time.
-fn compile_fast(manifest: &mut Table, packages: &[String]) {
+/// half of each binary, most of it from the dependencies. One codegen unit takes
+/// less time than several, and other subjects keep the other cores busy.
+fn set_profiles(manifest: &mut Table, packages: &[String]) {
     let profile = entry(entry(manifest, "profile"), "dev");
     let overrides = entry(profile, "package");
     for package in packages {
