@@ -6,6 +6,9 @@
 //! | not set | every attempt: `attempts/<week>/<exercise>.rs` |
 //! | `<exercise>=<file>` | only that file |
 //! | empty | none |
+//!
+//! `WB_PROGRAM_MODULE` is the module of the tests that judge programs. They are
+//! not compiled if it is not set.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
@@ -24,9 +27,12 @@ fn main() -> io::Result<()> {
     // cargo compares only modification times, and misses an older file that
     // replaces a newer one. The hash changes then.
     println!("cargo::rerun-if-env-changed=WB_SUBJECT_HASH");
+    println!("cargo::rerun-if-env-changed=WB_PROGRAM_MODULE");
 
+    let subjects = subjects(&package, &week)?;
+    let program_module = env::var("WB_PROGRAM_MODULE").ok();
     let Sources { subject, grade, loom, loom_names } =
-        Sources::of(&week, &subjects(&package, &week)?)?;
+        Sources::of(&week, &subjects, program_module.as_deref())?;
     println!("cargo::rustc-check-cfg=cfg(std_under_shuttle)");
     if loom_names.contains("std_under_shuttle") {
         println!("cargo::rustc-cfg=std_under_shuttle");

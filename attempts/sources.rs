@@ -39,10 +39,12 @@ const SHUTTLE_STD: &str = "extern crate std_under_shuttle as std;\n";
 
 impl Sources {
     /// Creates the sources for `subjects`, each the name of an exercise and a
-    /// file. `week` is the folder of the week.
+    /// file. `week` is the folder of the week. `program_module` is the module of
+    /// the tests that judge programs, if they are to be compiled.
     pub(crate) fn of(
         week: &Path,
         subjects: &[(String, PathBuf)],
+        program_module: Option<&str>,
     ) -> io::Result<Self> {
         let mut subject = "pub use answers::*;\n".to_owned();
         let (mut grade, mut models) = (String::new(), String::new());
@@ -84,6 +86,10 @@ impl Sources {
                 loom += &module(&public, file);
                 models += &module(&private, &model);
             }
+        }
+        if let Some(name) = program_module {
+            let file = test(week, "grade", name);
+            grade += &module(&format!("mod {name}"), &file);
         }
         // Only some graders read the text of their subject.
         grade += &format!("#[allow(dead_code)]\nmod sources {{\n{texts}}}\n");

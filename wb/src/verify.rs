@@ -9,7 +9,8 @@
 //! | [`pipeline`] | Grades the subjects of all exercises. |
 //! | [`batch`] | Builds the graders of many subjects at a time. |
 //! | [`exercise`] | Compares the grade of each subject with the expected one. |
-//! | [`workspace`] | Runs rustfmt, clippy, rustdoc and all tests. |
+//! | [`workspace`] | Runs rustfmt, clippy and rustdoc. |
+//! | [`tests`] | Builds and runs the tests of the workspace. |
 //! | [`figures`] | Finds figures that differ from what their examples draw. |
 //! | [`install`] | Installs missing servers. |
 
@@ -30,6 +31,7 @@ mod exercise;
 mod figures;
 mod install;
 mod pipeline;
+mod tests;
 mod workspace;
 
 /// The arguments of `verify`.

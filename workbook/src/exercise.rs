@@ -66,13 +66,11 @@ impl Exercise {
         self.in_week("tests/grade").join(self.rs())
     }
 
-    /// Returns the file of the rung that judges programs, if the grader has it in
-    /// a file of its own.
-    pub fn program_grader(&self) -> Option<PathBuf> {
+    /// Returns the name of the module with the rung that judges programs, such
+    /// as `layers_contract`.
+    pub fn program_module(&self) -> Option<String> {
         let rung = self.spec.program_rung.as_ref()?;
-        let file = format!("{}_{rung}.rs", self.name);
-        let file = self.in_week("tests/grade").join(file);
-        file.exists().then_some(file)
+        Some(format!("{}_{rung}", self.name))
     }
 
     /// Returns the loom and shuttle models, if it has any.

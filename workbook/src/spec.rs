@@ -49,8 +49,9 @@ pub struct Spec {
     /// Whether the grader can judge any program, by `WB_PROGRAM`.
     #[serde(default)]
     pub takes_program: bool,
-    /// The grader's module whose tests judge programs only: they run by
-    /// `cargo wb grade`, and no other tests run then. It is not in `rungs`.
+    /// The rung whose tests judge programs only: they run by `cargo wb grade`,
+    /// and no other tests run then. It is not in `rungs`, and a module of its
+    /// own: `tests/grade/EXERCISE_RUNG.rs`.
     pub program_rung: Option<String>,
     /// The foils by name, in the order of the toml.
     #[serde(default)]
@@ -69,13 +70,6 @@ impl Spec {
             Some(rung) if is_program => slice::from_ref(rung),
             _ => &self.rungs,
         }
-    }
-
-    /// Returns whether the tests of `rung` run for a program, or else for a
-    /// subject.
-    pub fn runs(&self, rung: &str, is_program: bool) -> bool {
-        let Some(program_rung) = &self.program_rung else { return true };
-        (rung == program_rung) == is_program
     }
 }
 

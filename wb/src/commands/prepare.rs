@@ -15,7 +15,8 @@ pub(crate) fn prepare(book: &Workbook, name: &str) -> Result<(), Error> {
     let text =
         fs::read(&stub).map_err(|error| Error::file("read", &stub, &error))?;
     let hash = content_hash(&text);
-    match compile::graders(book, exercise, &stub, &hash, &Status::Lines)? {
+    let status = Status::Lines;
+    match compile::graders(book, exercise, &stub, &hash, false, &status)? {
         Compiled::Ready(_) => Ok(()),
         Compiled::Not { rendered } => Err(Error::new(format!(
             "the stub of {} does not compile:\n{rendered}",

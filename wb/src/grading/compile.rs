@@ -51,7 +51,9 @@ enum Line {
     },
     CompilerArtifact {
         package_id: String,
+        manifest_path: PathBuf,
         target: Target,
+        profile: Profile,
         executable: Option<PathBuf>,
         fresh: bool,
     },
@@ -70,6 +72,11 @@ struct Target {
     name: String,
 }
 
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
 /// Returns a command that runs cargo at the root of the workbook.
 pub(crate) fn cargo(book: &Workbook) -> Command {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -78,8 +85,17 @@ pub(crate) fn cargo(book: &Workbook) -> Command {
     command
 }
 
+/// Returns a command that runs cargo with a low priority, because tests with a
+/// deadline run at the same time.
+pub(crate) fn cargo_in_background(book: &Workbook) -> Command {
+    let cargo = cargo(book);
+    let mut command = Command::new("nice");
+    command.arg(cargo.get_program()).current_dir(&book.root);
+    command
+}
+
 /// Builds the graders of `exercise` with `subject`, and shows the progress on
-/// `status`.
+/// `status`. With `is_program`, these include the tests that judge only programs.
 ///
 /// `hash` is the hash of the subject's text. cargo compares only modification
 /// times: it would miss a file that was replaced by an older one.
@@ -88,6 +104,7 @@ pub(crate) fn graders(
     exercise: &Exercise,
     subject: &Path,
     hash: &str,
+    is_program: bool,
     status: &Status,
 ) -> Result<Compiled, Error> {
     let mut command = cargo(book);
@@ -96,7 +113,11 @@ pub(crate) fn graders(
         .args(exercise.models().map(|_| "--test=loom"))
         .args(["--package", &exercise.package()])
         .env("WB_SUBJECT", format!("{}={}", exercise.name, subject.display()))
-        .env("WB_SUBJECT_HASH", hash);
+        .env("WB_SUBJECT_HASH", hash)
+        .env_remove("WB_PROGRAM_MODULE");
+    if let Some(module) = exercise.program_module().filter(|_| is_program) {
+        command.env("WB_PROGRAM_MODULE", module);
+    }
     status.show(&format!("compiling {}", exercise.id()));
     // The first two crates are the attempt and its grader. More of them mean
     // that the week is built.
@@ -167,7 +188,10 @@ pub(crate) enum Event {
     /// A library, a test binary or a build script is complete.
     Artifact {
         package: String,
+        manifest: PathBuf,
         target: String,
+        /// Whether it has the main function of a test binary.
+        is_test: bool,
         executable: Option<PathBuf>,
         /// Whether it was complete before this build.
         fresh: bool,
@@ -202,16 +226,20 @@ pub(crate) fn run_cargo(
                 }
             }
             Line::CompilerArtifact {
-                package_id,
-                target,
+                package_id: package,
+                manifest_path: manifest,
+                target: Target { name: target },
+                profile: Profile { test: is_test },
                 executable,
                 fresh,
-            } => {
-                let (package, target) = (package_id, target.name);
-                let artifact =
-                    Event::Artifact { package, target, executable, fresh };
-                handle(artifact);
-            }
+            } => handle(Event::Artifact {
+                package,
+                manifest,
+                target,
+                is_test,
+                executable,
+                fresh,
+            }),
             Line::Other => {}
         }
     }

@@ -171,10 +171,12 @@ fn grade_with(
             .map_err(|error| Error::file("read", subject, &error))
     };
     let mut text = read()?;
+    let is_program = program.is_some();
     let compiled = loop {
         let hash = content_hash(&text.bytes);
-        let compiled =
-            compile::graders(book, exercise, subject, &hash, status)?;
+        let compiled = compile::graders(
+            book, exercise, subject, &hash, is_program, status,
+        )?;
         let now = read()?;
         if now == text {
             break compiled;
@@ -192,8 +194,7 @@ fn grade_with(
             let properties = properties::run_all(book, exercise, &graders)?;
             let source = str::from_utf8(&text.bytes).ok();
             // The source text of a program is not known.
-            let source = source.filter(|_| program.is_none());
-            let is_program = program.is_some();
+            let source = source.filter(|_| !is_program);
             Grade::of_properties(
                 exercise, hash, is_program, source, properties,
             )?

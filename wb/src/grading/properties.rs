@@ -73,27 +73,31 @@ pub(crate) fn list(
     exercise: &Exercise,
     graders: &Graders,
 ) -> Result<Vec<Listed>, Error> {
-    let files = [Some(exercise.grader()), exercise.program_grader()];
-    let sources = files.into_iter().flatten().map(fs::read_to_string);
-    let source: String = sources.map(Result::unwrap_or_default).collect();
-    let prefix = format!("{}::", exercise.name);
-    let mut tests = list_binary(&graders.tests, false, &prefix, &source)?;
-    if let (Some(binary), Some(models)) = (&graders.models, exercise.models()) {
+    let is_program = graders.program.is_some();
+    let program_rung = exercise.spec.program_rung.as_ref();
+    let (module, rung) = match program_rung.filter(|_| is_program) {
+        Some(rung) => {
+            (format!("{}_{rung}", exercise.name), format!("{rung}::"))
+        }
+        None => (exercise.name.clone(), String::new()),
+    };
+    let grader = exercise.in_week("tests/grade").join(&module);
+    let grader = grader.with_extension("rs");
+    let source = fs::read_to_string(&grader).unwrap_or_default();
+    let prefix = format!("{module}::");
+    let binary = &graders.tests;
+    let mut tests = list_binary(binary, false, &prefix, &rung, &source)?;
+    let binary = graders.models.as_ref().filter(|_| rung.is_empty());
+    if let (Some(binary), Some(models)) = (binary, exercise.models()) {
         let source = fs::read_to_string(models).unwrap_or_default();
         let prefix = format!("models::{}::", exercise.name);
-        tests.extend(list_binary(binary, true, &prefix, &source)?);
+        let rung = "models::";
+        tests.extend(list_binary(binary, true, &prefix, rung, &source)?);
     }
     if tests.is_empty() {
-        return Err(Error::new(format!(
-            "{} has no tests",
-            book.short(&exercise.grader())
-        )));
+        let grader = book.short(&grader);
+        return Err(Error::new(format!("{grader} has no tests")));
     }
-    let is_program = graders.program.is_some();
-    tests.retain(|Listed { name, .. }| {
-        let rung = name.split("::").next().unwrap_or_default();
-        exercise.spec.runs(rung, is_program)
-    });
     prepare_servers(&tests);
     Ok(tests)
 }
@@ -167,14 +171,15 @@ fn prepare_servers(tests: &[Listed]) {
     }
 }
 
-/// Returns the tests of `binary` whose names begin with `prefix`.
+/// Returns the tests of `binary` whose names begin with `prefix`, in the order of
+/// `source`. `rung` replaces the prefix.
 fn list_binary(
     binary: &Path,
     is_model: bool,
     prefix: &str,
+    rung: &str,
     source: &str,
 ) -> Result<Vec<Listed>, Error> {
-    let rung = if is_model { "models::" } else { "" };
     let mut found: Vec<_> = run::list(binary)?
         .into_iter()
         .filter_map(|test| {

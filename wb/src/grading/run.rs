@@ -93,7 +93,10 @@ pub(crate) fn list(binary: &Path) -> Result<Vec<Test>, Error> {
 }
 
 /// Returns the names that `binary` lists, with `extra` arguments.
-fn names(binary: &Path, extra: &[&str]) -> Result<BTreeSet<String>, Error> {
+pub(crate) fn names(
+    binary: &Path,
+    extra: &[&str],
+) -> Result<BTreeSet<String>, Error> {
     let mut command = Command::new(binary);
     command.args(["--list", "--format", "terse"]).args(extra);
     let output = Group::piped(&mut command)?.output(LIST_DEADLINE);

@@ -29,6 +29,14 @@ impl Status {
             Self::Lines => eprintln!("{step}"),
         }
     }
+
+    /// Hides the spinner while `print` runs.
+    pub(crate) fn suspend(&self, print: impl FnOnce()) {
+        match self {
+            Self::Spinner(bar) => bar.suspend(print),
+            Self::Lines => print(),
+        }
+    }
 }
 
 impl Drop for Status {

@@ -178,7 +178,7 @@ impl<'a> Batch<'a> {
         self.write_all_dependencies()?;
         for (name, file) in names.iter().zip(subjects) {
             let subject = [(exercise.name.clone(), file.clone())];
-            let sources = Sources::of(&week, &subject)
+            let sources = Sources::of(&week, &subject, None)
                 .map_err(|error| Error::file("read", &week, &error))?;
             let text = fs::read(file)
                 .map_err(|error| Error::file("read", file, &error))?;
@@ -222,17 +222,13 @@ impl<'a> Batch<'a> {
             .map_err(|error| Error::file("write", &file, &error))
     }
 
-    /// Returns the cargo command. It has a low priority, because tests with a
-    /// deadline run at the same time.
     fn command(&self, has_models: bool) -> Command {
-        let build = cargo(self.book);
-        let mut command = Command::new("nice");
-        command.arg(build.get_program()).args(["build", "--keep-going"]);
+        let mut command = compile::cargo_in_background(self.book);
+        command.args(["build", "--keep-going"]);
         command.args(["--workspace", "--test=grade"]);
         command.args(has_models.then_some("--test=loom"));
         command.arg("--manifest-path").arg(self.home.join("Cargo.toml"));
         command.arg("--target-dir").arg(&self.target);
-        command.current_dir(&self.book.root);
         // No subject is built twice, so incremental files are of no use.
         command.env("CARGO_INCREMENTAL", "0");
         command

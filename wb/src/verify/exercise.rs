@@ -236,13 +236,16 @@ fn unknown_servers(grade: &Grade) -> impl Iterator<Item = String> {
 fn files(book: &Workbook, exercise: &Exercise) -> Vec<String> {
     let spec = &exercise.spec;
     let mut faults = Vec::new();
-    let needed = [
+    let mut needed = vec![
         exercise.answer(),
         exercise.stub(),
         exercise.grader(),
         exercise.example(),
         exercise.notes(),
     ];
+    needed.extend(exercise.program_module().map(|name| {
+        exercise.in_week("tests/grade").join(name).with_extension("rs")
+    }));
     for file in needed.iter().filter(|file| !file.exists()) {
         faults.push(format!("the file {} does not exist", book.short(file)));
     }

@@ -501,10 +501,8 @@ fn the_program_rung_runs_for_programs_and_for_nothing_else() {
         "minutes =",
         "program_rung = \"contract\"\nminutes =",
     );
-    let grader = book.read("week01/tests/grade/pause.rs");
-    let module = "#[path = \"pause_contract.rs\"]\nmod contract;\n\n";
-    let grader = grader.replacen("mod need", &format!("{module}mod need"), 1);
-    book.write("week01/tests/grade/pause.rs", &grader);
+    let main = "week01/tests/grade/main.rs";
+    book.replace(main, "mod pause;", "mod pause;\nmod pause_contract;");
     let contract = "week01/tests/grade/pause_contract.rs";
     book.write(
         contract,
@@ -537,7 +535,7 @@ fn the_program_rung_runs_for_programs_and_for_nothing_else() {
     book.write(contract, "");
     grade("./server --fast")
         .exits_with(2)
-        .shows(&["the rung `contract` has no test"]);
+        .shows(&["week01/tests/grade/pause_contract.rs has no tests"]);
 }
 
 #[test]

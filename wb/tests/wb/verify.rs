@@ -167,17 +167,44 @@ fn each_kind_of_fault_in_the_workspace_is_found() {
     let figure = "notes/pages/figures/week01/backoff-waits.svg";
     book.write("notes/pages/figures/week01/absent-one.svg", "");
     book.replace(figure, "40", "41");
-    book.run(&["verify", "--allow-skips"]).exits_with(1).shows(&[
+    // A test beside the exercises.
+    book.replace(
+        "week01/tests/grade/main.rs",
+        "mod pause;",
+        "mod pause;\n\n#[test]\nfn beside() {\n    assert_eq!(3, 4);\n}",
+    );
+    let mut output = book.run(&["verify", "--allow-skips"]).exits_with(1);
+    for fault in [
         "fault: format fails",
         "week01/src/pause.rs",
-        "fault: format fails",
         "not_zero.rs",
         "fault: clippy fails",
         "fault: docs fails",
-        "fault: tests fails",
-        "fails",
+        "fault: tests fail: week01 week01\n",
+        // The tests of the exercises have been run before.
+        "fault: tests fail: week01 grade\n\nrunning 1 test\ntest beside",
         "absent-one.svg: `cargo build -p week01 --example absent` fails",
         "backoff-waits.svg is stale; draw it again: `cargo run -p week01 --example backoff",
+    ] {
+        output = output.shows(&[fault]);
+    }
+}
+
+#[test]
+#[ignore = "needs rustfmt and clippy"]
+fn a_test_that_does_not_compile_is_a_fault_and_the_other_checks_go_on() {
+    let book = TestWorkbook::new();
+    book.replace(
+        "week01/tests/grade/main.rs",
+        "mod pause;",
+        "mod pause;\n\n#[test]\nfn beside() {\n    absent();\n}",
+    );
+    let figure = "notes/pages/figures/week01/backoff-waits.svg";
+    book.replace(figure, "40", "41");
+    book.run(&["verify", "--allow-skips"]).exits_with(1).shows(&[
+        "fault: the tests do not build",
+        "cannot find function `absent`",
+        "backoff-waits.svg is stale",
     ]);
 }
 

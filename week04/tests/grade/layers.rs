@@ -8,9 +8,6 @@ use self::fake::{call, causes, generated, like_twice, number};
 use self::fixture::{COMMENTS, DELETE, Fixture, subject};
 use self::results::{assert_failure, assert_likes, result_within, sorted};
 
-#[path = "layers_contract.rs"]
-mod contract;
-
 #[path = "layers/dependency_rule.rs"]
 mod dependency_rule;
 

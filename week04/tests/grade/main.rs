@@ -4,6 +4,7 @@ mod compat;
 mod field_mask;
 mod frames;
 mod layers;
+mod layers_contract;
 mod settings;
 mod status;
 mod wire;

@@ -24,7 +24,7 @@ const CHILD: &str = "WB_CONTRACT_CHILD";
 
 /// The test that runs the service, if [`CHILD`] is set.
 const CHILD_TEST: &str =
-    "layers::contract::created_resources_are_read_back_with_equal_fields";
+    "layers_contract::created_resources_are_read_back_with_equal_fields";
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
