@@ -50,7 +50,7 @@ impl<'a> Tests<'a> {
         command.args(["--lib", "--bins", "--tests"]);
         command.env("WB_SUBJECT", "");
         let (mut binaries, mut errors) = (Vec::new(), String::new());
-        let (is_built, _) =
+        let (is_built, stderr) =
             compile::run_cargo(&mut command, |event| match event {
                 Event::Error { rendered, .. } => errors += &rendered,
                 Event::Artifact {
@@ -66,6 +66,10 @@ impl<'a> Tests<'a> {
                 }
                 Event::Artifact { .. } => {}
             })?;
+        if errors.is_empty() {
+            // Not an error of rustc, but one of cargo itself.
+            errors = stderr.join("\n");
+        }
         let tests = Self { book, weeks, binaries };
         Ok(if is_built { Ok(tests) } else { Err(errors) })
     }
