@@ -1,8 +1,8 @@
 //! Runs models: of threads under loom, of tasks and locks under shuttle.
 //!
 //! The functions box the model. loom and shuttle are generic over it: without
-//! the box, the compiler would translate half of both checkers once more for
-//! each model, and without optimization.
+//! the box, large parts of both would be compiled again for each model of each
+//! subject, and without optimization.
 
 use std::mem::ManuallyDrop;
 use std::pin::Pin;
