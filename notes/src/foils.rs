@@ -42,12 +42,15 @@ fn diff(answer: &str, foil: &str) -> String {
 
 /// Returns one foil as a collapsible section.
 fn section(key: &str, foil: &Foil, diff: &str) -> String {
-    let Foil { lesson, tempts, caught_by, .. } = foil;
+    let Foil { lesson, tempts, caught_by, sometimes_caught_by, .. } = foil;
     let name = key.replace('_', " ");
     let lesson = html(lesson);
-    let tests: String = caught_by
-        .iter()
-        .map(|test| format!("\n- {}", sentence(test)))
+    let always = caught_by.iter().map(|test| (test, ""));
+    let sometimes = sometimes_caught_by.iter();
+    let sometimes = sometimes.map(|test| (test, " (on some runs)"));
+    let tests: String = always
+        .chain(sometimes)
+        .map(|(test, when)| format!("\n- {}{when}", sentence(test)))
         .collect();
     // Four backticks, because the examples in an answer use three.
     format!(

@@ -91,8 +91,12 @@ pub struct Foil {
     pub lesson: String,
     /// Why people make the mistake.
     pub tempts: String,
-    /// Exactly the tests that the foil breaks: `rung::test`.
+    /// The tests that the foil breaks on each run: `rung::test`.
     pub caught_by: Vec<String>,
+    /// The tests that the foil breaks on some runs only, because they run on
+    /// several threads.
+    #[serde(default)]
+    pub sometimes_caught_by: Vec<String>,
     /// The changes to the answer. Where there are none, the foil is a file:
     /// `foils/EXERCISE/NAME.rs`.
     #[serde(default)]

@@ -1,6 +1,6 @@
 //! Checks one exercise: its files exist, and each subject gets the expected grade.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
@@ -185,10 +185,10 @@ fn not_failing(grade: &Grade) -> Option<String> {
         .then(|| format!("passes tests without any work: {passing}"))
 }
 
-/// Returns the fault of a foil that does not fail exactly the tests that it names.
-fn not_caught(
-    grade: &Grade,
-    foil: &Foil,
+/// Returns the fault of a foil that fails other tests than those that it names.
+fn not_caught<'a>(
+    grade: &'a Grade,
+    foil: &'a Foil,
     exercise: &Exercise,
 ) -> Option<String> {
     if let Some(compiler) = &grade.compiler {
@@ -199,29 +199,32 @@ fn not_caught(
         return Some(format!("hangs\n{report}"));
     }
     let failing = grade.failing();
-    let is_run = |test: &&str| {
-        !grade.properties().any(|property| {
-            property.name == **test && property.verdict == Verdict::NotRun
-        })
+    let tests: BTreeSet<_> = grade.properties().map(|it| &*it.name).collect();
+    let not_run: BTreeSet<_> = grade
+        .properties()
+        .filter(|it| it.verdict == Verdict::NotRun)
+        .map(|it| &*it.name)
+        .collect();
+    let names = |tests: &'a [String]| -> BTreeSet<&'a str> {
+        tests.iter().map(String::as_str).collect()
     };
-    let named = foil.caught_by.iter().map(String::as_str);
-    let named = named.filter(is_run).collect();
-    if failing == named {
-        return None;
+    let always = names(&foil.caught_by);
+    let sometimes = names(&foil.sometimes_caught_by);
+    let any = &always | &sometimes;
+    let mut why = String::new();
+    for (what, tests) in [
+        ("fails, but is not named", &failing - &any),
+        ("is named, but passes", &(&always - &failing) - &not_run),
+        ("is named, but does not exist", &sometimes - &tests),
+        ("is named twice", &always & &sometimes),
+    ] {
+        if !tests.is_empty() {
+            let tests = Vec::from_iter(tests).join("\n    ");
+            let _ = write!(why, "\n  {what}:\n    {tests}");
+        }
     }
-    let list = |tests: Vec<&&str>| -> String {
-        tests.iter().map(|test| format!("\n    {test}")).collect()
-    };
-    let mut why = String::from("does not fail the tests in caught_by");
-    let more: Vec<_> = failing.difference(&named).collect();
-    if !more.is_empty() {
-        let _ = write!(why, "\n  fails, but is not named:{}", list(more));
-    }
-    let fewer: Vec<_> = named.difference(&failing).collect();
-    if !fewer.is_empty() {
-        let _ = write!(why, "\n  is named, but passes:{}", list(fewer));
-    }
-    Some(why)
+    (!why.is_empty())
+        .then(|| format!("does not fail the tests in caught_by{why}"))
 }
 
 fn unknown_servers(grade: &Grade) -> impl Iterator<Item = String> {
