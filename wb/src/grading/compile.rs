@@ -94,6 +94,12 @@ pub(crate) fn cargo_in_background(book: &Workbook) -> Command {
     command
 }
 
+/// Returns the name of the test target of the models: `attempt02_models`. The other
+/// tests of the graders have the name of the package, `attempt02`.
+pub(crate) fn models_target(package: &str) -> String {
+    format!("{package}_models")
+}
+
 /// Builds the graders of `exercise` with `subject`, and shows the progress on
 /// `status`. With `is_program`, these include the tests that judge only programs.
 ///
@@ -107,11 +113,14 @@ pub(crate) fn graders(
     is_program: bool,
     status: &Status,
 ) -> Result<Compiled, Error> {
+    let tests = exercise.package();
+    let models = models_target(&tests);
     let mut command = cargo(book);
+    // With `--package` instead of `--workspace`, the dependencies would have fewer
+    // features, and cargo would compile many of them again after `cargo test`.
     command
-        .args(["test", "--no-run", "--test", "grade"])
-        .args(exercise.models().map(|_| "--test=loom"))
-        .args(["--package", &exercise.package()])
+        .args(["test", "--no-run", "--workspace", "--test", &tests])
+        .args(exercise.models().map(|_| format!("--test={models}")))
         .env("WB_SUBJECT", format!("{}={}", exercise.name, subject.display()))
         .env("WB_SUBJECT_HASH", hash)
         .env_remove("WB_PROGRAM_MODULE");
@@ -121,7 +130,7 @@ pub(crate) fn graders(
     status.show(&format!("compiling {}", exercise.id()));
     // The first two crates are the attempt and its grader. More of them mean
     // that the week is built.
-    let build = build(&mut command, &exercise.package(), |done, name| {
+    let build = build(&mut command, &tests, |done, name| {
         let week = &exercise.week;
         if done > 2 {
             status.show(&format!("building {week} (crate {done}: {name})"));
@@ -129,8 +138,8 @@ pub(crate) fn graders(
     })?;
 
     if build.is_done {
-        let tests = build.executable("grade").unwrap_or_default();
-        let models = build.executable("loom");
+        let tests = build.executable(&tests).unwrap_or_default();
+        let models = build.executable(&models);
         let graders = Graders { tests, models, program: None };
         return Ok(Compiled::Ready(graders));
     }
@@ -257,12 +266,13 @@ pub(crate) fn build(
     mut built: impl FnMut(usize, &str),
 ) -> Result<Build, Error> {
     let id_part = format!("#{package}@");
+    let models = models_target(package);
     let mut build = Build { is_of_models: true, ..Build::default() };
     let mut done = 0;
     (build.is_done, build.cargo) = run_cargo(command, |event| match event {
         Event::Error { package, target, rendered } => {
             let is_of_package = package.contains(&id_part);
-            build.is_of_models &= target == "loom";
+            build.is_of_models &= target == models;
             let errors = if is_of_package {
                 &mut build.of_package
             } else {

@@ -38,6 +38,10 @@ const PACKAGE: &str = "subject";
 /// dependencies are not compiled again for each week.
 const ALL_DEPENDENCIES: &str = "all-dependencies";
 
+/// The files of a package: the grader, and its models.
+const GRADE: &str = "grade.rs";
+const MODELS: &str = "models.rs";
+
 /// The deadline of `cargo metadata`.
 const METADATA: Duration = Duration::from_secs(60);
 
@@ -92,7 +96,11 @@ impl<'a> Batch<'a> {
             subjects.iter().map(|_| Build::default()).collect();
         let mut elsewhere = Vec::new();
         let mut kept = Ok(());
-        let mut command = self.command(has_models);
+        let tests = exercise.package();
+        let models = compile::models_target(&tests);
+        let mut command = self.command();
+        command.arg("--test").arg(&tests);
+        command.args(has_models.then(|| format!("--test={models}")));
         let (_, stderr) = compile::run_cargo(&mut command, |event| {
             match event {
                 Event::Error { package, rendered, .. } => {
@@ -112,7 +120,7 @@ impl<'a> Batch<'a> {
                         return;
                     };
                     match self.keep(exercise, n, &target, &file) {
-                        Ok(file) if target == "loom" => {
+                        Ok(file) if target == models => {
                             builds[n].models = Some(file);
                         }
                         Ok(file) => builds[n].tests = Some(file),
@@ -187,14 +195,15 @@ impl<'a> Batch<'a> {
             let hash =
                 content_hash(&[sources.subject.as_bytes(), &text].concat());
             let library = format!("lib-{hash}.rs");
-            let manifest = member(&package, name, &library).to_string();
+            let tests = exercise.package();
+            let manifest = member(&package, name, &library, &tests);
             // A subject is graded, not linted.
             let root = |text: &str| format!("#![allow(warnings)]\n{text}");
             for (file, text) in [
-                ("Cargo.toml", manifest),
+                ("Cargo.toml", manifest.to_string()),
                 (&library, root(&sources.subject)),
-                ("grade.rs", root(&sources.grade)),
-                ("loom.rs", root(&(sources.loom_names + &sources.loom))),
+                (GRADE, root(&sources.grade)),
+                (MODELS, root(&(sources.loom_names + &sources.loom))),
             ] {
                 self.write_file(&Path::new(name).join(file), &text)?;
             }
@@ -222,11 +231,9 @@ impl<'a> Batch<'a> {
             .map_err(|error| Error::file("write", &file, &error))
     }
 
-    fn command(&self, has_models: bool) -> Command {
+    fn command(&self) -> Command {
         let mut command = compile::cargo_in_background(self.book);
-        command.args(["build", "--keep-going"]);
-        command.args(["--workspace", "--test=grade"]);
-        command.args(has_models.then_some("--test=loom"));
+        command.args(["build", "--keep-going", "--workspace"]);
         command.arg("--manifest-path").arg(self.home.join("Cargo.toml"));
         command.arg("--target-dir").arg(&self.target);
         // No subject is built twice, so incremental files are of no use.
@@ -280,7 +287,8 @@ fn position(package_id: &str) -> Option<usize> {
 }
 
 /// Returns the manifest of one subject, made from that of the week's attempts.
-fn member(attempts: &Table, name: &str, library: &str) -> Table {
+/// `tests` is the test target of the grader. The other one is that of the models.
+fn member(attempts: &Table, name: &str, library: &str, tests: &str) -> Table {
     let mut manifest = attempts.clone();
     if let Some(package) = table(&mut manifest, "package") {
         package.insert("name".to_owned(), name.into());
@@ -289,10 +297,11 @@ fn member(attempts: &Table, name: &str, library: &str) -> Table {
     if let Some(lib) = table(&mut manifest, "lib") {
         lib.insert("path".to_owned(), library.into());
     }
-    let tests = manifest.get_mut("test").and_then(Value::as_array_mut);
-    for test in tests.into_iter().flatten().filter_map(Value::as_table_mut) {
-        let name = test.get("name").and_then(Value::as_str).unwrap_or_default();
-        test.insert("path".to_owned(), format!("{name}.rs").into());
+    let targets = manifest.get_mut("test").and_then(Value::as_array_mut);
+    for test in targets.into_iter().flatten().filter_map(Value::as_table_mut) {
+        let is_grade = test.get("name").and_then(Value::as_str) == Some(tests);
+        let path = if is_grade { GRADE } else { MODELS };
+        test.insert("path".to_owned(), path.into());
     }
     manifest
 }
