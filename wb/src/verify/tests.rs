@@ -37,17 +37,16 @@ struct Binary {
 }
 
 impl<'a> Tests<'a> {
-    /// Builds everything but the doc tests. Returns the errors of the build if it
-    /// fails.
+    /// Builds everything that has tests, except doc tests. Returns the errors of
+    /// the build if it fails.
     pub(super) fn build(
         book: &'a Workbook,
         weeks: &'a [&'a Week],
         packages: &[String],
     ) -> Result<Result<Self, String>, Error> {
         let mut command = cargo(book);
-        command.args(["test", "--no-run"]).args(packages);
-        // Without these options, cargo would build the examples as tests.
-        command.args(["--lib", "--bins", "--tests"]);
+        // With `--tests`, cargo builds no examples, and no library without tests.
+        command.args(["test", "--no-run", "--tests"]).args(packages);
         command.env("WB_SUBJECT", "");
         let (mut binaries, mut errors) = (Vec::new(), String::new());
         let (is_built, stderr) =
