@@ -1,6 +1,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -572,6 +573,8 @@ fn runtime() -> Runtime {
 
 /// Runs `test` with a clock that advances when all tasks are idle.
 fn paused<T>(test: impl Future<Output = T>) -> T {
+    // Without the box, `block_on` would be compiled for each test.
+    let test: Pin<Box<dyn Future<Output = T> + '_>> = Box::pin(test);
     runtime().block_on(async {
         timeout(200 * HOUR, test).await.expect("a call hangs")
     })

@@ -1,6 +1,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::pending;
 use std::mem::replace;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard};
 use std::thread;
@@ -917,6 +918,8 @@ fn numbers(
 fn paused<T>(test: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build();
+    // Without the box, `block_on` would be compiled for each test.
+    let test: Pin<Box<dyn Future<Output = T> + '_>> = Box::pin(test);
     runtime.expect("a runtime").block_on(async {
         let years = Duration::from_secs(20 * 365 * 86_400);
         timeout(years, test).await.expect("a call hangs")

@@ -276,7 +276,9 @@ impl App {
 
 /// Waits for `future` and then for a day. The clock is paused, so it costs no
 /// real time.
-pub(super) fn run_a_day(home: &Runtime, future: impl Future) {
+pub(super) fn run_a_day<T>(home: &Runtime, future: impl Future<Output = T>) {
+    // Without the box, `block_on` would be compiled for each test.
+    let future: Pin<Box<dyn Future<Output = T> + '_>> = Box::pin(future);
     home.block_on(async {
         let ended = timeout(300 * DAY, future).await;
         assert!(ended.is_ok(), "`build` or `close` has not returned");

@@ -565,6 +565,8 @@ pub(crate) fn digits<const N: usize>(
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     let mut runtime = Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build();
+    // Without the box, `block_on` would be compiled for each test.
+    let test: Pin<Box<dyn Future<Output = T> + '_>> = Box::pin(test);
     runtime.unwrap().block_on(async {
         let test = timeout(1_000_000 * SECOND, test).await;
         test.expect("a call of `get` or `invalidate` never returns")
