@@ -45,7 +45,7 @@ impl<'a> Tests<'a> {
         packages: &[String],
     ) -> Result<Result<Self, String>, Error> {
         let mut command = cargo(book);
-        // With `--tests`, cargo builds no examples, and no library without tests.
+        // With `--tests`, cargo builds no example or library with `test = false`.
         command.args(["test", "--no-run", "--tests"]).args(packages);
         command.env("WB_SUBJECT", "");
         let (mut binaries, mut errors) = (Vec::new(), String::new());

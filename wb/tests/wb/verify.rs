@@ -59,7 +59,7 @@ fn each_kind_of_fault_in_an_exercise_is_found() {
         TOML,
         r#"["growth::each_wait_doubles", "models::a_modelled_wait_doubles"]"#,
         r#"["growth::each_wait_doubles", "growth::the_first_wait_is_ten_milliseconds"]
-sometimes_caught_by = ["growth::a_wait_halves"]"#,
+sometimes_caught_by = ["growth::a_wait_halves", "growth::each_wait_doubles"]"#,
     );
     let more = r#"
 [foils.does_not_compile]
@@ -125,6 +125,7 @@ caught_by = ["limits::c"]
         "foil grows_by_steps: does not fail the tests in caught_by",
         "fails, but is not named:\n    models::a_modelled_wait_doubles",
         "is named, but does not exist:\n    growth::a_wait_halves",
+        "is named twice:\n    growth::each_wait_doubles",
         "is named, but passes:\n    growth::the_first_wait_is_ten_milliseconds",
         "foil does_not_compile: does not compile",
         "foil hangs: hangs",
