@@ -31,7 +31,7 @@ fn main() -> io::Result<()> {
 
     let subjects = subjects(&package, &week)?;
     let program_module = env::var("WB_PROGRAM_MODULE").ok();
-    let Sources { subject, grade, loom, loom_names } =
+    let Sources { subject, grade, loom, model_checkers, loom_names } =
         Sources::of(&week, &subjects, program_module.as_deref())?;
     println!("cargo::rustc-check-cfg=cfg(std_under_shuttle)");
     if loom_names.contains("std_under_shuttle") {
@@ -40,7 +40,7 @@ fn main() -> io::Result<()> {
     let out = PathBuf::from(var("OUT_DIR"));
     fs::write(out.join("subject.rs"), subject)?;
     fs::write(out.join("grade.rs"), grade)?;
-    fs::write(out.join("loom.rs"), loom)
+    fs::write(out.join("loom.rs"), model_checkers + &loom)
 }
 
 /// Returns the name of each exercise to be graded, with its subject.

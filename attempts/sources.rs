@@ -18,8 +18,10 @@ pub(crate) struct Sources {
     /// with the text of each subject.
     pub(crate) grade: String,
     /// The test binary with the models, compiled with the types of loom and
-    /// shuttle.
+    /// shuttle. `model_checkers` precedes it.
     pub(crate) loom: String,
+    /// The types of loom and shuttle.
+    pub(crate) model_checkers: String,
     /// The first lines of that binary's crate root. `cargo wb verify` writes
     /// them. Attempts have them in `loom_and_tokio.rs`, since rustc rejects them
     /// in a file that is included.
@@ -49,6 +51,7 @@ impl Sources {
         let mut subject = "pub use answers::*;\n".to_owned();
         let (mut grade, mut models) = (String::new(), String::new());
         let (mut loom, mut texts) = (String::new(), String::new());
+        let mut model_checkers = String::new();
         let common = test(week, "grade", "common");
         if common.exists() {
             grade += &module("mod common", &common);
@@ -56,11 +59,11 @@ impl Sources {
         let real_types = model_checked(&week.join("src"))?;
         if !real_types.is_empty() {
             subject += &real_types;
-            loom += &model_checked(&week.join("tests/loom"))?;
+            model_checkers += &model_checked(&week.join("tests/loom"))?;
         }
         let common = test(week, "loom", "common");
         if common.exists() {
-            loom += &module("mod common", &common);
+            model_checkers += &module("mod common", &common);
         }
         let mut loom_names = String::new();
         let tokio = test(week, "loom", "tokio_under_shuttle");
@@ -69,8 +72,8 @@ impl Sources {
             if !have_loom_model(week, subjects)? {
                 loom_names += SHUTTLE_STD;
             }
-            loom += &module("mod tokio_under_shuttle", &tokio);
-            loom += "pub(crate) use tokio_under_shuttle::*;\n";
+            model_checkers += &module("mod tokio_under_shuttle", &tokio);
+            model_checkers += "pub(crate) use tokio_under_shuttle::*;\n";
         }
         for (exercise, file) in subjects {
             let public = format!("pub mod {exercise}");
@@ -103,7 +106,7 @@ impl Sources {
         let name = week.file_name().expect("the folder of a week has a name");
         loom += &format!("use {}::*;\n", name.display());
         loom += &format!("mod models {{\n{models}}}\n");
-        Ok(Self { subject, grade, loom, loom_names })
+        Ok(Self { subject, grade, loom, model_checkers, loom_names })
     }
 }
 

@@ -8,6 +8,7 @@
 //! |--------|-|
 //! | [`pipeline`] | Grades the subjects of all exercises. |
 //! | [`batch`] | Builds the graders of many subjects at a time. |
+//! | [`nested`] | Makes the graders of several subjects modules of one crate. |
 //! | [`exercise`] | Compares the grade of each subject with the expected one. |
 //! | [`workspace`] | Runs rustfmt, clippy and rustdoc. |
 //! | [`tests`] | Builds and runs the tests of the workspace. |
@@ -30,6 +31,7 @@ mod batch;
 mod exercise;
 mod figures;
 mod install;
+mod nested;
 mod pipeline;
 mod tests;
 mod workspace;

@@ -36,6 +36,9 @@ pub(crate) enum Compiled {
 pub(crate) struct Graders {
     pub(crate) tests: PathBuf,
     pub(crate) models: Option<PathBuf>,
+    /// The module with the tests, such as `s3`, if the binaries have those of
+    /// several subjects.
+    pub(crate) module: Option<String>,
     /// A shell command that starts the program to grade, instead of the subject.
     pub(crate) program: Option<String>,
 }
@@ -140,7 +143,7 @@ pub(crate) fn graders(
     if build.is_done {
         let tests = build.executable(&tests).unwrap_or_default();
         let models = build.executable(&models);
-        let graders = Graders { tests, models, program: None };
+        let graders = Graders { tests, models, module: None, program: None };
         return Ok(Compiled::Ready(graders));
     }
     if !build.of_package.is_empty() {

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::num::NonZero;
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -85,14 +84,16 @@ pub(crate) fn list(
     let grader = grader.with_extension("rs");
     let source = fs::read_to_string(&grader).unwrap_or_default();
     let prefix = format!("{module}::");
-    let binary = &graders.tests;
-    let mut tests = list_binary(binary, false, &prefix, &rung, &source)?;
+    let module = graders.module.as_deref();
+    let listed = run::list(&graders.tests, module)?;
+    let mut tests = sorted(listed, false, &prefix, &rung, &source);
     let binary = graders.models.as_ref().filter(|_| rung.is_empty());
     if let (Some(binary), Some(models)) = (binary, exercise.models()) {
         let source = fs::read_to_string(models).unwrap_or_default();
         let prefix = format!("models::{}::", exercise.name);
         let rung = "models::";
-        tests.extend(list_binary(binary, true, &prefix, rung, &source)?);
+        let listed = run::list(binary, module)?;
+        tests.extend(sorted(listed, true, &prefix, rung, &source));
     }
     if tests.is_empty() {
         let grader = book.short(&grader);
@@ -125,7 +126,9 @@ pub(crate) fn run_listed(
                 _ => &graders.tests,
             };
             let run = if hangs.load(Ordering::Relaxed) < MAX_HANGS {
-                run::run(binary, test, deadline, graders.program.as_deref())
+                let module = graders.module.as_deref();
+                let program = graders.program.as_deref();
+                run::run(binary, module, test, deadline, program)
             } else {
                 Ok(Run::not_started(Verdict::NotReached))
             };
@@ -171,16 +174,16 @@ fn prepare_servers(tests: &[Listed]) {
     }
 }
 
-/// Returns the tests of `binary` whose names begin with `prefix`, in the order of
+/// Returns those of `tests` whose names begin with `prefix`, in the order of
 /// `source`. `rung` replaces the prefix.
-fn list_binary(
-    binary: &Path,
+fn sorted(
+    tests: Vec<Test>,
     is_model: bool,
     prefix: &str,
     rung: &str,
     source: &str,
-) -> Result<Vec<Listed>, Error> {
-    let mut found: Vec<_> = run::list(binary)?
+) -> Vec<Listed> {
+    let mut found: Vec<_> = tests
         .into_iter()
         .filter_map(|test| {
             let name = format!("{rung}{}", test.name.strip_prefix(prefix)?);
@@ -195,7 +198,7 @@ fn list_binary(
         .collect();
     // A test that a macro generates is not found in the source, and comes first.
     found.sort_by_key(|(at, _)| *at);
-    Ok(found.into_iter().map(|(_, listed)| listed).collect())
+    found.into_iter().map(|(_, listed)| listed).collect()
 }
 
 /// Turns `rows::a_task_s_error` into `a task's error`.

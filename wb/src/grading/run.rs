@@ -21,7 +21,7 @@ const NOT_ASKED_MARKER: &str = "not asked of a program";
 /// One test of a binary.
 #[derive(Debug)]
 pub(crate) struct Test {
-    /// The name in its binary.
+    /// The name in its binary, without the module of the subject.
     pub(crate) name: String,
     /// The server in `#[ignore = "needs SERVER"]`.
     pub(crate) needs: Option<String>,
@@ -75,10 +75,19 @@ impl Run {
     }
 }
 
-/// Returns the tests of `binary`.
-pub(crate) fn list(binary: &Path) -> Result<Vec<Test>, Error> {
-    let all = names(binary, &[])?;
-    let ignored = names(binary, &["--ignored"])?;
+/// Returns the tests of `binary`, or those in `module`.
+pub(crate) fn list(
+    binary: &Path,
+    module: Option<&str>,
+) -> Result<Vec<Test>, Error> {
+    let start = in_module(module, "");
+    let names = |extra| {
+        let mut names = names(binary, extra)?;
+        names.retain(|name| name.starts_with(&start));
+        Ok::<_, Error>(names)
+    };
+    let all = names(&[])?;
+    let ignored = names(&["--ignored"])?;
     let reasons = reasons(binary, &ignored)?;
     let test = |name: String| {
         let needs = ignored.contains(&name).then(|| {
@@ -87,9 +96,14 @@ pub(crate) fn list(binary: &Path) -> Result<Vec<Test>, Error> {
                 reason.trim_start_matches("needs ").to_owned()
             })
         });
-        Test { name, needs }
+        Test { name: name[start.len()..].to_owned(), needs }
     };
     Ok(all.into_iter().map(test).collect())
+}
+
+/// Returns `s3::a::b` for the module `s3` and the test `a::b`.
+fn in_module(module: Option<&str>, test: &str) -> String {
+    module.map_or_else(|| test.to_owned(), |name| format!("{name}::{test}"))
 }
 
 /// Returns the names that `binary` lists, with `extra` arguments.
@@ -136,10 +150,11 @@ pub(crate) fn is_installed(server: &str) -> bool {
     Program::named(server).is_some_and(|program| program.find().is_some())
 }
 
-/// Runs `test` until it ends, or until `deadline`. `program` is the shell command
-/// of an external program to test.
+/// Runs `test`, in `module` of `binary`, until it ends or until `deadline`.
+/// `program` is the shell command of an external program to test.
 pub(crate) fn run(
     binary: &Path,
+    module: Option<&str>,
     test: &Test,
     deadline: Duration,
     program: Option<&str>,
@@ -147,9 +162,10 @@ pub(crate) fn run(
     if test.needs.as_deref().is_some_and(|server| !is_installed(server)) {
         return Ok(Run::not_started(Verdict::NotRun));
     }
+    let name = in_module(module, &test.name);
     let mut command = Command::new(binary);
     command
-        .args(["--exact", &test.name, "--include-ignored", "--nocapture"])
+        .args(["--exact", &name, "--include-ignored", "--nocapture"])
         // A backtrace would hide the message.
         .env("RUST_BACKTRACE", "0");
     if let Some(program) = program {
@@ -163,7 +179,7 @@ pub(crate) fn run(
         let message = why.to_owned();
         return Ok(Run { message, ..Run::not_started(Verdict::NotRun) });
     }
-    Ok(evaluate(&test.name, &output, deadline, start.elapsed()))
+    Ok(evaluate(&name, &output, deadline, start.elapsed()))
 }
 
 /// Returns the reason why a test cannot test an external program, if it printed

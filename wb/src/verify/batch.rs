@@ -1,36 +1,41 @@
 //! Builds the graders over many subjects at a time.
 //!
 //! `attempts/weekNN` is one package: cargo would build one subject after the
-//! other, mostly on one core. Here each subject is a package of its own, in a
-//! workspace below `target/wb`. One cargo builds all of them on all cores, in the
-//! workbook's target directory, where the crates of the registry are complete. A
-//! subject can be graded while the next ones are compiled.
+//! other, mostly on one core. Here each subject is a library of its own, in a
+//! workspace below `target/wb`, and the graders of several subjects are one test
+//! binary. One cargo builds all of them on all cores, in the workbook's target
+//! directory, where the crates of the registry are complete. A subject can be
+//! graded while the next exercise is compiled.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::{Table, Value};
 use workbook::{Exercise, Workbook};
 
 use self::sources::Sources;
+use super::nested::{Module, library_name, module_name};
 use crate::error::Error;
 use crate::grading::compile::{
     self, Compiled, Event, Graders, build_error, cargo,
 };
 use crate::grading::grade::content_hash;
 use crate::grading::process::Group;
+use crate::grading::properties::cores;
 
 #[path = "../../../attempts/sources.rs"]
-mod sources;
+pub(super) mod sources;
 
-/// The prefix of the packages: `subject0`, `subject1` and so on. Every exercise
-/// uses the same names, so that its files in the target directory replace those
-/// of the previous exercise.
-const PACKAGE: &str = "subject";
+/// The prefixes of the packages: `subject0`, `subject1` and so on are libraries,
+/// `graders0` and so on test them. Every exercise uses the same names, so that its
+/// files in the target directory replace those of the previous exercise.
+const SUBJECT: &str = "subject";
+const GRADERS: &str = "graders";
 
 /// The package with the dependencies of all members of the workbook. It is not
 /// built. But cargo selects the features of the dependencies for all packages of
@@ -38,7 +43,9 @@ const PACKAGE: &str = "subject";
 /// dependencies are not compiled again for each week.
 const ALL_DEPENDENCIES: &str = "all-dependencies";
 
-/// The files of a package: the grader, and its models.
+/// The files of a package of graders: its empty library, the graders, and their
+/// models.
+const EMPTY: &str = "lib.rs";
 const GRADE: &str = "grade.rs";
 const MODELS: &str = "models.rs";
 
@@ -59,12 +66,29 @@ pub(super) struct Batch<'a> {
     dependencies: Table,
 }
 
-/// The binaries and errors of one subject so far.
+/// A subject whose build has ended.
+pub(super) struct Built {
+    pub(super) compiled: Compiled,
+    /// Removed when all of their subjects are graded.
+    _binaries: Option<Arc<Binaries>>,
+}
+
+/// The test binaries with the graders of some subjects. Removed on drop.
+struct Binaries {
+    tests: PathBuf,
+    models: Option<PathBuf>,
+}
+
+/// The subjects of one package of graders, and its binaries so far.
 #[derive(Debug, Default)]
-struct Build {
+struct Package {
+    /// The positions of the subjects.
+    subjects: Vec<usize>,
     tests: Option<PathBuf>,
     models: Option<PathBuf>,
+    /// The errors of the package, or of its only subject.
     errors: Vec<String>,
+    is_done: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -88,12 +112,40 @@ impl<'a> Batch<'a> {
         &self,
         exercise: &Exercise,
         subjects: &[PathBuf],
-        mut ready: impl FnMut(usize, Compiled),
+        mut ready: impl FnMut(usize, Built),
     ) -> Result<(), Error> {
-        self.write(exercise, subjects)?;
+        let count = cores().min(subjects.len());
+        let package = |first: usize| {
+            let subjects = (first..subjects.len()).step_by(count).collect();
+            Package { subjects, ..Package::default() }
+        };
+        let packages = (0..count).map(package).collect();
+        let failed =
+            self.build_packages(exercise, subjects, packages, &mut ready)?;
+        if failed.is_empty() {
+            return Ok(());
+        }
+        // One subject with an error prevents the others in its package.
+        let package = |subject: usize| Package {
+            subjects: vec![subject],
+            ..Package::default()
+        };
+        let packages = failed.into_iter().map(package).collect();
+        self.build_packages(exercise, subjects, packages, &mut ready)?;
+        Ok(())
+    }
+
+    /// Builds `packages`, and calls `ready` with each subject whose outcome is
+    /// known. Returns the others: they share a package that does not compile.
+    fn build_packages(
+        &self,
+        exercise: &Exercise,
+        subjects: &[PathBuf],
+        mut packages: Vec<Package>,
+        ready: &mut impl FnMut(usize, Built),
+    ) -> Result<Vec<usize>, Error> {
+        self.write(exercise, subjects, &packages)?;
         let has_models = exercise.models().is_some();
-        let mut builds: Vec<_> =
-            subjects.iter().map(|_| Build::default()).collect();
         let mut elsewhere = Vec::new();
         let mut kept = Ok(());
         let tests = exercise.package();
@@ -101,11 +153,18 @@ impl<'a> Batch<'a> {
         let mut command = self.command();
         command.arg("--test").arg(&tests);
         command.args(has_models.then(|| format!("--test={models}")));
-        let (_, stderr) = compile::run_cargo(&mut command, |event| {
-            match event {
+        let (_, stderr) =
+            compile::run_cargo(&mut command, |event| match event {
                 Event::Error { package, rendered, .. } => {
-                    let errors = match position(&package) {
-                        Some(n) => &mut builds[n].errors,
+                    let subject = position(&package, SUBJECT);
+                    let package = match position(&package, GRADERS) {
+                        Some(n) => packages.get_mut(n),
+                        None => packages.iter_mut().find(|it| {
+                            subject.is_some_and(|n| it.subjects == [n])
+                        }),
+                    };
+                    let errors = match package {
+                        Some(package) => &mut package.errors,
                         None => &mut elsewhere,
                     };
                     // The grader and the models compile the same file.
@@ -114,58 +173,65 @@ impl<'a> Batch<'a> {
                     }
                 }
                 Event::Artifact { package, target, executable, .. } => {
-                    let (Some(n), Some(file)) =
-                        (position(&package), executable)
+                    let package = position(&package, GRADERS);
+                    let package = package.and_then(|n| packages.get_mut(n));
+                    let (Some(package), Some(file)) = (package, executable)
                     else {
                         return;
                     };
-                    match self.keep(exercise, n, &target, &file) {
+                    match self.keep(exercise, package, &target, &file) {
                         Ok(file) if target == models => {
-                            builds[n].models = Some(file);
+                            package.models = Some(file)
                         }
-                        Ok(file) => builds[n].tests = Some(file),
+                        Ok(file) => package.tests = Some(file),
                         Err(error) => kept = Err(error),
                     }
-                    if let Some(graders) = builds[n].graders(has_models) {
-                        ready(n, Compiled::Ready(graders));
-                    }
+                    package.report(has_models, ready);
                 }
-            }
-        })?;
+            })?;
         kept?;
-        for (n, build) in builds.iter().enumerate() {
-            if !build.errors.is_empty() {
-                let rendered =
-                    compile::rendered(self.book, exercise, &build.errors);
-                ready(n, Compiled::Not { rendered });
-            } else if build.graders(has_models).is_none() {
-                return Err(build_error(&elsewhere, &stderr, &exercise.week));
+        let mut failed = Vec::new();
+        for package in packages.iter().filter(|package| !package.is_done) {
+            match &*package.subjects {
+                [subject] if !package.errors.is_empty() => {
+                    let errors = &package.errors;
+                    let rendered =
+                        compile::rendered(self.book, exercise, errors);
+                    let compiled = Compiled::Not { rendered };
+                    ready(*subject, Built { compiled, _binaries: None });
+                }
+                [_] => {
+                    let week = &exercise.week;
+                    return Err(build_error(&elsewhere, &stderr, week));
+                }
+                several => failed.extend(several),
             }
         }
-        Ok(())
+        Ok(failed)
     }
 
-    /// Removes the binaries of a subject that has been graded.
-    pub(super) fn remove(graders: &Graders) {
-        for file in [Some(&graders.tests), graders.models.as_ref()] {
-            // The next run removes a file that cannot be removed now.
-            let _ = file.map(fs::remove_file);
-        }
-    }
-
-    /// Writes one package for each of `subjects`, and the workspace around them.
+    /// Writes the libraries of `subjects` and the packages of their graders, and
+    /// the workspace around them.
     fn write(
         &self,
         exercise: &Exercise,
         subjects: &[PathBuf],
+        packages: &[Package],
     ) -> Result<(), Error> {
-        let week = self.book.root.join(&exercise.week);
         let attempts = self.book.root.join("attempts").join(&exercise.week);
-        let mut package = read_toml(&attempts.join("Cargo.toml"))?;
-        make_paths_absolute(&mut package, &attempts);
-        let names: Vec<_> =
-            (0..subjects.len()).map(|n| format!("{PACKAGE}{n}")).collect();
-
+        let mut manifest = read_toml(&attempts.join("Cargo.toml"))?;
+        make_paths_absolute(&mut manifest, &attempts);
+        remove_folder(&self.home)?;
+        let mut names = Vec::new();
+        for (n, package) in packages.iter().enumerate() {
+            let name = format!("{GRADERS}{n}");
+            self.write_graders(exercise, subjects, package, &name, &manifest)?;
+            names.push(name);
+            for n in &package.subjects {
+                names.push(format!("{SUBJECT}{n}"));
+            }
+        }
+        self.write_all_dependencies()?;
         let mut root = self.manifest.clone();
         let members = names.iter().map(String::as_str);
         let members = members.chain([ALL_DEPENDENCIES]);
@@ -174,7 +240,6 @@ impl<'a> Batch<'a> {
             workspace.insert("members".to_owned(), Value::Array(members));
         }
         set_profiles(&mut root, &names);
-        remove_folder(&self.home)?;
         self.write_file(Path::new("Cargo.toml"), &root.to_string())?;
         let lock = self.book.root.join("Cargo.lock");
         if lock.exists() {
@@ -182,33 +247,84 @@ impl<'a> Batch<'a> {
             fs::copy(&lock, &to)
                 .map_err(|error| Error::file("copy", &lock, &error))?;
         }
+        Ok(())
+    }
 
-        self.write_all_dependencies()?;
-        for (name, file) in names.iter().zip(subjects) {
+    /// Writes the package `name` with the graders of some subjects, and the
+    /// libraries of these subjects. `attempt` is the manifest of the attempts.
+    fn write_graders(
+        &self,
+        exercise: &Exercise,
+        subjects: &[PathBuf],
+        package: &Package,
+        name: &str,
+        attempt: &Table,
+    ) -> Result<(), Error> {
+        let week = self.book.root.join(&exercise.week);
+        let folder = Path::new(name);
+        // A subject is graded, not linted.
+        let mut grade = "#![allow(warnings)]\n".to_owned();
+        let mut models = grade.clone();
+        for n in &package.subjects {
+            let file = &subjects[*n];
             let subject = [(exercise.name.clone(), file.clone())];
             let sources = Sources::of(&week, &subject, None)
                 .map_err(|error| Error::file("read", &week, &error))?;
-            let text = fs::read(file)
-                .map_err(|error| Error::file("read", file, &error))?;
-            // cargo compares modification times. A library whose path contains
-            // the hash of its content is not taken for that of another subject.
-            let hash =
-                content_hash(&[sources.subject.as_bytes(), &text].concat());
-            let library = format!("lib-{hash}.rs");
-            let tests = exercise.package();
-            let manifest = member(&package, name, &library, &tests);
-            // A subject is graded, not linted.
-            let root = |text: &str| format!("#![allow(warnings)]\n{text}");
-            for (file, text) in [
-                ("Cargo.toml", manifest.to_string()),
-                (&library, root(&sources.subject)),
-                (GRADE, root(&sources.grade)),
-                (MODELS, root(&(sources.loom_names + &sources.loom))),
-            ] {
-                self.write_file(&Path::new(name).join(file), &text)?;
+            self.write_subject(*n, file, &sources.subject, attempt)?;
+            let is_first = package.subjects.first() == Some(n);
+            let module = Module {
+                position: *n,
+                week: &week,
+                name: &exercise.week,
+                copies: self.home.join(folder).join(module_name(*n)),
+                has_allocator: is_first,
+            };
+            let copied = |result: io::Result<String>| {
+                let from = |error| Error::file("copy", &module.copies, &error);
+                result.map_err(from)
+            };
+            grade += &copied(module.grade(&sources))?;
+            if exercise.models().is_some() {
+                if is_first {
+                    models += &sources.loom_names;
+                    models += &sources.model_checkers;
+                }
+                models += &copied(module.models(&sources, file))?;
             }
         }
+        let manifest = graders_manifest(attempt, name, exercise, package);
+        for (file, text) in [
+            ("Cargo.toml", &*manifest.to_string()),
+            (EMPTY, ""),
+            (GRADE, &grade),
+            (MODELS, &models),
+        ] {
+            self.write_file(&folder.join(file), text)?;
+        }
         Ok(())
+    }
+
+    /// Writes the package of the subject at position `n`, which is in `file`.
+    /// `root` is the text of its library, without attributes.
+    fn write_subject(
+        &self,
+        n: usize,
+        file: &Path,
+        root: &str,
+        attempt: &Table,
+    ) -> Result<(), Error> {
+        let text = fs::read(file)
+            .map_err(|error| Error::file("read", file, &error))?;
+        // cargo compares modification times. A library whose path contains the
+        // hash of its content is not taken for that of another subject.
+        let hash = content_hash(&[root.as_bytes(), &text].concat());
+        let library = format!("lib-{hash}.rs");
+        let name = format!("{SUBJECT}{n}");
+        let manifest = subject_manifest(attempt, &name, &library);
+        let folder = Path::new(&name);
+        let root = format!("#![allow(warnings)]\n{root}");
+        self.write_file(&folder.join(&library), &root)?;
+        self.write_file(&folder.join("Cargo.toml"), &manifest.to_string())
     }
 
     fn write_all_dependencies(&self) -> Result<(), Error> {
@@ -245,12 +361,13 @@ impl<'a> Batch<'a> {
     fn keep(
         &self,
         exercise: &Exercise,
-        n: usize,
+        package: &Package,
         target: &str,
         file: &Path,
     ) -> Result<PathBuf, Error> {
         let folder = self.binaries.join(exercise.id());
-        let to = folder.join(format!("{target}{n}"));
+        let first = package.subjects.first().copied().unwrap_or_default();
+        let to = folder.join(format!("{target}{first}"));
         fs::create_dir_all(&folder)
             .and_then(|()| fs::rename(file, &to))
             .map_err(|error| Error::file("move", file, &error))?;
@@ -258,14 +375,40 @@ impl<'a> Batch<'a> {
     }
 }
 
-impl Build {
-    /// Returns the binaries if all of them are complete.
-    fn graders(&self, has_models: bool) -> Option<Graders> {
-        let tests = self.tests.clone()?;
+impl Package {
+    /// Calls `ready` with each subject if all binaries are complete.
+    fn report(
+        &mut self,
+        has_models: bool,
+        ready: &mut impl FnMut(usize, Built),
+    ) {
+        let Some(tests) = self.tests.clone() else { return };
         if has_models && self.models.is_none() {
-            return None;
+            return;
         }
-        Some(Graders { tests, models: self.models.clone(), program: None })
+        self.is_done = true;
+        let models = self.models.clone();
+        let binaries = Arc::new(Binaries { tests, models });
+        for n in &self.subjects {
+            let graders = Graders {
+                tests: binaries.tests.clone(),
+                models: binaries.models.clone(),
+                module: Some(module_name(*n)),
+                program: None,
+            };
+            let compiled = Compiled::Ready(graders);
+            let _binaries = Some(Arc::clone(&binaries));
+            ready(*n, Built { compiled, _binaries });
+        }
+    }
+}
+
+impl Drop for Binaries {
+    fn drop(&mut self) {
+        for file in [Some(&self.tests), self.models.as_ref()] {
+            // The next run removes a file that cannot be removed now.
+            let _ = file.map(fs::remove_file);
+        }
     }
 }
 
@@ -279,31 +422,58 @@ fn remove_folder(folder: &Path) -> Result<(), Error> {
     }
 }
 
-/// Returns 7 for `path+file:///…/subject7#0.0.0`.
-fn position(package_id: &str) -> Option<usize> {
+/// Returns 7 for `path+file:///…/subject7#0.0.0` and the prefix `subject`.
+fn position(package_id: &str, prefix: &str) -> Option<usize> {
     let (path, _) = package_id.split_once('#')?;
     let (_, name) = path.rsplit_once('/')?;
-    name.strip_prefix(PACKAGE)?.parse().ok()
+    name.strip_prefix(prefix)?.parse().ok()
 }
 
-/// Returns the manifest of one subject, made from that of the week's attempts.
-/// `tests` is the test target of the grader. The other one is that of the models.
-fn member(attempts: &Table, name: &str, library: &str, tests: &str) -> Table {
-    let mut manifest = attempts.clone();
-    if let Some(package) = table(&mut manifest, "package") {
-        package.insert("name".to_owned(), name.into());
-        package.insert("build".to_owned(), false.into());
-    }
-    if let Some(lib) = table(&mut manifest, "lib") {
-        lib.insert("path".to_owned(), library.into());
-    }
+/// Returns the manifest of the library of one subject, made from that of the
+/// week's attempts.
+fn subject_manifest(attempt: &Table, name: &str, library: &str) -> Table {
+    let mut manifest = attempt.clone();
+    rename(&mut manifest, name);
+    manifest.remove("test");
+    manifest.remove("dev-dependencies");
+    entry(&mut manifest, "lib").insert("path".to_owned(), library.into());
+    manifest
+}
+
+/// Returns the manifest of the graders of some subjects.
+fn graders_manifest(
+    attempt: &Table,
+    name: &str,
+    exercise: &Exercise,
+    package: &Package,
+) -> Table {
+    let mut manifest = attempt.clone();
+    rename(&mut manifest, name);
+    let lib = entry(&mut manifest, "lib");
+    lib.insert("name".to_owned(), name.into());
+    lib.insert("path".to_owned(), EMPTY.into());
+    let tests = exercise.package();
     let targets = manifest.get_mut("test").and_then(Value::as_array_mut);
     for test in targets.into_iter().flatten().filter_map(Value::as_table_mut) {
-        let is_grade = test.get("name").and_then(Value::as_str) == Some(tests);
+        let is_grade = test.get("name").and_then(Value::as_str) == Some(&tests);
         let path = if is_grade { GRADE } else { MODELS };
         test.insert("path".to_owned(), path.into());
     }
+    let dependencies = entry(&mut manifest, "dependencies");
+    for n in &package.subjects {
+        let subject = format!("{SUBJECT}{n}");
+        let library = entry(dependencies, &library_name(*n));
+        library.insert("path".to_owned(), format!("../{subject}").into());
+        library.insert("package".to_owned(), subject.into());
+    }
     manifest
+}
+
+/// Gives a package without a build script the name `name`.
+fn rename(manifest: &mut Table, name: &str) {
+    let package = entry(manifest, "package");
+    package.insert("name".to_owned(), name.into());
+    package.insert("build".to_owned(), false.into());
 }
 
 /// Returns the dependencies and the build dependencies of all members, each with
@@ -432,9 +602,11 @@ mod tests {
     #[test]
     fn a_package_id_contains_the_position_of_its_subject() {
         let id = "path+file:///a%20b/target/wb/subjects/subject17#0.0.0";
-        assert_eq!(position(id), Some(17));
-        assert_eq!(position("path+file:///a/week03#0.0.0"), None);
-        assert_eq!(position("registry+https://x/y#subject1@0.0.0"), None);
+        assert_eq!(position(id, SUBJECT), Some(17));
+        assert_eq!(position(id, GRADERS), None);
+        assert_eq!(position("path+file:///a/week03#0.0.0", SUBJECT), None);
+        let id = "registry+https://x/y#subject1@0.0.0";
+        assert_eq!(position(id, SUBJECT), None);
     }
 
     #[test]

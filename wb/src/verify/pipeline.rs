@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use workbook::{Exercise, Workbook};
 
 use super::Findings;
-use super::batch::Batch;
+use super::batch::{Batch, Built};
 use super::exercise::Check;
 use crate::error::Error;
 use crate::grading::compile::{Compiled, Graders};
@@ -24,8 +24,8 @@ use crate::grading::properties::{self, Listed, cores};
 const SUBJECTS_PER_CORE: usize = 2;
 const TESTS_PER_SUBJECT: usize = 2;
 
-/// The number of complete subjects that may wait to be graded. Each has some 50 MB
-/// of binaries.
+/// The number of complete subjects that may wait to be graded. Those of an exercise
+/// share some 100 MB of binaries.
 const WAITING: usize = 16;
 
 /// The factor by which deadlines are longer than for a reader. Here, tests share
@@ -36,7 +36,7 @@ const DEADLINE_FACTOR: u32 = 3;
 struct Job {
     /// The position of the exercise, and of the subject in it.
     place: (usize, usize),
-    compiled: Compiled,
+    built: Built,
 }
 
 /// An event of the build or of the grading.
@@ -124,8 +124,8 @@ impl Shared<'_> {
             }
             // Both receivers outlive this thread.
             let _ = report.send(Progress::Building(e, Instant::now()));
-            let built = batch.build(self.exercises[e], files, |n, compiled| {
-                let _ = ready.send(Job { place: (e, n), compiled });
+            let built = batch.build(self.exercises[e], files, |n, built| {
+                let _ = ready.send(Job { place: (e, n), built });
             });
             if let Err(error) = built {
                 let _ = report.send(Progress::Failed(error));
@@ -139,21 +139,20 @@ impl Shared<'_> {
         loop {
             let job =
                 self.jobs.lock().expect("no thread panics with it").recv();
-            let Ok(Job { place, compiled }) = job else { return };
+            let Ok(Job { place, built }) = job else { return };
             if self.has_failed.load(Relaxed) {
                 continue;
             }
-            let grade = match compiled {
+            let grade = match &built.compiled {
                 Compiled::Not { rendered } => {
                     let exercise = self.exercises[place.0];
+                    let rendered = rendered.clone();
                     Ok(Grade::of_errors(exercise, String::new(), rendered))
                 }
-                Compiled::Ready(graders) => {
-                    let grade = self.run(place.0, &graders);
-                    Batch::remove(&graders);
-                    grade
-                }
+                Compiled::Ready(graders) => self.run(place.0, graders),
             };
+            // Its binaries are removed.
+            drop(built);
             let _ = report.send(Progress::Graded(place, grade));
         }
     }

@@ -873,14 +873,15 @@ mod notifies {
     fn subscribing_and_unsubscribing_does_not_use_up_memory() {
         const COUNT: usize = 1_000_000;
         const OWN_PROCESS: &str = "WB_CONFIG_OWN_PROCESS";
-        const NAME: &str = "config::notifies::\
-             subscribing_and_unsubscribing_does_not_use_up_memory";
 
         // Other tests use memory, too: this one runs in a process of its own.
         if env::var_os(OWN_PROCESS).is_none() {
+            let (_crate, module) = module_path!().split_once("::").unwrap();
+            let test = "subscribing_and_unsubscribing_does_not_use_up_memory";
             let own = env::current_exe().expect("this program's file");
             let mut own = Command::new(own);
-            own.args(["--exact", NAME]).env(OWN_PROCESS, "1");
+            own.args(["--exact", &format!("{module}::{test}")]);
+            own.env(OWN_PROCESS, "1");
             let output = own.output().expect("the process runs");
             let text = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success(), "{text}");

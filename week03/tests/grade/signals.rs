@@ -89,8 +89,8 @@ const SAYS: &str = "child says: ";
 const PARTS: usize = 130;
 
 /// The test that runs the child, if [`CHILD`] is set.
-const CHILD_TEST: &str = "signals::shutdown::\
-    the_first_signal_drains_requests_and_the_exit_code_is_0";
+const CHILD_TEST: &str =
+    "shutdown::the_first_signal_drains_requests_and_the_exit_code_is_0";
 
 /// The process that is graded. Killed on drop.
 struct Process {
@@ -478,8 +478,10 @@ impl Request {
 /// Returns the command that runs this program as the child.
 fn own_child(kind: &str) -> Command {
     let own = env::current_exe().expect("this program's file");
+    let (_crate, module) = module_path!().split_once("::").unwrap();
+    let test = format!("{module}::{CHILD_TEST}");
     let mut own = Command::new(own);
-    own.args(["--exact", CHILD_TEST, "--nocapture"]).env(CHILD, kind);
+    own.args(["--exact", &test, "--nocapture"]).env(CHILD, kind);
     own
 }
 
