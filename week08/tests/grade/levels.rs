@@ -1,5 +1,5 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -522,12 +522,23 @@ mod invalidation {
         keys: &[String],
         rounds: u32,
     ) {
-        let met = AtomicU32::new(0);
-        // Waits until both threads are here.
+        // Waits until both threads have called it `n` times.
+        let (met, changed) = (Mutex::new(0), Condvar::new());
         let meet = |n: u32| {
-            met.fetch_add(1, SeqCst);
+            let mut met = met.lock().unwrap();
+            *met += 1;
+            changed.notify_all();
+            let is_alone = |met: &mut u32| *met < 2 * n;
+            let limit = 20 * SECOND;
+            let met = changed.wait_timeout_while(met, limit, is_alone).unwrap();
+            assert!(!met.1.timed_out(), "a thread has stopped");
+        };
+        // After it, both run at the same time.
+        let running = AtomicU32::new(0);
+        let run_together = |n: u32| {
+            running.fetch_add(1, SeqCst);
             let start = std::time::Instant::now();
-            while met.load(SeqCst) < 2 * n {
+            while running.load(SeqCst) < 2 * n {
                 assert!(start.elapsed() < 20 * SECOND, "a thread has stopped");
                 std::thread::yield_now();
             }
@@ -537,7 +548,7 @@ mod invalidation {
         let reader = || {
             runtime().block_on(async {
                 for round in 0..rounds {
-                    meet(3 * round + 1);
+                    meet(2 * round + 1);
                     let mut fills: Vec<_> = keys
                         .iter()
                         .map(|key| Box::pin(can_move(levels.get(key, 0.0))))
@@ -552,11 +563,11 @@ mod invalidation {
                             );
                         }
                     }
-                    meet(3 * round + 2);
+                    run_together(round + 1);
                     for fill in fills {
                         drop(fill.await);
                     }
-                    meet(3 * round + 3);
+                    meet(2 * round + 2);
                 }
             });
         };
@@ -569,12 +580,12 @@ mod invalidation {
                 let mut old = None;
                 for round in 0..rounds {
                     let value = round + 2;
-                    meet(3 * round + 1);
-                    meet(3 * round + 2);
+                    meet(2 * round + 1);
+                    run_together(round + 1);
                     row.0.store(value, SeqCst);
                     (0..round % 64 * 8).for_each(|_| std::hint::spin_loop());
                     invalidate_all();
-                    meet(3 * round + 3);
+                    meet(2 * round + 2);
                     for (i, key) in keys.iter().enumerate() {
                         let seen = levels.get(key, 0.0).await;
                         if seen != Ok(Some(Price(value))) {

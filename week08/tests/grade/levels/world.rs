@@ -46,7 +46,7 @@ pub(crate) fn config() -> Config {
 
 pub(crate) fn filter<K: AsRef<str>>(keys: &[K]) -> AtomicBloomFilter {
     let filter = AtomicBloomFilter::with_false_pos(1e-6).seed(&7);
-    let filter = filter.expected_items(4_000);
+    let filter = filter.expected_items(keys.len().max(100));
     keys.iter().for_each(|key| _ = filter.insert(key.as_ref()));
     filter
 }
