@@ -20,7 +20,7 @@ pub(crate) struct Sources {
     /// The test binary with the models, compiled with the types of loom and
     /// shuttle. `model_checkers` precedes it.
     pub(crate) loom: String,
-    /// The types of loom and shuttle.
+    /// The types of loom and shuttle, and the code that models share.
     pub(crate) model_checkers: String,
     /// The first lines of that binary's crate root. `cargo wb verify` writes
     /// them. Attempts have them in `loom_and_tokio.rs`, since rustc rejects them
@@ -36,7 +36,7 @@ extern crate tokio as real_tokio;
 
 /// Lets `std` mean types of shuttle. They panic outside of a shuttle model, so a
 /// binary with a loom model omits this line. (If it has shuttle models, too, a
-/// lock of std may block them: `cargo wb` grades one subject at a time.)
+/// lock of std may block them: `cargo wb` runs each test in its own process.)
 const SHUTTLE_STD: &str = "extern crate std_under_shuttle as std;\n";
 
 impl Sources {

@@ -7,9 +7,10 @@
 //! directory, where the crates of the registry are complete. A subject can be
 //! graded while the next exercise is compiled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use toml::{Table, Value};
 use workbook::{Exercise, Workbook};
 
 use self::sources::Sources;
-use super::nested::{Module, library_name, module_name};
+use super::nested::{self, Module, library_name, module_name};
 use crate::error::Error;
 use crate::grading::compile::{
     self, Compiled, Event, Graders, build_error, cargo,
@@ -30,6 +31,13 @@ use crate::grading::properties::cores;
 
 #[path = "../../../attempts/sources.rs"]
 pub(super) mod sources;
+
+/// The folder of the workspace, in that of scratch files.
+const HOME: &str = "subjects";
+
+/// The largest number of subjects in a package: the compiler needs memory for all
+/// of them.
+const SUBJECTS_PER_PACKAGE: usize = 8;
 
 /// The prefixes of the packages: `subject0`, `subject1` and so on are libraries,
 /// `graders0` and so on test them. Every exercise uses the same names, so that its
@@ -69,26 +77,36 @@ pub(super) struct Batch<'a> {
 /// A subject whose build has ended.
 pub(super) struct Built {
     pub(super) compiled: Compiled,
-    /// Removed when all of their subjects are graded.
+    /// Shared by the subjects of a package. The last one removes the files.
     _binaries: Option<Arc<Binaries>>,
 }
 
-/// The test binaries with the graders of some subjects. Removed on drop.
+/// The test binaries of a package so far. Removed on drop.
+#[derive(Debug, Default)]
 struct Binaries {
-    tests: PathBuf,
+    tests: Option<PathBuf>,
     models: Option<PathBuf>,
 }
 
-/// The subjects of one package of graders, and its binaries so far.
+/// The subjects of one package of graders, and the state of its build.
 #[derive(Debug, Default)]
 struct Package {
     /// The positions of the subjects.
     subjects: Vec<usize>,
-    tests: Option<PathBuf>,
-    models: Option<PathBuf>,
-    /// The errors of the package, or of its only subject.
+    binaries: Binaries,
     errors: Vec<String>,
     is_done: bool,
+}
+
+/// What a build has left over.
+#[derive(Debug, Default)]
+struct Rest {
+    /// The subjects that compile, or may do so, in packages that do not.
+    subjects: Vec<usize>,
+    /// The number of subjects that do not compile.
+    broken: usize,
+    /// The errors of the packages.
+    errors: Vec<String>,
 }
 
 impl<'a> Batch<'a> {
@@ -99,7 +117,7 @@ impl<'a> Batch<'a> {
             workspace.remove("default-members");
             make_paths_absolute(workspace, &book.root);
         }
-        let home = book.scratch().join("subjects");
+        let home = book.scratch().join(HOME);
         let target = target_directory(book)?;
         let binaries = target.join("wb-subjects");
         remove_folder(&binaries)?;
@@ -114,38 +132,42 @@ impl<'a> Batch<'a> {
         subjects: &[PathBuf],
         mut ready: impl FnMut(usize, Built),
     ) -> Result<(), Error> {
-        let count = cores().min(subjects.len());
-        let package = |first: usize| {
-            let subjects = (first..subjects.len()).step_by(count).collect();
-            Package { subjects, ..Package::default() }
-        };
-        let packages = (0..count).map(package).collect();
-        let failed =
-            self.build_packages(exercise, subjects, packages, &mut ready)?;
-        if failed.is_empty() {
-            return Ok(());
+        let mut left: Vec<_> = (0..subjects.len()).collect();
+        let mut clash: Option<String> = None;
+        while !left.is_empty() {
+            let most = if clash.is_some() { 1 } else { SUBJECTS_PER_PACKAGE };
+            let packages = split(&left, cores(), most);
+            let rest =
+                self.build_packages(exercise, subjects, packages, &mut ready)?;
+            left = rest.subjects;
+            if rest.broken == 0 && clash.is_some() {
+                let (id, errors) = (exercise.id(), clash.unwrap_or_default());
+                return Err(Error::new(format!(
+                    "the graders of {id} compile for each subject, and not as \
+                     modules of one crate:\n{errors}"
+                )));
+            }
+            // The grader does not compile for one subject, which prevents the
+            // others in its package.
+            if rest.broken == 0 && !left.is_empty() {
+                clash = Some(rest.errors.concat());
+            }
         }
-        // One subject with an error prevents the others in its package.
-        let package = |subject: usize| Package {
-            subjects: vec![subject],
-            ..Package::default()
-        };
-        let packages = failed.into_iter().map(package).collect();
-        self.build_packages(exercise, subjects, packages, &mut ready)?;
         Ok(())
     }
 
     /// Builds `packages`, and calls `ready` with each subject whose outcome is
-    /// known. Returns the others: they share a package that does not compile.
+    /// known.
     fn build_packages(
         &self,
         exercise: &Exercise,
         subjects: &[PathBuf],
         mut packages: Vec<Package>,
         ready: &mut impl FnMut(usize, Built),
-    ) -> Result<Vec<usize>, Error> {
+    ) -> Result<Rest, Error> {
         self.write(exercise, subjects, &packages)?;
         let has_models = exercise.models().is_some();
+        let mut of_subjects = BTreeMap::<usize, Vec<String>>::new();
         let mut elsewhere = Vec::new();
         let mut kept = Ok(());
         let tests = exercise.package();
@@ -157,20 +179,14 @@ impl<'a> Batch<'a> {
             compile::run_cargo(&mut command, |event| match event {
                 Event::Error { package, rendered, .. } => {
                     let subject = position(&package, SUBJECT);
-                    let package = match position(&package, GRADERS) {
-                        Some(n) => packages.get_mut(n),
-                        None => packages.iter_mut().find(|it| {
-                            subject.is_some_and(|n| it.subjects == [n])
-                        }),
+                    let package = position(&package, GRADERS);
+                    let package = package.and_then(|n| packages.get_mut(n));
+                    let errors = match (subject, package) {
+                        (Some(n), _) => of_subjects.entry(n).or_default(),
+                        (None, Some(package)) => &mut package.errors,
+                        (None, None) => &mut elsewhere,
                     };
-                    let errors = match package {
-                        Some(package) => &mut package.errors,
-                        None => &mut elsewhere,
-                    };
-                    // The grader and the models compile the same file.
-                    if !errors.contains(&rendered) {
-                        errors.push(rendered);
-                    }
+                    errors.push(rendered);
                 }
                 Event::Artifact { package, target, executable, .. } => {
                     let package = position(&package, GRADERS);
@@ -179,35 +195,51 @@ impl<'a> Batch<'a> {
                     else {
                         return;
                     };
-                    match self.keep(exercise, package, &target, &file) {
-                        Ok(file) if target == models => {
-                            package.models = Some(file)
-                        }
-                        Ok(file) => package.tests = Some(file),
+                    let binaries = &mut package.binaries;
+                    let kind = match target == models {
+                        true => &mut binaries.models,
+                        false => &mut binaries.tests,
+                    };
+                    let first = package.subjects.first().copied();
+                    let first = first.unwrap_or_default();
+                    match self.keep(exercise, first, &target, &file) {
+                        Ok(file) => *kind = Some(file),
                         Err(error) => kept = Err(error),
                     }
                     package.report(has_models, ready);
                 }
             })?;
         kept?;
-        let mut failed = Vec::new();
+        let mut rest = Rest::default();
         for package in packages.iter().filter(|package| !package.is_done) {
-            match &*package.subjects {
-                [subject] if !package.errors.is_empty() => {
-                    let errors = &package.errors;
-                    let rendered =
-                        compile::rendered(self.book, exercise, errors);
-                    let compiled = Compiled::Not { rendered };
-                    ready(*subject, Built { compiled, _binaries: None });
+            let subjects_of = package.subjects.iter().copied();
+            let (broken, others): (Vec<_>, Vec<_>) =
+                subjects_of.partition(|n| of_subjects.contains_key(n));
+            if broken.is_empty() && package.errors.is_empty() {
+                let week = &exercise.week;
+                return Err(build_error(&elsewhere, &stderr, week));
+            }
+            let mut report = |n: usize, errors: &[String]| {
+                let rendered = compile::rendered(self.book, exercise, errors);
+                let file = &subjects[n];
+                let rendered =
+                    self::with_originals(self.book, exercise, file, &rendered);
+                let compiled = Compiled::Not { rendered };
+                ready(n, Built { compiled, _binaries: None });
+                rest.broken += 1;
+            };
+            for n in &broken {
+                report(*n, &of_subjects[n]);
+            }
+            match *others {
+                [n] if broken.is_empty() => report(n, &package.errors),
+                _ => {
+                    rest.subjects.extend(others);
+                    rest.errors.extend(package.errors.iter().cloned());
                 }
-                [_] => {
-                    let week = &exercise.week;
-                    return Err(build_error(&elsewhere, &stderr, week));
-                }
-                several => failed.extend(several),
             }
         }
-        Ok(failed)
+        Ok(rest)
     }
 
     /// Writes the libraries of `subjects` and the packages of their graders, and
@@ -361,12 +393,11 @@ impl<'a> Batch<'a> {
     fn keep(
         &self,
         exercise: &Exercise,
-        package: &Package,
+        first: usize,
         target: &str,
         file: &Path,
     ) -> Result<PathBuf, Error> {
         let folder = self.binaries.join(exercise.id());
-        let first = package.subjects.first().copied().unwrap_or_default();
         let to = folder.join(format!("{target}{first}"));
         fs::create_dir_all(&folder)
             .and_then(|()| fs::rename(file, &to))
@@ -382,17 +413,18 @@ impl Package {
         has_models: bool,
         ready: &mut impl FnMut(usize, Built),
     ) {
-        let Some(tests) = self.tests.clone() else { return };
-        if has_models && self.models.is_none() {
+        let Binaries { tests: Some(tests), models } = &self.binaries else {
+            return;
+        };
+        if has_models && models.is_none() {
             return;
         }
-        self.is_done = true;
-        let models = self.models.clone();
-        let binaries = Arc::new(Binaries { tests, models });
+        let (tests, models) = (tests.clone(), models.clone());
+        let binaries = Arc::new(mem::take(&mut self.binaries));
         for n in &self.subjects {
             let graders = Graders {
-                tests: binaries.tests.clone(),
-                models: binaries.models.clone(),
+                tests: tests.clone(),
+                models: models.clone(),
                 module: Some(module_name(*n)),
                 program: None,
             };
@@ -400,16 +432,43 @@ impl Package {
             let _binaries = Some(Arc::clone(&binaries));
             ready(*n, Built { compiled, _binaries });
         }
+        self.is_done = true;
     }
 }
 
 impl Drop for Binaries {
     fn drop(&mut self) {
-        for file in [Some(&self.tests), self.models.as_ref()] {
+        for file in [&self.tests, &self.models].into_iter().flatten() {
             // The next run removes a file that cannot be removed now.
-            let _ = file.map(fs::remove_file);
+            let _ = fs::remove_file(file);
         }
     }
+}
+
+/// Returns `subjects` in one package for each core, or in more packages so that
+/// none has more than `most` subjects.
+fn split(subjects: &[usize], cores: usize, most: usize) -> Vec<Package> {
+    let all = subjects.len();
+    let count = cores.max(all.div_ceil(most)).min(all);
+    let package = |first: usize| {
+        let subjects = subjects[first..].iter().copied().step_by(count);
+        Package { subjects: subjects.collect(), ..Package::default() }
+    };
+    (0..count).map(package).collect()
+}
+
+/// Returns `text` with the paths of the week and of `subject`, in place of those
+/// of the copies, which the next build removes.
+pub(super) fn with_originals(
+    book: &Workbook,
+    exercise: &Exercise,
+    subject: &Path,
+    text: &str,
+) -> String {
+    let copies = book.scratch().join(HOME).join(GRADERS);
+    let copies = book.short(&copies).to_string();
+    let subject = book.short(subject).to_string();
+    nested::with_originals(text, &copies, &exercise.week, &subject)
 }
 
 /// Removes `folder` and everything in it. It need not exist.
@@ -537,7 +596,7 @@ fn add_dependency(all: &mut Table, name: &str, dependency: &Value) {
 
 /// Disables debug information, which a panic message does not need. It would be
 /// half of each binary, most of it from the dependencies. One codegen unit takes
-/// less time than several, and other subjects keep the other cores busy.
+/// less time than several, and other packages keep the other cores busy.
 fn set_profiles(manifest: &mut Table, packages: &[String]) {
     let profile = entry(entry(manifest, "profile"), "dev");
     let overrides = entry(profile, "package");
@@ -607,6 +666,21 @@ mod tests {
         assert_eq!(position("path+file:///a/week03#0.0.0", SUBJECT), None);
         let id = "registry+https://x/y#subject1@0.0.0";
         assert_eq!(position(id, SUBJECT), None);
+    }
+
+    #[test]
+    fn subjects_are_split_into_a_package_for_each_core() {
+        let sizes = |subjects: &[usize], cores, most| {
+            let packages = split(subjects, cores, most).into_iter();
+            packages.map(|package| package.subjects).collect::<Vec<_>>()
+        };
+        let all = [0, 1, 2, 5, 7];
+        assert_eq!(sizes(&all, 2, 8), [vec![0, 2, 7], vec![1, 5]]);
+        assert_eq!(sizes(&all, 1, 3), [vec![0, 2, 7], vec![1, 5]]);
+        assert_eq!(sizes(&all, 1, 8), [all.to_vec()]);
+        let alone = [vec![0], vec![1], vec![2], vec![5], vec![7]];
+        assert_eq!(sizes(&all, 64, 8), alone);
+        assert_eq!(sizes(&all, 2, 1), alone);
     }
 
     #[test]

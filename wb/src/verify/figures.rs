@@ -68,12 +68,13 @@ pub(super) fn stale(
     Ok(faults)
 }
 
-/// Builds the examples of `packages`. An example that does not compile is left
-/// out.
+/// Builds the examples of `packages` with the profile of the tests: `cargo test`
+/// has built most of them. An example that does not compile is left out.
 fn build(book: &Workbook, packages: &[String]) -> Result<Examples, Error> {
     let mut examples = Examples::new();
     let mut command = cargo(book);
-    command.args(["build", "--keep-going", "--examples"]).args(packages);
+    command.args(["build", "--profile=test", "--keep-going", "--examples"]);
+    command.args(packages);
     compile::run_cargo(&mut command, |event| {
         if let Event::Artifact {
             package, target, executable: Some(file), ..

@@ -1,10 +1,10 @@
 //! Makes the graders of several subjects modules of one crate.
 //!
-//! Much of the time of a build does not depend on the subject: to read the
-//! dependencies, to compile generic code of std, tokio or proptest, to link. In
-//! one crate, this is done once. The grader of the subject 3 is the module `s3`,
-//! with copies of its source files: `crate::common` becomes `crate::s3::common`,
-//! and `week05::gcra` becomes `crate::s3::week05::gcra`.
+//! Most of a build does not depend on the subject: reading the dependencies,
+//! compiling generic code of std, tokio and proptest, linking. One crate does this
+//! once. The grader of subject 3 is the module `s3`, with copies of its source
+//! files: `crate::common` becomes `crate::s3::common`, and `week05::gcra` becomes
+//! `crate::s3::week05::gcra`.
 
 use std::fs;
 use std::io;
@@ -16,6 +16,9 @@ use super::batch::sources::Sources;
 /// all subjects can share it.
 const ALLOCATOR: &str = "#[global_allocator]";
 
+/// The copy of the subject, in the folder of the copies.
+const SUBJECT: &str = "src/subject.rs";
+
 /// The module of a subject.
 pub(super) struct Module<'a> {
     /// The position of the subject.
@@ -26,7 +29,8 @@ pub(super) struct Module<'a> {
     pub(super) name: &'a str,
     /// The folder for the copies.
     pub(super) copies: PathBuf,
-    /// Whether the module defines the allocator of the crate, if it has one.
+    /// Whether to keep `#[global_allocator]`. Only the first module of a crate
+    /// may have it.
     pub(super) has_allocator: bool,
 }
 
@@ -48,13 +52,14 @@ impl Module<'_> {
     }
 
     /// Returns the module with the subject, in the file `subject`, and its models.
-    /// The model checkers are at the root: `tokio` means the root, too.
+    /// The types of the model checkers are in the crate root. `use super::*` gives
+    /// the module their names.
     pub(super) fn models(
         &self,
         sources: &Sources,
         subject: &Path,
     ) -> io::Result<String> {
-        let copy = self.copies.join("src").join("subject.rs");
+        let copy = self.copies.join(SUBJECT);
         self.copy_to(subject, &copy)?;
         let text = sources.loom.replace(&attribute(subject), &attribute(&copy));
         Ok(self.module("pub(crate) use super::*;\n", &self.with_copies(&text)?))
@@ -87,6 +92,9 @@ impl Module<'_> {
 
     /// Copies a file and its modules.
     fn copy_to(&self, file: &Path, copy: &Path) -> io::Result<()> {
+        if file.is_dir() {
+            return self.copy_folder(file, copy);
+        }
         if copy.exists() {
             return Ok(());
         }
@@ -101,14 +109,18 @@ impl Module<'_> {
             let module = file.with_file_name("").join(&path);
             self.copy_to(&module, &folder.join(&path))?;
         }
-        // Some tests include other files of the folder.
-        let (files, copies) =
-            (file.with_extension(""), copy.with_extension(""));
-        if files.is_dir() {
-            for file in fs::read_dir(files)? {
-                let file = file?;
-                self.copy_to(&file.path(), &copies.join(file.file_name()))?;
-            }
+        // A test may include other files of the folder with its name.
+        let folder = file.with_extension("");
+        if folder.is_dir() {
+            self.copy_folder(&folder, &copy.with_extension(""))?;
+        }
+        Ok(())
+    }
+
+    fn copy_folder(&self, folder: &Path, copy: &Path) -> io::Result<()> {
+        for file in fs::read_dir(folder)? {
+            let file = file?;
+            self.copy_to(&file.path(), &copy.join(file.file_name()))?;
         }
         Ok(())
     }
@@ -128,9 +140,35 @@ fn with_start(text: &str, start: &str, other: &str) -> String {
     let mut parts = text.split(start);
     let mut new = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let is_inside = |c: char| c.is_alphanumeric() || "_$:".contains(c);
-        new += if new.ends_with(is_inside) { start } else { other };
+        let in_path = |c: char| c.is_alphanumeric() || "_$:".contains(c);
+        new += if new.ends_with(in_path) { start } else { other };
         new += part;
+    }
+    new
+}
+
+/// Returns `text` with `week/tests/x.rs` in place of `{copies}0/s3/tests/x.rs`, and
+/// with `subject` in place of its copy.
+pub(super) fn with_originals(
+    text: &str,
+    copies: &str,
+    week: &str,
+    subject: &str,
+) -> String {
+    let is_digit = |c: char| c.is_ascii_digit();
+    let mut parts = text.split(copies);
+    let mut new = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let path = part.trim_start_matches(is_digit).strip_prefix("/s");
+        let path = path.map(|path| path.trim_start_matches(is_digit));
+        let Some(path) = path.and_then(|path| path.strip_prefix('/')) else {
+            new = new + copies + part;
+            continue;
+        };
+        match path.strip_prefix(SUBJECT) {
+            Some(after) => new = new + subject + after,
+            None => new = new + week + "/" + path,
+        }
     }
     new
 }
@@ -176,14 +214,44 @@ mod tests {
     }
 
     #[test]
+    fn other_paths_stay() {
+        let module = module(Path::new(""));
+        for (text, nested) in [
+            ("pub(in crate::a)", "pub(in crate::s3::a)"),
+            ("<crate::A>::b()", "<crate::s3::A>::b()"),
+            ("$crate::a!()", "$crate::a!()"),
+            ("bench_week05::x", "bench_week05::x"),
+            ("::week05::x", "::week05::x"),
+        ] {
+            assert_eq!(module.nested(text), nested);
+        }
+    }
+
+    #[test]
+    fn the_first_module_keeps_the_allocator() {
+        let module = Module { has_allocator: true, ..module(Path::new("")) };
+        assert_eq!(module.nested(ALLOCATOR), ALLOCATOR);
+    }
+
+    #[test]
+    fn messages_name_the_original_files() {
+        let shown = |text| with_originals(text, "x/graders", "week05", "a.rs");
+        assert_eq!(
+            shown("at x/graders0/s13/tests/grade/gcra.rs:7:1 of x/graders1/"),
+            "at week05/tests/grade/gcra.rs:7:1 of x/graders1/"
+        );
+        assert_eq!(shown("--> x/graders12/s0/src/subject.rs:4"), "--> a.rs:4");
+    }
+
+    #[test]
     fn a_copy_includes_the_modules_and_files_of_the_original() {
         let folder = tempfile::tempdir().unwrap();
         let (week, copies) =
             (folder.path().join("week"), folder.path().join("copies"));
-        fs::create_dir_all(week.join("a")).unwrap();
+        fs::create_dir_all(week.join("a/b")).unwrap();
         fs::write(week.join("a.rs"), "#[path = \"b.rs\"]\nmod b;").unwrap();
         fs::write(week.join("b.rs"), "use crate::x;").unwrap();
-        fs::write(week.join("a/data.txt"), "crate::x").unwrap();
+        fs::write(week.join("a/b/data.txt"), "crate::x").unwrap();
         let module = Module { week: &week, ..module(&copies) };
         let text = format!("{}\nmod a;", attribute(&week.join("a.rs")));
         let text = module.with_copies(&text).unwrap();
@@ -191,6 +259,6 @@ mod tests {
         assert_eq!(text, format!("{}\nmod a;", attribute(&copy)));
         let read = |file: &str| fs::read_to_string(copies.join(file)).unwrap();
         assert_eq!(read("b.rs"), "use crate::s3::x;");
-        assert_eq!(read("a/data.txt"), "crate::x");
+        assert_eq!(read("a/b/data.txt"), "crate::x");
     }
 }

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use workbook::{Exercise, Workbook};
 
 use super::Findings;
-use super::batch::{Batch, Built};
+use super::batch::{Batch, Built, with_originals};
 use super::exercise::Check;
 use crate::error::Error;
 use crate::grading::compile::{Compiled, Graders};
@@ -24,8 +24,8 @@ use crate::grading::properties::{self, Listed, cores};
 const SUBJECTS_PER_CORE: usize = 2;
 const TESTS_PER_SUBJECT: usize = 2;
 
-/// The number of complete subjects that may wait to be graded. Those of an exercise
-/// share some 100 MB of binaries.
+/// The number of complete subjects that may wait to be graded. Those of one package
+/// share their binaries.
 const WAITING: usize = 16;
 
 /// The factor by which deadlines are longer than for a reader. Here, tests share
@@ -77,6 +77,7 @@ pub(super) fn verify(
     let shared = Shared {
         book,
         exercises,
+        files: &files,
         lists,
         jobs,
         has_failed: AtomicBool::new(false),
@@ -87,8 +88,8 @@ pub(super) fn verify(
             let report = report.clone();
             scope.spawn(move || shared.grade(&report));
         }
-        let (batch, files) = (&batch, &files);
-        scope.spawn(move || shared.build(batch, files, &ready, &report));
+        let batch = &batch;
+        scope.spawn(move || shared.build(batch, &ready, &report));
         let outcome = collect(&progress, &mut checks, &bar, found);
         shared.has_failed.store(outcome.is_err(), Relaxed);
         outcome
@@ -102,6 +103,8 @@ pub(super) fn verify(
 struct Shared<'a> {
     book: &'a Workbook,
     exercises: &'a [&'a Exercise],
+    /// The files of the subjects of each exercise.
+    files: &'a [Vec<PathBuf>],
     /// The tests of each exercise, listed by its first subject.
     lists: Vec<Mutex<Option<Arc<[Listed]>>>>,
     jobs: Mutex<Receiver<Job>>,
@@ -114,11 +117,10 @@ impl Shared<'_> {
     fn build(
         &self,
         batch: &Batch<'_>,
-        files: &[Vec<PathBuf>],
         ready: &SyncSender<Job>,
         report: &Sender<Progress>,
     ) {
-        for (e, files) in files.iter().enumerate() {
+        for (e, files) in self.files.iter().enumerate() {
             if self.has_failed.load(Relaxed) {
                 return;
             }
@@ -149,9 +151,9 @@ impl Shared<'_> {
                     let rendered = rendered.clone();
                     Ok(Grade::of_errors(exercise, String::new(), rendered))
                 }
-                Compiled::Ready(graders) => self.run(place.0, graders),
+                Compiled::Ready(graders) => self.run(place, graders),
             };
-            // Its binaries are removed.
+            // The last subject of a package removes the binaries.
             drop(built);
             let _ = report.send(Progress::Graded(place, grade));
         }
@@ -172,18 +174,29 @@ impl Shared<'_> {
         Ok(Arc::clone(list.insert(tests.into())))
     }
 
-    fn run(&self, e: usize, graders: &Graders) -> Result<Grade, Error> {
+    fn run(
+        &self,
+        (e, n): (usize, usize),
+        graders: &Graders,
+    ) -> Result<Grade, Error> {
         let exercise = self.exercises[e];
         let tests = self.tests(e, graders)?;
         let deadline =
             Duration::from_secs(exercise.spec.deadline_s) * DEADLINE_FACTOR;
-        let properties = properties::run_listed(
+        let mut properties = properties::run_listed(
             self.book,
             graders,
             &tests,
             TESTS_PER_SUBJECT,
             deadline,
         )?;
+        let file = &self.files[e][n];
+        let shown =
+            |text: &str| with_originals(self.book, exercise, file, text);
+        for property in &mut properties {
+            property.message = shown(&property.message);
+            property.at = property.at.as_deref().map(shown);
+        }
         Grade::of_properties(exercise, String::new(), false, None, properties)
     }
 }

@@ -23,8 +23,7 @@ pub(super) const PROGRAM: &str = "WB_PROGRAM";
 const CHILD: &str = "WB_CONTRACT_CHILD";
 
 /// The test that runs the service, if [`CHILD`] is set.
-const CHILD_TEST: &str =
-    "layers_contract::created_resources_are_read_back_with_equal_fields";
+const CHILD_TEST: &str = "created_resources_are_read_back_with_equal_fields";
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
@@ -74,8 +73,11 @@ impl Program {
             }
             Err(_) => {
                 let own = env::current_exe().expect("this program's file");
+                let (_crate, module) = module_path!().split_once("::").unwrap();
+                let module = module.trim_end_matches("::program");
+                let test = format!("{module}::{CHILD_TEST}");
                 let mut own = Command::new(own);
-                own.args(["--exact", CHILD_TEST, "--nocapture"]).env(CHILD, "");
+                own.args(["--exact", &test, "--nocapture"]).env(CHILD, "");
                 own
             }
         };

@@ -45,8 +45,17 @@ pub(crate) fn config() -> Config {
 }
 
 pub(crate) fn filter<K: AsRef<str>>(keys: &[K]) -> AtomicBloomFilter {
+    filter_for(keys.len().max(100), keys)
+}
+
+/// Returns a filter with `keys` that has space for `expected` keys. One with
+/// more space takes longer to create.
+pub(crate) fn filter_for<K: AsRef<str>>(
+    expected: usize,
+    keys: &[K],
+) -> AtomicBloomFilter {
     let filter = AtomicBloomFilter::with_false_pos(1e-6).seed(&7);
-    let filter = filter.expected_items(keys.len().max(100));
+    let filter = filter.expected_items(expected);
     keys.iter().for_each(|key| _ = filter.insert(key.as_ref()));
     filter
 }
