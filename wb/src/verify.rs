@@ -8,6 +8,7 @@
 //! |--------|-|
 //! | [`pipeline`] | Grades the subjects of all exercises. |
 //! | [`batch`] | Builds the graders of many subjects at a time. |
+//! | [`manifests`] | The manifests of their workspace. |
 //! | [`nested`] | Makes the graders of several subjects modules of one crate. |
 //! | [`exercise`] | Compares the grade of each subject with the expected one. |
 //! | [`workspace`] | Runs rustfmt, clippy and rustdoc. |
@@ -31,8 +32,11 @@ mod batch;
 mod exercise;
 mod figures;
 mod install;
+mod manifests;
 mod nested;
 mod pipeline;
+#[path = "../../attempts/sources.rs"]
+mod sources;
 mod tests;
 mod workspace;
 

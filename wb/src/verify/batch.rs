@@ -7,7 +7,7 @@
 //! directory, where the crates of the registry are complete. A subject can be
 //! graded while the next exercise is compiled.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::mem;
@@ -19,8 +19,13 @@ use std::time::Duration;
 use toml::{Table, Value};
 use workbook::{Exercise, Workbook};
 
-use self::sources::Sources;
-use super::nested::{self, Module, library_name, module_name};
+use super::manifests::{
+    EMPTY, GRADE, GRADERS, MODELS, SUBJECT, all_dependencies, entry,
+    graders_manifest, make_paths_absolute, read_toml, set_profiles,
+    subject_manifest, table,
+};
+use super::nested::{self, Module, module_name};
+use super::sources::Sources;
 use crate::error::Error;
 use crate::grading::compile::{
     self, Compiled, Event, Graders, build_error, cargo,
@@ -29,9 +34,6 @@ use crate::grading::grade::content_hash;
 use crate::grading::process::Group;
 use crate::grading::properties::cores;
 
-#[path = "../../../attempts/sources.rs"]
-pub(super) mod sources;
-
 /// The folder of the workspace, in that of scratch files.
 const HOME: &str = "subjects";
 
@@ -39,23 +41,11 @@ const HOME: &str = "subjects";
 /// of them.
 const SUBJECTS_PER_PACKAGE: usize = 8;
 
-/// The prefixes of the packages: `subject0`, `subject1` and so on are libraries,
-/// `graders0` and so on test them. Every exercise uses the same names, so that its
-/// files in the target directory replace those of the previous exercise.
-const SUBJECT: &str = "subject";
-const GRADERS: &str = "graders";
-
 /// The package with the dependencies of all members of the workbook. It is not
 /// built. But cargo selects the features of the dependencies for all packages of
 /// a workspace together. So they are those of `cargo test --workspace`, and the
 /// dependencies are not compiled again for each week.
 const ALL_DEPENDENCIES: &str = "all-dependencies";
-
-/// The files of a package of graders: its empty library, the graders, and their
-/// models.
-const EMPTY: &str = "lib.rs";
-const GRADE: &str = "grade.rs";
-const MODELS: &str = "models.rs";
 
 /// The deadline of `cargo metadata`.
 const METADATA: Duration = Duration::from_secs(60);
@@ -324,7 +314,8 @@ impl<'a> Batch<'a> {
                 models += &copied(module.models(&sources, file))?;
             }
         }
-        let manifest = graders_manifest(attempt, name, exercise, package);
+        let manifest =
+            graders_manifest(attempt, name, exercise, &package.subjects);
         for (file, text) in [
             ("Cargo.toml", &*manifest.to_string()),
             (EMPTY, ""),
@@ -390,6 +381,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Moves a binary to a place where the next build does not overwrite it.
+    /// `first` is the first subject of its package.
     fn keep(
         &self,
         exercise: &Exercise,
@@ -488,160 +480,6 @@ fn position(package_id: &str, prefix: &str) -> Option<usize> {
     name.strip_prefix(prefix)?.parse().ok()
 }
 
-/// Returns the manifest of the library of one subject, made from that of the
-/// week's attempts.
-fn subject_manifest(attempt: &Table, name: &str, library: &str) -> Table {
-    let mut manifest = attempt.clone();
-    rename(&mut manifest, name);
-    manifest.remove("test");
-    manifest.remove("dev-dependencies");
-    entry(&mut manifest, "lib").insert("path".to_owned(), library.into());
-    manifest
-}
-
-/// Returns the manifest of the graders of some subjects.
-fn graders_manifest(
-    attempt: &Table,
-    name: &str,
-    exercise: &Exercise,
-    package: &Package,
-) -> Table {
-    let mut manifest = attempt.clone();
-    rename(&mut manifest, name);
-    let lib = entry(&mut manifest, "lib");
-    lib.insert("name".to_owned(), name.into());
-    lib.insert("path".to_owned(), EMPTY.into());
-    let tests = exercise.package();
-    let targets = manifest.get_mut("test").and_then(Value::as_array_mut);
-    for test in targets.into_iter().flatten().filter_map(Value::as_table_mut) {
-        let is_grade = test.get("name").and_then(Value::as_str) == Some(&tests);
-        let path = if is_grade { GRADE } else { MODELS };
-        test.insert("path".to_owned(), path.into());
-    }
-    let dependencies = entry(&mut manifest, "dependencies");
-    for n in &package.subjects {
-        let subject = format!("{SUBJECT}{n}");
-        let library = entry(dependencies, &library_name(*n));
-        library.insert("path".to_owned(), format!("../{subject}").into());
-        library.insert("package".to_owned(), subject.into());
-    }
-    manifest
-}
-
-/// Gives a package without a build script the name `name`.
-fn rename(manifest: &mut Table, name: &str) {
-    let package = entry(manifest, "package");
-    package.insert("name".to_owned(), name.into());
-    package.insert("build".to_owned(), false.into());
-}
-
-/// Returns the dependencies and the build dependencies of all members, each with
-/// all features that any member enables.
-fn all_dependencies(book: &Workbook, manifest: &Table) -> Result<Table, Error> {
-    let members = manifest.get("workspace").and_then(|it| it.get("members"));
-    let members = members.and_then(Value::as_array).into_iter().flatten();
-    let mut all = Table::new();
-    for member in members.filter_map(Value::as_str) {
-        let folder = book.root.join(member);
-        let mut manifest = read_toml(&folder.join("Cargo.toml"))?;
-        make_paths_absolute(&mut manifest, &folder);
-        for (kind, of_all) in [
-            ("dependencies", "dependencies"),
-            ("dev-dependencies", "dependencies"),
-            ("build-dependencies", "build-dependencies"),
-        ] {
-            for (name, dependency) in
-                table(&mut manifest, kind).into_iter().flatten()
-            {
-                add_dependency(entry(&mut all, of_all), name, dependency);
-            }
-        }
-    }
-    Ok(all)
-}
-
-/// Adds a dependency to `all`, or its features to the one that is already there.
-fn add_dependency(all: &mut Table, name: &str, dependency: &Value) {
-    let mut dependency = match dependency {
-        Value::Table(table) => table.clone(),
-        version => Table::from_iter([("version".to_owned(), version.clone())]),
-    };
-    dependency.remove("optional");
-    // Members may give different packages the same name.
-    let name = match dependency.remove("package") {
-        Some(Value::String(package)) if dependency.contains_key("path") => {
-            package
-        }
-        Some(package) => {
-            dependency.insert("package".to_owned(), package);
-            name.to_owned()
-        }
-        None => name.to_owned(),
-    };
-    let known = entry(all, &name);
-    let features = |table: &Table| -> BTreeSet<String> {
-        let features = table.get("features").and_then(Value::as_array);
-        let features = features.into_iter().flatten();
-        features.filter_map(Value::as_str).map(str::to_owned).collect()
-    };
-    let mut both = features(known);
-    both.extend(features(&dependency));
-    known.extend(dependency);
-    if known.contains_key("workspace") {
-        known.remove("path");
-    }
-    let both: Vec<_> = both.into_iter().map(Value::from).collect();
-    known.insert("features".to_owned(), both.into());
-}
-
-/// Disables debug information, which a panic message does not need. It would be
-/// half of each binary, most of it from the dependencies. One codegen unit takes
-/// less time than several, and other packages keep the other cores busy.
-fn set_profiles(manifest: &mut Table, packages: &[String]) {
-    let profile = entry(entry(manifest, "profile"), "dev");
-    let overrides = entry(profile, "package");
-    for package in packages {
-        let package = entry(overrides, package);
-        package.insert("debug".to_owned(), false.into());
-        package.insert("strip".to_owned(), "debuginfo".into());
-        package.insert("codegen-units".to_owned(), 1.into());
-    }
-}
-
-/// Makes each `path = "…"` of a dependency, which is relative to `folder`,
-/// absolute.
-fn make_paths_absolute(manifest: &mut Table, folder: &Path) {
-    for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
-        let Some(dependencies) = table(manifest, kind) else { continue };
-        for dependency in
-            dependencies.iter_mut().filter_map(|(_, dependency)| {
-                dependency.as_table_mut()?.get_mut("path")
-            })
-        {
-            let path = dependency.as_str().unwrap_or_default();
-            let path = folder.join(path).to_string_lossy().into_owned();
-            *dependency = path.into();
-        }
-    }
-}
-
-fn table<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Table> {
-    table.get_mut(key)?.as_table_mut()
-}
-
-/// Returns the table `key`. Inserts it if it does not exist.
-fn entry<'a>(table: &'a mut Table, key: &str) -> &'a mut Table {
-    let entry = table.entry(key).or_insert_with(|| Table::new().into());
-    entry.as_table_mut().expect("cargo has read it as a table")
-}
-
-fn read_toml(file: &Path) -> Result<Table, Error> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| Error::file("read", file, &error))?;
-    toml::from_str(&text)
-        .map_err(|error| Error::new(format!("{}: {error}", file.display())))
-}
-
 /// Returns the target directory of the workbook, which the user can configure.
 fn target_directory(book: &Workbook) -> Result<PathBuf, Error> {
     let mut metadata = cargo(book);
@@ -670,52 +508,16 @@ mod tests {
 
     #[test]
     fn subjects_are_split_into_a_package_for_each_core() {
-        let sizes = |subjects: &[usize], cores, most| {
+        let positions = |subjects: &[usize], cores, most| {
             let packages = split(subjects, cores, most).into_iter();
             packages.map(|package| package.subjects).collect::<Vec<_>>()
         };
         let all = [0, 1, 2, 5, 7];
-        assert_eq!(sizes(&all, 2, 8), [vec![0, 2, 7], vec![1, 5]]);
-        assert_eq!(sizes(&all, 1, 3), [vec![0, 2, 7], vec![1, 5]]);
-        assert_eq!(sizes(&all, 1, 8), [all.to_vec()]);
+        assert_eq!(positions(&all, 2, 8), [vec![0, 2, 7], vec![1, 5]]);
+        assert_eq!(positions(&all, 1, 3), [vec![0, 2, 7], vec![1, 5]]);
+        assert_eq!(positions(&all, 1, 8), [all.to_vec()]);
         let alone = [vec![0], vec![1], vec![2], vec![5], vec![7]];
-        assert_eq!(sizes(&all, 64, 8), alone);
-        assert_eq!(sizes(&all, 2, 1), alone);
-    }
-
-    #[test]
-    fn a_dependency_of_two_members_has_the_features_of_both() {
-        let dependencies: Table = toml::from_str(
-            "a = { workspace = true, features = [\"y\"] }\n\
-             b = \"1\"\n\
-             c = { package = \"d\", path = \"/d\" }\n",
-        )
-        .unwrap();
-        let other: Table =
-            toml::from_str("a = { path = \"/a\", features = [\"x\"] }")
-                .unwrap();
-        let mut all = Table::new();
-        for (name, dependency) in dependencies.iter().chain(&other) {
-            add_dependency(&mut all, name, dependency);
-        }
-        let expected: Table = toml::from_str(
-            "a = { workspace = true, features = [\"x\", \"y\"] }\n\
-             b = { version = \"1\", features = [] }\n\
-             d = { path = \"/d\", features = [] }\n",
-        )
-        .unwrap();
-        assert_eq!(all, expected);
-    }
-
-    #[test]
-    fn relative_paths_of_dependencies_become_absolute() {
-        let mut manifest: Table = toml::from_str(
-            "[dependencies]\na = { path = \"../a\" }\nb = \"1\"\n",
-        )
-        .unwrap();
-        make_paths_absolute(&mut manifest, Path::new("/x/y"));
-        let dependencies = &manifest["dependencies"];
-        assert_eq!(dependencies["a"]["path"].as_str(), Some("/x/y/../a"));
-        assert_eq!(dependencies["b"].as_str(), Some("1"));
+        assert_eq!(positions(&all, 64, 8), alone);
+        assert_eq!(positions(&all, 2, 1), alone);
     }
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::batch::sources::Sources;
+use super::sources::Sources;
 
 /// A crate can have one allocator. It counts for each thread, so the graders of
 /// all subjects can share it.
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_stay() {
+    fn only_the_starts_of_paths_are_replaced() {
         let module = module(Path::new(""));
         for (text, nested) in [
             ("pub(in crate::a)", "pub(in crate::s3::a)"),

@@ -531,8 +531,9 @@ mod invalidation {
             *met += 1;
             changed.notify_all();
             let is_alone = |met: &mut u32| *met < 2 * n;
-            let met = changed.wait_timeout_while(met, LIMIT, is_alone).unwrap();
-            assert!(!met.1.timed_out(), "a thread has stopped");
+            let (_met, wait) =
+                changed.wait_timeout_while(met, LIMIT, is_alone).unwrap();
+            assert!(!wait.timed_out(), "a thread has stopped");
         };
         // Like `meet`, but it spins: a thread that blocks would wake too late.
         let running = AtomicU32::new(0);
